@@ -1,0 +1,133 @@
+"""Checkpoints of a run: the only file that names Orbax.
+
+A run keeps its last checkpoint, to resume from, and its best one, to separate with.  Orbax commits a checkpoint by a rename,
+so that a process killed in the middle of a save leaves the one before.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxpu.config import Config, from_json, to_json
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every phase of every save.
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or does not fit; the message says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """All that separating needs.
+
+    Attributes:
+        config: of the run.
+        variables: parameters and batch statistics, as `jaxpu.objectives.make_mask_fn` takes them.
+        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint.
+    """
+
+    config: Config
+    variables: Any
+    info: dict[str, Any]
+
+
+class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
+    """The checkpoints of one run, in `run_dir/checkpoints`."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            (Path(run_dir) / "checkpoints").absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
+            ),
+            # What a killed process had not finished; only complete checkpoints have a step's name.
+            cleanup_tmp_directories=True,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the last checkpoint, or None."""
+        latest = self._checkpointer.latest
+        return None if latest is None else int(latest.step)
+
+    def save(self, step: int, *, state: Any, variables: Any, score: float, config: Config, info: dict[str, Any]) -> None:
+        """Saves in the foreground; what is no longer the last or the best is removed.
+
+        Args:
+            step: steps done.
+            state: everything that training goes on from, a tree of arrays.
+            variables: what separates at this step.
+            score: higher is better.
+            config: of the run.
+            info: JSON-serialisable description.
+        """
+        self._checkpointer.save_checkpointables(
+            step,
+            {"state": state, "variables": variables},
+            overwrite=True,
+            metrics={"score": score},
+            custom_metadata={"config": to_json(config), "info": info},
+        )
+
+    def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
+        """The state and the info of the last checkpoint.
+
+        Args:
+            state: a state of the same shapes.
+
+        Raises:
+            CheckpointError: when the stored state has other shapes.
+        """
+        step = self.latest_step
+        abstract = jax.tree.map(ocp_abstract, state)
+        try:
+            restored = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self._checkpointer.directory} does not fit this config: {error} "
+                "Use another run directory, or the config that the run was started with."
+            ) from error
+        metadata = self._checkpointer.checkpointables_metadata(step)
+        return restored, metadata.custom_metadata["info"]
+
+
+def ocp_abstract(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, placed on the default device."""
+    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
+    """The model of a run directory; nothing but the checkpoint is read.
+
+    Args:
+        path: the run directory.
+        which: `best` by the run's criterion, or `last`.
+
+    Raises:
+        CheckpointError: when `path` holds no checkpoint.
+    """
+    directory = (Path(path) / "checkpoints").absolute()
+    if not directory.is_dir():
+        raise CheckpointError(f"{path} is no run directory: it has no folder `checkpoints`. Give the folder that `jaxpu train` wrote.")
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        found = list(checkpointer.checkpoints)
+        if not found:
+            raise CheckpointError(f"{directory} holds no finished checkpoint; run `jaxpu train` again, it goes on where it stopped.")
+        chosen = found[-1] if which == "last" else max(found, key=lambda checkpoint: checkpoint.metrics["score"])
+        metadata = checkpointer.checkpointables_metadata(chosen.step)
+        variables = checkpointer.load_checkpointables(
+            chosen.step, {"variables": jax.tree.map(ocp_abstract, metadata.metadata["variables"])}
+        )["variables"]
+    return TrainedModel(from_json(metadata.custom_metadata["config"]), variables, metadata.custom_metadata["info"])

@@ -1,0 +1,297 @@
+"""The one description of a run: frozen dataclasses, validated, written to JSON and back.
+
+A config file is a Python file that assigns one `Config` to the name `config`.
+"""
+
+import dataclasses
+import importlib.resources
+import importlib.util
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipeline.spec import DataConfig
+
+
+class ConfigError(ValueError):
+    """A config that cannot be found, read or used; the message says which value and what it must be."""
+
+
+def _require(condition: bool, owner: object, field: str, requirement: str) -> None:
+    if not condition:
+        raise ConfigError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {requirement}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchCNNConfig:
+    """The convolutional network of PULSE (`make_CNN` in its `model.py`), with its sizes free.
+
+    A stem of two convolutions with `channels` channels, then `blocks` blocks of two convolutions each, of which block i has
+    `channels * growth**(i+1)` channels.  Every convolution is followed by ReLU and channel dropout or batch normalisation.
+    There is no pooling.  The defaults are PULSE's for PU learning.
+
+    Attributes:
+        channels: of the first convolution.
+        blocks: number of blocks after the stem.
+        growth: factor by which channels grow from block to block; PULSE doubles them.
+        pointwise_blocks: how many blocks, counted from the last, have 1x1 kernels (`fcblocks` in PULSE).
+        kernel_size: (frames, bins) of the other convolutions, odd.
+        dilations: (frames, bins) of every convolution that is not pointwise, in order; empty means 1 everywhere.
+        output_kernel_size: kernel of the output layer, square, odd.  PULSE: 1 for PU, 3 for supervised.
+        normalization: `batch` takes the place of dropout, as in PULSE's supervised network.
+        dropout_rate: share of the channels set to zero in training.
+        features: what the network sees of the STFT; see `jaxpu.features`.
+    """
+
+    channels: int = 8
+    blocks: int = 2
+    growth: int = 2
+    pointwise_blocks: int = 0
+    kernel_size: tuple[int, int] = (3, 3)
+    dilations: tuple[tuple[int, int], ...] = ()
+    output_kernel_size: int = 1
+    normalization: Literal["none", "batch"] = "none"
+    dropout_rate: float = 0.2
+    features: Literal["scaled", "power", "log"] = "scaled"
+
+    def __post_init__(self) -> None:
+        _require(self.channels > 0, self, "channels", "positive")
+        _require(self.blocks >= 0, self, "blocks", "0 or more")
+        _require(self.growth > 0, self, "growth", "positive")
+        _require(0 <= self.pointwise_blocks <= self.blocks, self, "pointwise_blocks", f"from 0 to blocks = {self.blocks}")
+        _require(all(k > 0 and k % 2 for k in self.kernel_size), self, "kernel_size", "two odd positive numbers")
+        _require(self.output_kernel_size > 0 and self.output_kernel_size % 2 == 1, self, "output_kernel_size", "odd and positive")
+        _require(0 <= self.dropout_rate < 1, self, "dropout_rate", "in [0, 1)")
+        convolutions = 2 + 2 * (self.blocks - self.pointwise_blocks)
+        _require(
+            len(self.dilations) in (0, convolutions) and all(d > 0 for pair in self.dilations for d in pair),
+            self,
+            "dilations",
+            f"empty or {convolutions} pairs of positive numbers, one for each convolution that is not pointwise",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PUConfig:
+    """Positive-unlabeled learning of bins, PULSE's objective.
+
+    Attributes:
+        estimator: of the risk of the negative class: `unbiased`, or `non_negative` (nnPU).
+        surrogate: margin loss: `sigmoid` or `logistic`.
+        class_prior: share of the positive class (target inactive) among unlabeled bins.
+        beta: tolerance of the clamp: it acts where the bracketed risk is below -beta (Kiryo et al. 2017).
+        gamma: weight of the step that is taken back where the clamp acts.
+        weight_exponent: p in the weight |x|^p of a bin.
+        mask: `hard` keeps the bins with a negative logit (PULSE); `soft` keeps sigmoid(-logit) of each.
+    """
+
+    estimator: Literal["unbiased", "non_negative"] = "non_negative"
+    surrogate: Literal["sigmoid", "logistic"] = "sigmoid"
+    class_prior: float = 0.6
+    beta: float = 0.0
+    gamma: float = 0.096
+    weight_exponent: float = 1.0
+    mask: Literal["hard", "soft"] = "hard"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.class_prior < 1, self, "class_prior", "between 0 and 1")
+        _require(self.beta >= 0, self, "beta", "0 or more")
+        _require(0 <= self.gamma <= 1, self, "gamma", "in [0, 1]")
+        _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+    """Supervised learning of a soft mask from mixtures with known targets.
+
+    Attributes:
+        loss: `signal_approximation` (PULSE): squared error of the masked magnitude; `ratio_mask`: cross-entropy with the
+            ideal ratio mask, each bin weighted by its magnitude.
+    """
+
+    loss: Literal["signal_approximation", "ratio_mask"] = "signal_approximation"
+
+
+@dataclasses.dataclass(frozen=True)
+class RemixConfig:
+    """Positives in context: learn which bins of mixture + positive the positive dominates (docs/methods.md).
+
+    Attributes:
+        gain_db: both signals get independent gains drawn uniformly from plus or minus this many dB.
+        positive_gain_db: a constant gain of the positives.  They should be as loud as the accompaniment hidden in the mixtures;
+            where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
+        label_frequency: c, the probability that the positive is the larger of two exchangeable accompaniments; 1/2 by symmetry.
+        weight_exponent: p in the weight |x|^p of a bin.
+    """
+
+    gain_db: float = 6.0
+    positive_gain_db: float = 0.0
+    label_frequency: float = 0.5
+    weight_exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        _require(0 < self.label_frequency <= 1, self, "label_frequency", "in (0, 1]")
+        _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
+
+
+ObjectiveConfig = PUConfig | SupervisedConfig | RemixConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes:
+        num_steps: optimiser steps.
+        batch_size: unlabeled clips a step, over all devices; as many positive clips are drawn.
+        learning_rate: of Adam, at its peak.
+        schedule: `constant`, or `cosine` decay to zero.
+        warmup_steps: steps of linear warm-up.
+        gradient_clip: largest global norm of the gradients, or None.
+        ema_decay: decay of an exponential moving average of the parameters, used for evaluation and separation; 0: none.
+        mixed_precision: compute the network in bfloat16; parameters, STFT and losses stay in float32.
+        disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
+        eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.
+        eval_batches: batches of an evaluation, at most.
+        select_by: what the best checkpoint is chosen by: the objective on held-out tracks (`held_out_loss`, no stems), the
+            SI-SDR improvement on them (`si_sdr_improvement`, uses stems), or `last`.
+        patience: stop after this many evaluations without a better one; 0: never.
+        on_blank: what happens when the watchdog sees blank output: `warn` or `stop`.
+        seed: decides initial parameters, data order, dropout and remixing.
+    """
+
+    num_steps: int = 10_000
+    batch_size: int = 8
+    learning_rate: float = 3.7e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    gradient_clip: float | None = None
+    ema_decay: float = 0.0
+    mixed_precision: bool = False
+    disjoint_tracks: bool = True
+    eval_every: int = 500
+    eval_batches: int = 16
+    select_by: Literal["held_out_loss", "si_sdr_improvement", "last"] = "held_out_loss"
+    patience: int = 0
+    on_blank: Literal["warn", "stop"] = "warn"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("num_steps", "batch_size", "eval_every", "eval_batches", "learning_rate"):
+            _require(getattr(self, field) > 0, self, field, "positive")
+        _require(self.warmup_steps >= 0, self, "warmup_steps", "0 or more")
+        _require(self.patience >= 0, self, "patience", "0 or more")
+        _require(self.gradient_clip is None or self.gradient_clip > 0, self, "gradient_clip", "positive or None")
+        _require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1)")
+        _require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2^31 - 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run, but for the recordings themselves."""
+
+    data: DataConfig = DataConfig()
+    model: PatchCNNConfig = PatchCNNConfig()
+    objective: ObjectiveConfig = PUConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def uses_stems(config: Config) -> list[str]:
+    """The reasons why a run of `config` is not free of stems, in words; empty when it needs none."""
+    reasons = []
+    if isinstance(config.objective, SupervisedConfig):
+        reasons.append("supervised training")
+    if config.train.select_by == "si_sdr_improvement":
+        reasons.append("checkpoint selected by SI-SDR")
+    if config.data.activity_on == "target":
+        reasons.append("activity detected on the target")
+    if config.data.target_to_accompaniment_db is not None:
+        reasons.append("mixtures mixed anew from stems")
+    return reasons
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON-serialisable values, with the class of every nested dataclass under `kind`."""
+
+    def convert(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: convert(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return {"kind": type(value).__name__, **fields}
+        if isinstance(value, tuple):
+            return [convert(item) for item in value]
+        return value
+
+    return convert(config)
+
+
+def from_json(values: dict[str, Any]) -> Config:
+    """The `Config` that `to_json` wrote.
+
+    Raises:
+        ConfigError: on fields that this version does not know, or values it refuses.
+    """
+    return _build(Config, values)
+
+
+def _build(annotation: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(annotation):
+        annotation = (annotation,)
+    elif isinstance(annotation, types.UnionType) and all(dataclasses.is_dataclass(arm) for arm in typing.get_args(annotation)):
+        annotation = typing.get_args(annotation)
+    else:
+        return _as_tuple(value)
+    classes = {arm.__name__: arm for arm in annotation}
+    kind = value.get("kind")
+    if kind not in classes:
+        raise ConfigError(f"The stored config has a {kind!r} where one of {', '.join(classes)} must be; it comes from another version.")
+    cls = classes[kind]
+    hints = typing.get_type_hints(cls)
+    unknown = set(value) - set(hints) - {"kind"}
+    if unknown:
+        raise ConfigError(f"{kind} has no field {', '.join(sorted(unknown))}; the stored config comes from another version.")
+    return cls(**{name: _build(hints[name], item) for name, item in value.items() if name != "kind"})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def config_names() -> list[str]:
+    """Names of the configs that come with jaxpu."""
+    return sorted(path.name.removesuffix(".py") for path in _shipped_configs().iterdir() if path.name.endswith(".py"))
+
+
+def _shipped_configs() -> Any:
+    installed = importlib.resources.files("jaxpu").joinpath("configs")
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def load_config(name_or_path: str | Path) -> Config:
+    """The config in a Python file, or the one of that name that comes with jaxpu.
+
+    Args:
+        name_or_path: `baseline`, `configs/baseline.py`, `/anywhere/mine.py`, ...
+
+    Raises:
+        ConfigError: when there is no such config, or the file defines no `Config` named `config`.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        # `configs/baseline.py` names the shipped config wherever jaxpu was installed.
+        shipped = _shipped_configs().joinpath(path.name.removesuffix(".py") + ".py")
+        if len(path.parts) > 2 or (len(path.parts) == 2 and path.parts[0] != "configs") or not shipped.is_file():
+            raise ConfigError(
+                f"There is no config {str(name_or_path)!r}; give the path of a Python file, or one of {', '.join(config_names())}."
+            )
+        path = Path(str(shipped))
+    spec = importlib.util.spec_from_file_location(f"jaxpu_config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, Config):
+        raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")
+    return config

@@ -1,0 +1,140 @@
+"""Losses as pure functions of logits.
+
+Every reduction takes `axis_name`: with it, weighted sums *and counts* are summed over devices before anything that is not
+linear (a clamp, a ratio), so that the loss is that of the whole batch.  Without it, the arrays are the whole batch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Scalar = jax.Array | float
+
+
+def sigmoid_loss(margin: jax.Array) -> jax.Array:
+    """sigmoid(-z) for a margin z: bounded and symmetric, l(z) + l(-z) = 1 (Kiryo et al. 2017, section 2)."""
+    return jax.nn.sigmoid(-margin)
+
+
+def logistic_loss(margin: jax.Array) -> jax.Array:
+    """log(1 + exp(-z)) for a margin z: proper, its minimiser is the posterior's logit."""
+    return jax.nn.softplus(-margin)
+
+
+SURROGATES: dict[str, Callable[[jax.Array], jax.Array]] = {"sigmoid": sigmoid_loss, "logistic": logistic_loss}
+
+
+class PULoss(NamedTuple):
+    """A PU loss and its parts, float32 scalars.
+
+    Attributes:
+        loss: what is differentiated.
+        risk: the estimate of the risk; it differs from `loss` where the clamp acts.
+        positive_risk: pi * E_P[w l(f)].
+        negative_risk: the bracket E_U[w l(-f)] - pi * E_P[w l(-f)].
+        clamped: 1 where the clamp acts, else 0.
+    """
+
+    loss: jax.Array
+    risk: jax.Array
+    positive_risk: jax.Array
+    negative_risk: jax.Array
+    clamped: jax.Array
+
+
+def _sum(values: jax.Array, axis_name: str | None) -> jax.Array:
+    total = jnp.sum(values)
+    return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+
+def mean(values: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Mean over all bins of all devices: float32 of any shape to a scalar."""
+    return _sum(values, axis_name) / _sum(jnp.ones_like(values), axis_name)
+
+
+def weighted_mean(values: jax.Array, weights: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Sum of weights * values over the sum of weights, both over all devices; 0 where all weights are 0."""
+    return _sum(weights * values, axis_name) / jnp.maximum(_sum(weights, axis_name), 1e-12)
+
+
+def pu_loss(
+    positive_logits: jax.Array,
+    unlabeled_logits: jax.Array,
+    *,
+    class_prior: Scalar,
+    positive_weights: jax.Array | None = None,
+    unlabeled_weights: jax.Array | None = None,
+    surrogate: Callable[[jax.Array], jax.Array] = sigmoid_loss,
+    non_negative: bool = True,
+    beta: Scalar = 0.0,
+    gamma: Scalar = 1.0,
+    axis_name: str | None = None,
+) -> PULoss:
+    r"""Weighted positive-unlabeled loss of Ito & Sugiyama 2023 (equations 8 and 9), nnPU after Kiryo et al. 2017.
+
+    .. math::
+        \pi E_P[w\,l(f)] + \big(E_U[w\,l(-f)] - \pi E_P[w\,l(-f)]\big)
+
+    E is a sum over bins divided by their *count*, not by the sum of the weights, as in PULSE.  With `non_negative`, where
+    the bracket falls below -beta the loss becomes -gamma * bracket, whose gradient takes the last steps back
+    (Kiryo et al. 2017, algorithm 1).  PULSE's code clamps where the bracket is at most beta; at beta = 0 they agree.
+
+    Args:
+        positive_logits: float32, any shape; positive logits mean class P (target inactive).
+        unlabeled_logits: float32, any shape.
+        class_prior: pi, in (0, 1).
+        positive_weights: w of the positive bins, shape of `positive_logits`; 1 where None.
+        unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
+        surrogate: margin loss l.
+        non_negative: clamp the bracket.
+        beta: tolerance of the clamp, 0 or more.
+        gamma: weight of the step back, in [0, 1].
+        axis_name: of the devices that share the batch.
+
+    Returns:
+        The loss and its parts.
+    """
+    positive_weights = jnp.ones_like(positive_logits) if positive_weights is None else positive_weights
+    unlabeled_weights = jnp.ones_like(unlabeled_logits) if unlabeled_weights is None else unlabeled_weights
+    positive_risk = class_prior * mean(positive_weights * surrogate(positive_logits), axis_name)
+    positive_as_negative = class_prior * mean(positive_weights * surrogate(-positive_logits), axis_name)
+    negative_risk = mean(unlabeled_weights * surrogate(-unlabeled_logits), axis_name) - positive_as_negative
+    if not non_negative:
+        risk = positive_risk + negative_risk
+        return PULoss(risk, risk, positive_risk, negative_risk, jnp.zeros_like(risk))
+    clamped = negative_risk < -beta
+    loss = jnp.where(clamped, -gamma * negative_risk, positive_risk + negative_risk)
+    risk = positive_risk + jnp.maximum(negative_risk, -beta)
+    return PULoss(loss, risk, positive_risk, negative_risk, clamped.astype(loss.dtype))
+
+
+def signal_approximation_loss(
+    logits: jax.Array, mixture_magnitude: jax.Array, target_magnitude: jax.Array, *, axis_name: str | None = None
+) -> jax.Array:
+    """Mean of (sigmoid(logits) * |x| - |t|)^2, `sa_loss` of PULSE (Weninger et al. 2014).
+
+    Args:
+        logits: float32, any shape; positive logits keep the target.
+        mixture_magnitude: |x|, same shape.
+        target_magnitude: |t|, same shape.
+        axis_name: of the devices that share the batch.
+    """
+    return mean(jnp.square(jax.nn.sigmoid(logits) * mixture_magnitude - target_magnitude), axis_name)
+
+
+def binary_cross_entropy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array | None = None, *, axis_name: str | None = None
+) -> jax.Array:
+    """Weighted mean of the cross-entropy between labels in [0, 1] and sigmoid(logits); its minimiser is the posterior.
+
+    Args:
+        logits: float32, any shape.
+        labels: float32, same shape, probability of the class that positive logits mean.
+        weights: float32, same shape; 1 where None.
+        axis_name: of the devices that share the batch.
+    """
+    weights = jnp.ones_like(logits) if weights is None else weights
+    # softplus(-f) is -log(sigmoid(f)) and softplus(f) is -log(1 - sigmoid(f)), without overflow.
+    return weighted_mean(labels * jax.nn.softplus(-logits) + (1 - labels) * jax.nn.softplus(logits), weights, axis_name)

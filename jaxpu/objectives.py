@@ -1,0 +1,205 @@
+"""One objective = (batch, key) to network input and loss, and logits to mask.  The only place that knows polarity.
+
+In the objectives that learn from positive and unlabeled data a positive logit means class P, *target inactive*; in the
+supervised one it means that the target is kept.  Masks always keep the target.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpu import losses
+from jaxpu.config import Config, PUConfig, RemixConfig, SupervisedConfig
+from jaxpu.models import make_model
+
+Network = Callable[[jax.Array, jax.Array], jax.Array]
+"""(stft complex64 (n, frames, bins), example_index int32 (n,)) to logits float32 (n, frames, bins, num_outputs)."""
+
+Hyperparameters = dict[str, jax.Array]
+"""Traced float32 scalars, so that many values can be trained at once under vmap."""
+
+WEIGHT_FLOOR = 1e-7
+"""Added to magnitudes before they weigh a bin, as in PULSE."""
+
+
+class Batch(NamedTuple):
+    """Decoded patches; stereo channels are examples of their own.
+
+    Attributes:
+        unlabeled: complex64 (n, frames, bins), STFT of mixtures.
+        positive: complex64 (n, frames, bins), STFT of recordings without the target.
+        target: complex64 (n, frames, bins) of the unlabeled ones, or None; PU objectives never read it.
+        index: int32 (n,), position of each example in the global batch.
+    """
+
+    unlabeled: jax.Array
+    positive: jax.Array
+    target: jax.Array | None
+    index: jax.Array
+
+
+class Loss(NamedTuple):
+    """What a training step needs to know, float32 scalars, equal on all devices.
+
+    Attributes:
+        loss: what is differentiated.
+        risk: what is compared between checkpoints on held-out tracks.
+        metrics: logged; `kept_energy` and `inactive_share` of the network's input are always among them.
+    """
+
+    loss: jax.Array
+    risk: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """An objective, built from its config.
+
+    Attributes:
+        num_outputs: logits per bin.
+        needs_target: whether the loss reads the target of the unlabeled patches.
+        hyperparameters: initial values of what is traced.
+        loss: (network, batch, key, hyperparameters, axis_name) to `Loss`.
+        mask: (logits (n, frames, bins, num_outputs), hyperparameters) to the mask, float32 (n, frames, bins) in [0, 1].
+    """
+
+    num_outputs: int
+    needs_target: bool
+    hyperparameters: dict[str, float]
+    loss: Callable[[Network, Batch, jax.Array, Hyperparameters, str | None], Loss]
+    mask: Callable[[jax.Array, Hyperparameters], jax.Array]
+
+
+def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
+    """Share of the energy of `stft` that `mask` keeps, and share of the bins in which it keeps less than half."""
+    energy = jnp.square(jnp.abs(stft))
+    return {
+        "kept_energy": losses.weighted_mean(jnp.square(mask), energy, axis_name),
+        "inactive_share": losses.mean((mask < 0.5).astype(jnp.float32), axis_name),
+    }
+
+
+def _bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
+    return (jnp.abs(stft) + WEIGHT_FLOOR) ** exponent
+
+
+def _traced(config: Any) -> dict[str, float]:
+    """The float fields of an objective's config."""
+    return {field.name: float(getattr(config, field.name)) for field in dataclasses.fields(config) if field.type is float}
+
+
+def pu(config: PUConfig) -> Objective:
+    """PULSE's objective: `jaxpu.losses.pu_loss` over bins (Ito & Sugiyama 2023, equation 9)."""
+
+    def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+        del hyperparameters
+        logits = logits[..., 0]
+        return (logits < 0).astype(jnp.float32) if config.mask == "hard" else jax.nn.sigmoid(-logits)
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        del key
+        # One pass over both, so that batch normalisation sees them together.  Indices stay unique: even U, odd P.
+        stft = jnp.concatenate([batch.unlabeled, batch.positive])
+        logits = network(stft, jnp.concatenate([2 * batch.index, 2 * batch.index + 1]))
+        unlabeled_logits, positive_logits = jnp.split(logits[..., 0], 2)
+        exponent = hyperparameters["weight_exponent"]
+        parts = losses.pu_loss(
+            positive_logits,
+            unlabeled_logits,
+            class_prior=hyperparameters["class_prior"],
+            positive_weights=_bin_weights(batch.positive, exponent),
+            unlabeled_weights=_bin_weights(batch.unlabeled, exponent),
+            surrogate=losses.SURROGATES[config.surrogate],
+            non_negative=config.estimator == "non_negative",
+            beta=hyperparameters["beta"],
+            gamma=hyperparameters["gamma"],
+            axis_name=axis_name,
+        )
+        statistics = mask_statistics(mask(unlabeled_logits[..., None], hyperparameters), batch.unlabeled, axis_name)
+        metrics = {"positive_risk": parts.positive_risk, "negative_risk": parts.negative_risk, "clamped": parts.clamped, **statistics}
+        return Loss(parts.loss, parts.risk, metrics)
+
+    return Objective(1, False, _traced(config), loss, mask)
+
+
+def supervised(config: SupervisedConfig) -> Objective:
+    """Soft masks from known targets: PULSE's supervised comparison, or cross-entropy with the ideal ratio mask."""
+
+    def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+        del hyperparameters
+        return jax.nn.sigmoid(logits[..., 0])
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        del key
+        assert batch.target is not None
+        logits = network(batch.unlabeled, 2 * batch.index)
+        mixture, target = jnp.abs(batch.unlabeled), jnp.abs(batch.target)
+        if config.loss == "signal_approximation":
+            value = losses.signal_approximation_loss(logits[..., 0], mixture, target, axis_name=axis_name)
+        else:
+            accompaniment = jnp.abs(batch.unlabeled - batch.target)
+            ratio = target / (target + accompaniment + WEIGHT_FLOOR)
+            value = losses.binary_cross_entropy(logits[..., 0], ratio, mixture, axis_name=axis_name)
+        return Loss(value, value, mask_statistics(mask(logits, hyperparameters), batch.unlabeled, axis_name))
+
+    return Objective(1, True, {}, loss, mask)
+
+
+def remix(config: RemixConfig) -> Objective:
+    """Positives in context: which bins of g1 u + g2 p does the positive p dominate?
+
+    If p is exchangeable with the accompaniment hidden in u, then where accompaniment dominates, p is the larger of the two
+    with probability c = 1/2, the label frequency of Elkan & Noto (2008).  So with r the learnt posterior of "p dominates",
+    the posterior of "target active" is 1 - r / c.
+    """
+
+    def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+        return jnp.clip(1 - jax.nn.sigmoid(logits[..., 0]) / hyperparameters["label_frequency"], 0, 1)
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+        gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys) * hyperparameters["gain_db"]
+        gains_db = gains_db + jnp.stack([jnp.zeros(()), hyperparameters["positive_gain_db"]])[None]
+        gains = 10 ** (gains_db / 20)
+        unlabeled = batch.unlabeled * gains[:, 0, None, None]
+        positive = batch.positive * gains[:, 1, None, None]
+        remixed = unlabeled + positive
+        logits = network(remixed, 2 * batch.index)
+        labels = (jnp.abs(positive) > jnp.abs(unlabeled)).astype(jnp.float32)
+        weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
+        value = losses.binary_cross_entropy(logits[..., 0], labels, weights, axis_name=axis_name)
+        metrics = {"label_share": losses.weighted_mean(labels, weights, axis_name)}
+        return Loss(value, value, metrics | mask_statistics(mask(logits, hyperparameters), remixed, axis_name))
+
+    return Objective(1, False, _traced(config), loss, mask)
+
+
+OBJECTIVES: dict[type, Callable[[Any], Objective]] = {PUConfig: pu, SupervisedConfig: supervised, RemixConfig: remix}
+
+
+def make_objective(config: Any) -> Objective:
+    """The objective of one of the configs in `OBJECTIVES`."""
+    return OBJECTIVES[type(config)](config)
+
+
+def make_mask_fn(config: Config) -> Callable[[Any, jax.Array], jax.Array]:
+    """The pure function that separates: network variables and STFT to mask.
+
+    Returns:
+        (variables, stft complex64 (batch, frames, bins)) to the mask, float32 (batch, frames, bins) in [0, 1], that keeps the
+        target.  `variables` is what `jaxpu.checkpoints.load_model` returns.
+    """
+    objective = make_objective(config.objective)
+    dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
+    model = make_model(config.model, num_outputs=objective.num_outputs, dtype=dtype)
+    hyperparameters = {name: jnp.float32(value) for name, value in objective.hyperparameters.items()}
+
+    def mask_fn(variables: Any, stft: jax.Array) -> jax.Array:
+        index = jnp.zeros(stft.shape[0], jnp.int32)
+        return objective.mask(model.apply(variables, stft, index, train=False), hyperparameters)
+
+    return mask_fn

@@ -1,0 +1,488 @@
+"""Training: a pure step, and one loop around it.  One script for CPU, GPU and TPU, one device or many."""
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from data_pipeline.batches import PatchDataset
+from jaxpu import metrics, parallel
+from jaxpu.checkpoints import RunCheckpoints
+from jaxpu.config import Config, TrainConfig, to_json, uses_stems
+from jaxpu.models import make_model
+from jaxpu.objectives import Batch, Objective, make_objective
+from jaxpu.stft import istft
+from jaxpu.watchdog import Watchdog
+
+LOG_EVERY = 20
+"""Steps between reads of the statistics from the device; reading every step would make the device wait for the host."""
+
+# Streams of random numbers, folded into the run's key so that they never meet.
+_INIT, _TRAIN, _EVALUATE = range(3)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the step and the reason."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes in training, a tree of arrays without a device axis.
+
+    Attributes:
+        step: int32, steps done.
+        params: of the network, float32.
+        batch_stats: running statistics of batch normalisation; empty without it.
+        opt_state: of the optimiser.
+        ema_params: moving average of `params`; empty without one.
+        hyperparameters: of the objective, traced float32 scalars.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any
+    hyperparameters: dict[str, jax.Array]
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Adam with the schedule and clipping of the config."""
+    if config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(config.learning_rate, max(config.num_steps - config.warmup_steps, 1))
+    else:
+        schedule = optax.constant_schedule(config.learning_rate)
+    if config.warmup_steps:
+        warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [config.warmup_steps])
+    clip = [] if config.gradient_clip is None else [optax.clip_by_global_norm(config.gradient_clip)]
+    return optax.chain(*clip, optax.adam(schedule))
+
+
+def init_state(config: Config) -> TrainState:
+    """The state before the first step, a function of the config and its seed."""
+    objective = make_objective(config.objective)
+    model = make_model(config.model, num_outputs=objective.num_outputs, dtype=jnp.float32)
+    stft = jnp.zeros((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
+    key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
+    variables = jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))(key)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=make_optimizer(config.train).init(params),
+        # A copy: the step gives the memory of the state back, and cannot do so twice.
+        ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else {},
+        hyperparameters={name: jnp.float32(value) for name, value in objective.hyperparameters.items()},
+    )
+
+
+def decode(batch: dict[str, jax.Array]) -> Batch:
+    """Stored patches to complex STFT, stereo channels as examples of their own.
+
+    Args:
+        batch: `unlabeled`, `positive` and maybe `target`: (n, channels, frames, bins, 2), real and imaginary parts;
+            `index`: int32 (n,).
+    """
+
+    def to_complex(patches: jax.Array) -> jax.Array:
+        parts = patches.astype(jnp.float32)
+        spectrum = jax.lax.complex(parts[..., 0], parts[..., 1])  # (n, channels, frames, bins)
+        return spectrum.reshape(-1, *spectrum.shape[2:])
+
+    num_channels = batch["unlabeled"].shape[1]
+    index = (batch["index"][:, None] * num_channels + jnp.arange(num_channels)[None]).reshape(-1)
+    target = to_complex(batch["target"]) if "target" in batch else None
+    return Batch(to_complex(batch["unlabeled"]), to_complex(batch["positive"]), target, index)
+
+
+def _network(config: Config, objective: Objective, axis_name: str | None) -> Any:
+    dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
+    return make_model(config.model, num_outputs=objective.num_outputs, dtype=dtype, axis_name=axis_name)
+
+
+StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(config: Config) -> StepFunction:
+    """The pure training step of a config.
+
+    Returns:
+        (state, batch, key, axis_name=None) to the next state and the step's statistics, float32 scalars.  `batch` is what
+        `decode` takes; `key` is the run's: the step folds itself in.  With `axis_name`, the batch is shared by devices.
+    """
+    objective = make_objective(config.objective)
+    optimizer = make_optimizer(config.train)
+
+    def step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array, axis_name: str | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        model = _network(config, objective, axis_name)
+        decoded = decode(batch)
+        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+            batch_stats = state.batch_stats
+
+            def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+                nonlocal batch_stats
+                logits, updates = model.apply(
+                    {"params": params, "batch_stats": batch_stats},
+                    stft,
+                    index,
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                    mutable=["batch_stats"],
+                )
+                batch_stats = updates.get("batch_stats", {})
+                return logits
+
+            result = objective.loss(network, decoded, loss_key, state.hyperparameters, axis_name)
+            return result.loss, (batch_stats, {"loss": result.risk, **result.metrics})
+
+        gradients, (batch_stats, statistics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        if axis_name is not None:
+            # The loss already holds a sum over devices, and each device differentiated all of it: average, do not add.
+            gradients = jax.lax.pmean(gradients, axis_name)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if config.train.ema_decay:
+            # A short memory at first, so that the initial parameters are soon forgotten.
+            decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+        statistics["gradient_norm"] = optax.global_norm(gradients)
+        next_state = state.replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
+        )
+        return next_state, statistics
+
+    return step
+
+
+def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:
+    """The variables that separate: averaged parameters where there are any."""
+    return {"params": state.ema_params if config.train.ema_decay else state.params, "batch_stats": state.batch_stats}
+
+
+def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
+    """The pure evaluation of one batch of held-out patches.
+
+    Returns:
+        (state, batch, key, axis_name=None) to float32 scalars: `loss` of the objective, without dropout; `kept_energy` and
+        `inactive_share` of the mask on plain mixtures; and where the batch has a target `si_sdr_improvement` in dB, the
+        mean over clips in which it plays, and `true_kept_energy`, its share of the energy.
+    """
+    objective = make_objective(config.objective)
+    patch = config.data.patch
+
+    def evaluate_step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array, axis_name: str | None = None
+    ) -> dict[str, jax.Array]:
+        from jaxpu.losses import weighted_mean  # noqa: PLC0415
+        from jaxpu.objectives import mask_statistics  # noqa: PLC0415
+
+        model = _network(config, objective, axis_name)
+        variables = separation_variables(config, state)
+        decoded = decode(batch)
+
+        def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+            return model.apply(variables, stft, index, train=False)
+
+        results = {"loss": objective.loss(network, decoded, key, state.hyperparameters, axis_name).risk}
+        mask = objective.mask(network(decoded.unlabeled, 2 * decoded.index), state.hyperparameters)
+        results |= mask_statistics(mask, decoded.unlabeled, axis_name)
+        if decoded.target is not None:
+            mixture, target, estimate = (
+                istft(stft, patch, patch.clip_samples) for stft in (decoded.unlabeled, decoded.target, mask * decoded.unlabeled)
+            )
+            improvement = metrics.si_sdr(target, estimate) - metrics.si_sdr(target, mixture)
+            energy, mixture_energy = jnp.sum(target**2, -1), jnp.sum(mixture**2, -1)
+            # SI-SDR means nothing where the target is silent, here 60 dB below the mixture.
+            audible = (energy > 1e-6 * mixture_energy).astype(jnp.float32)
+            results["si_sdr_improvement"] = weighted_mean(improvement, audible, axis_name)
+            results["true_kept_energy"] = weighted_mean(energy / jnp.maximum(mixture_energy, 1e-12), mixture_energy, axis_name)
+        return results
+
+    return evaluate_step
+
+
+def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress: bool = True) -> dict[str, Any]:
+    """Trains, or goes on where a run of the same config in `run_dir` stopped.
+
+    Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`.
+
+    Args:
+        config: of the run.
+        data_dir: what `jaxpu prepare` wrote with the same `config.data`.
+        run_dir: made if it does not exist.
+        progress: show a bar.
+
+    Returns:
+        The last evaluation's results, with `step`, `best_score` and `stopped` (why training ended).
+
+    Raises:
+        DataError: when the data were prepared with other settings, or have no stems where the config needs them.
+        TrainingError: when a loss is not finite.
+        ValueError: when the devices cannot share the batch equally.
+    """
+    parallel.check_batch_size(config.train.batch_size)
+    dataset = PatchDataset.open(data_dir)
+    dataset.check(config.data)
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _check_config(config, run_dir / "config.json")
+    with RunCheckpoints(run_dir) as checkpoints, _Log(run_dir) as log, _StopSignal() as stop_signal:
+        return _Run(config, dataset, checkpoints, log, stop_signal, progress).train()
+
+
+class _Run:
+    """One run: what the loop shares."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: PatchDataset,
+        checkpoints: RunCheckpoints,
+        log: "_Log",
+        stop_signal: "_StopSignal",
+        progress: bool,
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.checkpoints = checkpoints
+        self.log = log
+        self.stop_signal = stop_signal
+        self.progress = progress and parallel.process_index() == 0
+        self.with_target = dataset.has_stems
+        key = jax.random.key(config.train.seed)
+        self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
+        self.evaluate_step = parallel.over_devices(make_evaluate_step(config))
+
+    def train(self) -> dict[str, Any]:
+        settings = self.config.train
+        step_function = parallel.over_devices(make_train_step(self.config), donate_state=True)
+        watchdog = Watchdog(getattr(self.config.objective, "class_prior", None))
+        # Resuming: 1. the state before the first step, for its shapes; 2. the last checkpoint, if there is one; 3. the lines of
+        # the log after it are dropped; 4. the batches start at its step.  Keys are folded from (seed, step), so nothing else.
+        state = init_state(self.config)
+        results: dict[str, Any] = {}
+        best_score, evaluations_since_best = -math.inf, 0
+        if self.checkpoints.latest_step is not None:
+            state, info = self.checkpoints.restore(state)
+            best_score, evaluations_since_best, results = info["best_score"], info["evaluations_since_best"], info["results"]
+        first_step = int(state.step)
+        self.log.start(first_step)
+        needs_target = make_objective(self.config.objective).needs_target
+        batches = self._batches("train", with_target=needs_target, start_step=first_step, num_steps=settings.num_steps - first_step)
+        pending: list[dict[str, jax.Array]] = []
+        stopped = "all steps done"
+        bar = tqdm(total=settings.num_steps, initial=first_step, desc="train", unit="step", disable=not self.progress)
+        since, examples = time.perf_counter(), 0
+        for step, batch in enumerate(batches, first_step + 1):
+            state, statistics = step_function(state, batch, self.train_key)
+            pending.append(statistics)
+            examples += settings.batch_size
+            bar.update()
+            evaluate_now = step % settings.eval_every == 0 or step == settings.num_steps or self.stop_signal.received
+            if len(pending) < LOG_EVERY and not evaluate_now:
+                continue
+            values = [{name: float(value) for name, value in item.items()} for item in jax.device_get(pending)]
+            warnings = self._check(step - len(pending), values, watchdog)
+            pending = []
+            self.log.write(
+                "train",
+                step,
+                **{name: float(np.mean([item[name] for item in values])) for name in values[0]},
+                clips_per_s=examples / (time.perf_counter() - since),
+            )
+            since, examples = time.perf_counter(), 0
+            for warning in warnings:
+                tqdm.write(warning, file=sys.stderr)
+                self.log.write("warning", step, text=warning)
+            blank_stop = bool(warnings) and settings.on_blank == "stop"
+            if not evaluate_now and not blank_stop:
+                continue
+            results = self._evaluate(state)
+            score = _score(settings.select_by, results, step)
+            evaluations_since_best = 0 if score > best_score else evaluations_since_best + 1
+            best_score = max(score, best_score)
+            self.log.write("evaluate", step, **results)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in results.items() if name in ("loss", "si_sdr_improvement")})
+            info = {
+                "step": step,
+                "select_by": settings.select_by,
+                "score": score,
+                "uses_stems": uses_stems(self.config),
+                "data_fingerprint": self.dataset.fingerprint,
+                "best_score": best_score,
+                "evaluations_since_best": evaluations_since_best,
+                "results": results,
+            }
+            self.checkpoints.save(
+                step,
+                state=state,
+                variables=separation_variables(self.config, state),
+                score=score,
+                config=self.config,
+                info=info,
+            )
+            since = time.perf_counter()
+            if blank_stop:
+                stopped = "blank output"
+            elif settings.patience and evaluations_since_best >= settings.patience:
+                stopped = f"no better checkpoint in {settings.patience} evaluations"
+            elif self.stop_signal.received:
+                stopped = "asked to stop; run the same command again to go on"
+            else:
+                continue
+            break
+        bar.close()
+        return {**results, "step": int(state.step), "best_score": best_score, "stopped": stopped}
+
+    def _batches(
+        self, split: str, *, with_target: bool, start_step: int = 0, num_steps: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        settings = self.config.train
+        local = settings.batch_size // parallel.process_count()
+        index = np.arange(local, dtype=np.int32) + parallel.process_index() * local
+        for batch in self.dataset.batches(
+            split,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            start_step=start_step,
+            num_steps=num_steps,
+            disjoint_tracks=settings.disjoint_tracks,
+            with_target=with_target,
+            shuffle=split == "train",
+            process_index=parallel.process_index(),
+            process_count=parallel.process_count(),
+        ):
+            patches = {name: batch[name] for name in ("unlabeled", "positive", "target") if name in batch}
+            yield {**patches, "index": index}
+
+    def _check(self, step_before: int, values: list[dict[str, float]], watchdog: Watchdog) -> list[str]:
+        """Stops on a loss that is not finite, and asks the watchdog."""
+        warnings = []
+        for step, item in enumerate(values, step_before + 1):
+            if not math.isfinite(item["loss"]) or not math.isfinite(item["gradient_norm"]):
+                raise TrainingError(
+                    f"Step {step}: the loss is {item['loss']}, the norm of its gradient {item['gradient_norm']}. Lower train.learning_rate "
+                    f"(now {self.config.train.learning_rate:g}) or set train.gradient_clip; the last checkpoint is kept."
+                )
+            warning = watchdog.update(step, item)
+            if warning:
+                warnings.append(warning)
+        return warnings
+
+    def _evaluate(self, state: TrainState) -> dict[str, float]:
+        """Means over the batches of the validation tracks; the same batches and keys at every evaluation."""
+        batches = self._batches("validation", with_target=self.with_target)
+        results = []
+        for number, batch in zip(range(self.config.train.eval_batches), batches, strict=False):
+            results.append(self.evaluate_step(state, batch, jax.random.fold_in(self.evaluate_key, number)))
+        values = jax.device_get(results)
+        return {name: float(np.mean([item[name] for item in values])) for name in values[0]}
+
+
+def _score(select_by: str, results: dict[str, float], step: int) -> float:
+    """What the best checkpoint has most of."""
+    return {
+        "held_out_loss": lambda: -results["loss"],
+        "si_sdr_improvement": lambda: results["si_sdr_improvement"],
+        "last": lambda: float(step),
+    }[select_by]()
+
+
+def _check_config(config: Config, path: Path) -> None:
+    """Writes the config of a new run; refuses a run directory that belongs to another config."""
+    text = json.dumps(to_json(config), indent=2)
+    if path.exists():
+        if path.read_text() != text:
+            raise ValueError(
+                f"{path} describes a run with another config. Use another run directory (--run), or delete {path.parent} to start anew."
+            )
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class _Log:
+    """`metrics.jsonl`, and TensorBoard where it is installed; only process 0 writes."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / "metrics.jsonl"
+        self._active = parallel.process_index() == 0
+        self._file: Any = None
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def start(self, step: int) -> None:
+        """Drops what was logged after `step`: a killed run logs beyond its last checkpoint."""
+        if not self._active:
+            return
+        kept = []
+        if self._path.exists():
+            for line in self._path.read_text().splitlines():
+                try:
+                    kept.append(line) if json.loads(line)["step"] <= step else None
+                except json.JSONDecodeError:
+                    continue  # A line that the kill cut in two.
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a", buffering=1)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        if self._active:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _StopSignal:
+    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopSignal":
+        # Only the main thread may handle signals; notebooks and tests may run training elsewhere.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    from jaxpu.cli import main
+
+    main(["train", *sys.argv[1:]])
