@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpu.config import ConfigError
+
 AXIS = "devices"
 
 
@@ -21,10 +23,10 @@ def process_count() -> int:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raises `ValueError` unless the devices can share a batch of `batch_size` equally."""
+    """Raises `ConfigError` unless the devices can share a batch of `batch_size` equally."""
     devices = jax.device_count()
     if batch_size % devices:
-        raise ValueError(
+        raise ConfigError(
             f"TrainConfig.batch_size is {batch_size}; it must be a multiple of the {devices} devices that share it. "
             f"Try {max(batch_size // devices, 1) * devices}."
         )

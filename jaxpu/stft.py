@@ -32,7 +32,7 @@ def stft(waveform: jax.Array, patch: PatchSpec) -> jax.Array:
         padded=False,
     )
     # scipy divides by the sum of the window, librosa does not.
-    return jnp.swapaxes(spectrum, -1, -2) * jnp.float32(window.sum())
+    return jnp.swapaxes(spectrum, -1, -2) * float(window.sum())
 
 
 def istft(spectrum: jax.Array, patch: PatchSpec, num_samples: int) -> jax.Array:
@@ -49,7 +49,7 @@ def istft(spectrum: jax.Array, patch: PatchSpec, num_samples: int) -> jax.Array:
     window = _padded_window(patch)
     # `boundary=False` keeps the samples behind the centre of the last frame; the reflected edges are cut off here.
     _, waveform = jax.scipy.signal.istft(
-        spectrum / jnp.float32(window.sum()),
+        spectrum / float(window.sum()),
         window=window,
         nperseg=patch.n_fft,
         noverlap=patch.n_fft - patch.hop_length,

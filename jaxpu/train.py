@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 from data_pipeline.batches import PatchDataset
 from jaxpu import metrics, parallel
 from jaxpu.checkpoints import RunCheckpoints
-from jaxpu.config import Config, TrainConfig, to_json, uses_stems
+from jaxpu.config import Config, ConfigError, TrainConfig, to_json, uses_stems
+from jaxpu.losses import weighted_mean
 from jaxpu.models import make_model
-from jaxpu.objectives import Batch, Objective, make_objective
+from jaxpu.objectives import Batch, Objective, make_objective, mask_statistics
 from jaxpu.stft import istft
 from jaxpu.watchdog import Watchdog
 
@@ -193,9 +194,6 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
     def evaluate_step(
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array, axis_name: str | None = None
     ) -> dict[str, jax.Array]:
-        from jaxpu.losses import weighted_mean  # noqa: PLC0415
-        from jaxpu.objectives import mask_statistics  # noqa: PLC0415
-
         model = _network(config, objective, axis_name)
         variables = separation_variables(config, state)
         decoded = decode(batch)
@@ -238,7 +236,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     Raises:
         DataError: when the data were prepared with other settings, or have no stems where the config needs them.
         TrainingError: when a loss is not finite.
-        ValueError: when the devices cannot share the batch equally.
+        ConfigError: when `run_dir` belongs to another config, or the devices cannot share the batch equally.
     """
     parallel.check_batch_size(config.train.batch_size)
     dataset = PatchDataset.open(data_dir)
@@ -413,7 +411,7 @@ def _check_config(config: Config, path: Path) -> None:
     text = json.dumps(to_json(config), indent=2)
     if path.exists():
         if path.read_text() != text:
-            raise ValueError(
+            raise ConfigError(
                 f"{path} describes a run with another config. Use another run directory (--run), or delete {path.parent} to start anew."
             )
         return

@@ -1,0 +1,117 @@
+# The commands of a checkout.  `make` lists them.
+#
+# Everything below runs in virtual environments made from requirements.lock, never in the Python that is given.
+
+PYTHON ?= python3
+DEMO_ARGS ?=
+TEST_ARGS ?=
+LOCK_ARGS ?=
+
+# The small selection of tests that also runs on Python 3.13 and on the lowest versions.
+LEG_TESTS := tests/test_packaging.py
+
+# uv is a package here like any other: no Python and no tool is downloaded from elsewhere.
+export UV_PYTHON_DOWNLOADS := never
+UV := .venv-uv/bin/uv
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup ffmpeg demo test lint format types test-3.13 test-lowest find-3.13 lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Another Python than python3: make PYTHON=/path/to/python3.12 setup"
+
+setup: ffmpeg .venv/ready ## make .venv from requirements.lock and install ffmpeg (the commands below do it by themselves)
+
+demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song (about 10 minutes; DEMO_ARGS=...)
+	.venv/bin/jaxpu demo $(DEMO_ARGS)
+
+test: setup ## run the tests (TEST_ARGS="-k stft")
+	.venv/bin/python -m pytest $(TEST_ARGS)
+
+lint: .venv/ready ## check style and formatting with ruff
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+format: .venv/ready ## format the code and mend what ruff can
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+types: .venv/ready ## check types with mypy
+	.venv/bin/mypy
+
+test-3.13: ffmpeg .venv-3.13/ready ## run a selection of the tests on Python 3.13
+	.venv-3.13/bin/python -m pytest $(LEG_TESTS) $(TEST_ARGS)
+
+# Old versions of third parties warn of much that newer ones have mended.
+test-lowest: ffmpeg .venv-lowest/ready ## run the same selection with the lowest versions that pyproject.toml allows
+	.venv-lowest/bin/python -m pytest -W default $(LEG_TESTS) $(TEST_ARGS)
+
+# tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
+lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
+	$(call compile,requirements.lock) --group test --group lint $(LOCK_ARGS)
+	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --group test --resolution lowest-direct --constraint - $(LOCK_ARGS)
+
+clean: ## remove environments, caches and built packages (not data, runs or the demo)
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+compile = $(uv) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make lock" --output-file $(1)
+
+# uv does not read pip's settings: it is given the package index that pip uses.
+index = $(or $(UV_DEFAULT_INDEX),$(PIP_INDEX_URL),$(shell .venv-uv/bin/python -m pip config get global.index-url 2>/dev/null))
+uv = $(if $(index),UV_DEFAULT_INDEX=$(index)) $(UV)
+
+# The first Python of the versions $(1): $(PYTHON), one on the path, or one of pyenv's.  Empty when there is none.
+find_python = $(shell for python in $(PYTHON) $(foreach version,$(1),python$(version) "$$HOME"/.pyenv/versions/$(version)*/bin/python); do \
+	"$$python" -c 'import sys; "%d.%d" % sys.version_info[:2] in "$(1)".split() or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
+
+# $(call environment,PYTHON,LOCK): the environment that the target's name says, from nothing.
+define environment
+	rm -rf $(@D)
+	$(uv) venv --quiet --python $(1) $(@D)
+	@echo "Installing $(2) into $(@D) ..."
+	$(uv) pip install --quiet --python $(@D)/bin/python --no-deps --require-hashes -r $(2)
+	$(uv) pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+.venv/ready: requirements.lock pyproject.toml | $(UV)
+	$(call environment,"$$($(PYTHON) -c 'import sys; print(sys.executable)')",requirements.lock)
+
+.venv-3.13/ready: requirements.lock pyproject.toml | find-3.13 $(UV)
+	$(call environment,$(call find_python,3.13),requirements.lock)
+
+.venv-lowest/ready: requirements-lowest.lock pyproject.toml | $(UV)
+	$(call environment,$(or $(call find_python,3.11 3.12),$(error The lowest versions need Python 3.11 or 3.12; none was found)),requirements-lowest.lock)
+
+find-3.13:
+	@test -n "$(call find_python,3.13)" || { echo "There is no Python 3.13 here: put a python3.13 on the PATH."; exit 1; }
+
+# uv itself, at the version and with the hashes of requirements.lock.
+$(UV): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "jaxpu's locked versions need Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.12 ..."; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian and Ubuntu: apt-get install python3-venv)."; \
+		exit 1; }
+	rm -rf .venv-uv
+	$(PYTHON) -m venv .venv-uv
+	awk '/^[a-z]/ { mine = /^uv==/ } mine' requirements.lock > .venv-uv/requirements.txt
+	.venv-uv/bin/python -m pip install --quiet --require-hashes --requirement .venv-uv/requirements.txt
+	@touch $@
+
+# musdb, museval and compressed audio need the programs ffmpeg and ffprobe.
+ffmpeg:
+	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || { \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends ffmpeg; \
+		elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends ffmpeg; \
+		fi; }
+	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || { \
+		echo "jaxpu needs the programs ffmpeg and ffprobe: install your system's ffmpeg package (apt-get install ffmpeg, brew install ffmpeg)."; \
+		exit 1; }

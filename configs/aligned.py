@@ -1,0 +1,26 @@
+"""The report's aligned baseline: PULSE's own conditions, with MUSDB18's vocals in the place of speech.
+
+16 kHz mono, clips of 50,000 samples with zero mean and unit deviation, mixtures mixed anew from the stems with a
+target-to-accompaniment ratio drawn from -5 to 10 dB, as in PULSE's training lists.
+
+    jaxpu prepare aligned --musdb18 PATH_TO_MUSDB18
+    jaxpu train configs/aligned.py
+
+Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
+Score to expect: the report found blank output.  Nobody has measured this implementation on MUSDB18 yet.
+"""
+
+from data_pipeline.spec import DataConfig, PatchSpec
+from jaxpu.config import Config, PatchCNNConfig, PUConfig, TrainConfig
+
+config = Config(
+    data=DataConfig(
+        patch=PatchSpec(sample_rate=16_000, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"),
+        target=("vocals",),
+        activity_on="target",
+        target_to_accompaniment_db=(-5.0, 10.0),
+    ),
+    model=PatchCNNConfig(channels=8, blocks=2, dropout_rate=0.2, features="scaled"),
+    objective=PUConfig(class_prior=0.6, gamma=0.096),
+    train=TrainConfig(num_steps=100_000, batch_size=8, learning_rate=3.7e-5, eval_every=1000),
+)

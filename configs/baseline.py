@@ -1,0 +1,26 @@
+"""The report's baseline: PULSE's recipe and the advisor's hyperparameters, carried to MUSDB18 vocals at 44.1 kHz.
+
+    jaxpu prepare baseline --musdb18 PATH_TO_MUSDB18
+    jaxpu train configs/baseline.py
+
+Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
+Score to expect: the report found blank output.  Nobody has measured this implementation on MUSDB18 yet.
+"""
+
+from data_pipeline.spec import DataConfig, PatchSpec
+from jaxpu.config import Config, PatchCNNConfig, PUConfig, TrainConfig
+
+config = Config(
+    data=DataConfig(
+        patch=PatchSpec(sample_rate=44_100, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"),
+        target=("vocals",),
+        # The report detected activity on the vocals; that needs stems, and the dataset says so.
+        activity_on="target",
+    ),
+    model=PatchCNNConfig(channels=8, blocks=2, kernel_size=(3, 3), dropout_rate=0.2, features="scaled"),
+    objective=PUConfig(
+        estimator="non_negative", surrogate="sigmoid", class_prior=0.6, beta=0.0, gamma=0.096, weight_exponent=1.0, mask="hard"
+    ),
+    # PULSE's batches hold 16 clips, about half of them unlabeled.
+    train=TrainConfig(num_steps=100_000, batch_size=8, learning_rate=3.7e-5, eval_every=1000, select_by="held_out_loss"),
+)

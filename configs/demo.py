@@ -1,0 +1,28 @@
+"""`make demo`, and a starting point for your own recordings: `remix` learns from mixtures and accompaniment, and needs no stems.
+
+    jaxpu demo
+    jaxpu prepare demo --with songs/ --without karaoke/
+    jaxpu train demo
+"""
+
+from data_pipeline.spec import DataConfig, PatchSpec
+from jaxpu.config import Config, PatchCNNConfig, RemixConfig, TrainConfig
+
+config = Config(
+    data=DataConfig(
+        patch=PatchSpec(
+            sample_rate=16_000, clip_samples=24_000, n_fft=1024, win_length=1024, hop_length=512, window="hann", level="reference"
+        ),
+        activity_on="off",
+    ),
+    model=PatchCNNConfig(
+        channels=16,
+        growth=1,
+        blocks=3,
+        dilations=((1, 1), (1, 1), (2, 2), (2, 2), (4, 4), (4, 4), (8, 8), (1, 1)),
+        dropout_rate=0.0,
+        features="log",
+    ),
+    objective=RemixConfig(gain_db=6.0),
+    train=TrainConfig(num_steps=600, batch_size=6, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, ema_decay=0.99, eval_every=100),
+)

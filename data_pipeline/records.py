@@ -1,0 +1,137 @@
+"""The TFRecord files of a dataset: written without TensorFlow, whose import takes longer than preparing several songs.
+
+A TFRecord file is a row of records, each framed as
+
+    length of the payload: uint64 | masked CRC-32C of the length: uint32 | payload | masked CRC-32C of the payload: uint32
+
+in little endian. The payload of ours is a `tf.train.Example`, a protocol buffer whose features are always the same four:
+`level` (float32), `start` (int64), `stft` (the bytes of the array) and `track` (int64).
+"""
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import google_crc32c
+import numpy as np
+
+HEADER_BYTES = 12
+FRAME_BYTES = HEADER_BYTES + 4
+"""What the framing adds to a payload."""
+
+
+class DataError(ValueError):
+    """Prepared data cannot be made or used. The message says what is wrong, where, and the remedy."""
+
+
+class WriteError(DataError):
+    """The disk refuses data: nothing that comes after could be written either."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the body into a WriteError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the file size limited? Nothing "
+            "half-made is left, and finished tracks are kept: make room and run the same command again."
+        ) from error
+
+
+def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) -> bytes:
+    """A serialised `tf.train.Example`.
+
+    Args:
+        track: number of the track, not negative.
+        start: first sample of the clip, not negative.
+        level: stored as float32.
+        stft: stored as its bytes in C order.
+    """
+    # Feature is one of bytes_list = 1, float_list = 2, int64_list = 3; the values are field 1 of each, numbers packed.
+    features = {
+        "level": _field(2, _field(1, struct.pack("<f", level))),
+        "start": _field(3, _field(1, _varint(start))),
+        "stft": _field(1, _field(1, stft.tobytes())),
+        "track": _field(3, _field(1, _varint(track))),
+    }
+    # Example.features = 1; Features.feature = 1 is a map: its entries have key = 1 and value = 2.
+    return _field(1, b"".join(_field(1, _field(1, name.encode()) + _field(2, value)) for name, value in features.items()))
+
+
+class RecordWriter:
+    """Writes a TFRecord file. Raises WriteError where the disk refuses.
+
+    Attributes:
+        size: bytes written so far, which is the offset of the next record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.size = 0
+        with writing(path):
+            self._file = path.open("wb")
+
+    def write(self, payload: bytes) -> int:
+        """Appends a record. Returns its offset in bytes."""
+        offset = self.size
+        length = struct.pack("<Q", len(payload))
+        with writing(self._path):
+            self._file.write(length + struct.pack("<I", _masked_crc(length)))
+            self._file.write(payload)
+            self._file.write(struct.pack("<I", _masked_crc(payload)))
+        self.size += len(payload) + FRAME_BYTES
+        return offset
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with writing(self._path):  # the rest of the buffer goes out here
+            self._file.close()
+
+
+def read_record(path: Path, offset: int) -> bytes:
+    """The payload of the record at an offset in bytes. Raises DataError where the file is missing, too short or damaged."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(offset)
+            header = file.read(HEADER_BYTES)
+            if len(header) == HEADER_BYTES and struct.unpack("<I", header[8:])[0] == _masked_crc(header[:8]):
+                length = struct.unpack("<Q", header[:8])[0]
+                if offset + length + FRAME_BYTES <= size:
+                    payload = file.read(length)
+                    if struct.unpack("<I", file.read(4))[0] == _masked_crc(payload):
+                        return payload
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}). Prepare the data again.") from error
+    raise DataError(
+        f"{path}: the record at byte {offset} is damaged (its checksum does not match). "
+        f"Copy the dataset again, or delete {os.fspath(path.parent)} and prepare it again."
+    )
+
+
+def _masked_crc(data: bytes) -> int:
+    # TFRecord's mask: the checksum of data that hold checksums themselves would be weak.
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field (wire type 2)."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content

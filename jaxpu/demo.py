@@ -1,0 +1,54 @@
+"""The main job from end to end on songs that it makes itself: synthesize, prepare, train, evaluate, separate."""
+
+import time
+from pathlib import Path
+
+from data_pipeline.builder import prepare
+from data_pipeline.synthetic import synthesize
+from data_pipeline.tracks import Musdb18HQ
+from jaxpu import parallel
+from jaxpu.checkpoints import load_model
+from jaxpu.config import Config, uses_stems
+from jaxpu.evaluate import evaluate, format_table
+from jaxpu.separate import separate
+from jaxpu.train import train
+
+
+def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int = 4, seconds: float = 20.0) -> None:
+    """Runs the main job, each stage with a progress bar, and prints the scores and what it wrote.
+
+    A stage that is complete in `out` is not done again.
+
+    Args:
+        config: of the data and the run.
+        out: folder of all that is written.
+        num_train: songs to train on.
+        num_test: songs to test on.
+        seconds: length of a song.
+    """
+    out = Path(out)
+    started = time.perf_counter()
+    rate = config.data.patch.sample_rate
+    print(f"1/5 Synthesizing {num_train} + {num_test} songs of {seconds:g} s at {rate} Hz in {out / 'corpus'}", flush=True)
+    corpus = Musdb18HQ(synthesize(out / "corpus", num_train=num_train, num_test=num_test, seconds=seconds, sample_rate=rate))
+    print(f"2/5 Preparing patches in {out / 'data'}", flush=True)
+    prepare(corpus, config.data, out / "data")
+    print(f"3/5 Training in {out / 'run'} on {parallel.describe()}", flush=True)
+    train(config, out / "data", out / "run")
+    print("4/5 Evaluating on the test songs", flush=True)
+    model = load_model(out / "run")
+    table = evaluate(model, corpus, out / "evaluation")
+    song = sorted((out / "corpus" / "test").iterdir())[0] / "mixture.wav"
+    print(f"5/5 Separating {song}", flush=True)
+    report = separate(model, [song], out / "separated")
+
+    print()
+    print(format_table(table))
+    print()
+    stems = uses_stems(config)
+    print("Trained on mixtures and on accompaniment of other songs. " + (f"Stems were used: {', '.join(stems)}." if stems else "No stems were used."))
+    print("Listen to:")
+    for path in [song, *report.written[song]]:
+        print(f"  {path}")
+    print(f"Checkpoints, learning curves and scores: {out / 'run'}, {out / 'evaluation'}")
+    print(f"Took {time.perf_counter() - started:.0f} s.")

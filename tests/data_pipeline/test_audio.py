@@ -1,0 +1,438 @@
+"""Reading and writing audio: real files in every format, and every way in which they break, by the error's text."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline import audio
+from data_pipeline.audio import AudioError, Writer, probe, read_blocks, resample_blocks, resampled_length
+
+RATE = 44_100
+SECONDS = 3
+
+
+def music(num_samples: int = SECONDS * RATE, channels: int = 2, seed: int = 0) -> np.ndarray:
+    """A few decaying partials under a little noise, float32 (channels, num_samples)."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(num_samples) / RATE
+    tones = [np.sin(2 * np.pi * frequency * time + rng.uniform(0, 6)) for frequency in (110, 330, 1234, 5000)]
+    signal = [0.1 * sum(rng.uniform(0.3, 1) * tone for tone in tones) for _ in range(channels)]
+    return (np.stack(signal) + 0.005 * rng.standard_normal((channels, num_samples))).astype(np.float32)
+
+
+def read(path: Path, **options) -> np.ndarray:
+    return np.concatenate(list(read_blocks(path, **options)), axis=1)
+
+
+def write(path: Path, signal: np.ndarray, sample_rate: int = RATE, **options) -> Path:
+    with Writer(path, sample_rate, len(signal), **options) as writer:
+        writer.write(signal)
+    return path
+
+
+def encode(path: Path, signal: np.ndarray, *options: str) -> Path:
+    """Through ffmpeg, for what libsndfile does not write."""
+    source = write(path.with_name("source.wav"), signal)
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", str(source), *options, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def cut(path: Path, share: float = 0.6) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    return path
+
+
+def run(script: str) -> str:
+    """What a Python script prints, run in a process of its own."""
+    root = Path(audio.__file__).parents[1]
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True).stdout
+
+
+def expect(text: str, path: Path):
+    """An AudioError that names the file and says this."""
+    return pytest.raises(AudioError, match=f"{re.escape(str(path))}.*{text}")
+
+
+# --- Reading ---
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("a.wav", {}, 0),
+        ("a.wav", {"subtype": "PCM_16"}, 0.51 / (1 << 15)),
+        ("a.wav", {"subtype": "PCM_24"}, 0.51 / (1 << 23)),
+        ("a.flac", {}, 0.51 / (1 << 23)),
+        ("a.flac", {"subtype": "PCM_16"}, 0.51 / (1 << 15)),
+        ("a.ogg", {}, 0.05),
+        ("a.mp3", {}, 0.05),
+    ],
+)
+def test_what_is_written_is_read(tmp_path, name, options, tolerance):
+    signal = music()
+    path = write(tmp_path / name, signal, **options)
+    info = probe(path)
+    assert (info.sample_rate, info.num_channels, info.num_samples) == (RATE, 2, signal.shape[1])
+    back = read(path)
+    assert back.dtype == np.float32
+    assert back.shape == signal.shape
+    assert np.abs(back - signal).max() <= tolerance
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.m4a", []),
+        ("a.m4a", ["-c:a", "alac"]),
+        ("a.mp4", ["-movflags", "+faststart"]),
+        ("a.webm", []),
+        ("a.wma", []),
+        ("a.aac", []),
+    ],
+)
+def test_what_only_ffmpeg_reads(tmp_path, name, options):
+    signal = music()
+    path = encode(tmp_path / name, signal, *options)
+    back = read(path)
+    info = probe(path)
+    assert info.num_channels == back.shape[0] == 2
+    if info.num_samples is not None:
+        assert abs(info.num_samples - back.shape[1]) <= 0.25 * info.sample_rate
+    assert back.shape[1] / info.sample_rate == pytest.approx(SECONDS, abs=0.1)
+    assert back.std() == pytest.approx(signal.std(), rel=0.1)
+
+
+def test_opus_is_read_at_its_own_rate(tmp_path):
+    path = encode(tmp_path / "a.opus", music(), "-c:a", "libopus")
+    assert probe(path).sample_rate == 48_000
+    assert read(path).shape[1] == pytest.approx(SECONDS * 48_000, abs=960)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.m4a"])
+def test_a_part_is_a_slice_of_the_whole(tmp_path, name):
+    signal = music()
+    path = encode(tmp_path / name, signal) if name == "a.m4a" else write(tmp_path / name, signal)
+    whole = read(path)
+    for start, stop in ((0, 1000), (1, 50_000), (30_000, None), (65_537, 65_538), (100_000, 10**9)):
+        np.testing.assert_array_equal(read(path, start=start, stop=stop, block_samples=4096), whole[:, start:stop])
+
+
+@pytest.mark.parametrize("block_samples", [1000, 4096, 1 << 20])
+def test_all_blocks_but_the_last_have_the_length_asked_for(tmp_path, block_samples):
+    path = write(tmp_path / "a.wav", music(50_000))
+    for rate in (None, 16_000, 48_000):
+        lengths = [block.shape[1] for block in read_blocks(path, block_samples=block_samples, sample_rate=rate)]
+        assert set(lengths[:-1]) <= {block_samples}
+        assert 0 < lengths[-1] <= block_samples
+        assert sum(lengths) == resampled_length(50_000, RATE, rate or RATE)
+
+
+def test_audio_under_another_formats_suffix_is_read(tmp_path):
+    path = encode(tmp_path / "a.m4a", music())
+    whole = read(path)
+    np.testing.assert_array_equal(read(path.rename(tmp_path / "a.wav")), whole)
+
+
+def test_a_wav_or_flac_from_a_pipe_has_no_length_in_its_header_and_is_read(tmp_path):
+    signal = music()
+    source = write(tmp_path / "source.wav", signal)
+    for suffix in ("wav", "flac"):
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(source), "-c:a", {"wav": "pcm_f32le", "flac": "flac"}[suffix]]
+        data = subprocess.run([*command, "-f", suffix, "pipe:1"], capture_output=True, check=True).stdout
+        path = tmp_path / f"pipe.{suffix}"
+        path.write_bytes(data)
+        assert read(path).shape == signal.shape
+
+
+def test_an_abandoned_reader_leaves_no_ffmpeg_behind(tmp_path):
+    path = encode(tmp_path / "a.m4a", music(20 * RATE))
+    blocks = read_blocks(path, block_samples=100)
+    next(blocks)
+    blocks.close()
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if children.exists():
+        names = [Path(f"/proc/{child}/comm").read_text().strip() for child in children.read_text().split()]
+        assert "ffmpeg" not in names
+
+
+# --- Resampling ---
+
+
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(48_000, 44_100), (44_100, 48_000), (44_100, 16_000), (8_000, 44_100)])
+def test_resampling_has_the_documented_length_and_no_seams(from_rate, to_rate):
+    signal = music(30_011)
+    outputs = []
+    for size in (30_011, 50, 977, 8192):
+        blocks = (signal[:, begin : begin + size] for begin in range(0, signal.shape[1], size))
+        outputs.append(np.concatenate(list(resample_blocks(blocks, from_rate, to_rate, 1000)), axis=1))
+    for output in outputs:
+        assert output.shape == (2, resampled_length(30_011, from_rate, to_rate))
+        np.testing.assert_allclose(output, outputs[0], atol=1e-7)
+
+
+def test_resampling_keeps_time_and_pitch():
+    time = np.arange(5 * 48_000) / 48_000
+    signal = np.sin(2 * np.pi * 1000 * time).astype(np.float32)[None]
+    output = np.concatenate(list(resample_blocks(iter([signal]), 48_000, 16_000)), axis=1)
+    expected = np.sin(2 * np.pi * 1000 * np.arange(5 * 16_000) / 16_000)
+    np.testing.assert_allclose(output[0, 500:-500], expected[500:-500], atol=1e-4)
+
+
+def test_the_sum_of_resampled_signals_is_the_resampled_sum():
+    first, second = music(50_000, seed=1), music(50_000, seed=2)
+
+    def resampled(signal: np.ndarray) -> np.ndarray:
+        return np.concatenate(list(resample_blocks(iter([signal]), RATE, 16_000)), axis=1)
+
+    np.testing.assert_allclose(resampled(first) + resampled(second), resampled(first + second), atol=5e-7)
+
+
+# --- Bad files ---
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.flac", "a.ogg", "a.mp3", "a.opus", "front.m4a", "end.m4a", "a.webm"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+def test_a_truncated_file_is_refused(tmp_path, name, share):
+    signal, path = music(), tmp_path / name
+    if name == "a.aiff":
+        soundfile.write(path, signal.T, RATE)
+    elif path.suffix in audio.WRITE_SUFFIXES:
+        write(path, signal)
+    else:
+        encode(path, signal, *(["-movflags", "+faststart"] if name == "front.m4a" else []))
+    read(path)
+    with expect("truncated", cut(path, share)):
+        read(path)
+
+
+def test_a_wav_that_lost_one_sample_is_refused(tmp_path):
+    path = write(tmp_path / "a.wav", music(1000), subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:-4])
+    with expect("its header promises 4000 bytes of samples, the file has 3996", path):
+        probe(path)
+
+
+def test_a_truncated_rf64_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, music(1000).T, RATE, "FLOAT", format="RF64")
+    assert read(path).shape == (2, 1000)
+    with expect("its header promises 8000 bytes", cut(path)):
+        probe(path)
+
+
+def test_a_flac_with_a_damaged_frame_is_refused(tmp_path):
+    path = write(tmp_path / "a.flac", music())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with expect("truncated.*or it is corrupt|truncated: its header promises", path):
+        read(path)
+
+
+def test_an_mp4_with_damaged_samples_is_refused(tmp_path):
+    path = encode(tmp_path / "a.m4a", music())
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    data[len(data) // 3 : len(data) // 2] = rng.integers(0, 256, len(data) // 2 - len(data) // 3, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    with expect("truncated.*or it is corrupt", path):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.m4a"])
+def test_what_is_no_audio_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"The quick brown fox jumps over the lazy dog. " * 100)
+    with expect("cannot be read as audio", path):
+        read(path)
+
+
+def test_a_video_without_sound_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-f", "lavfi", "-i", "color=size=16x16:duration=0.2", str(path)]
+    subprocess.run(command, check=True)
+    with expect("holds no audio", path):
+        probe(path)
+
+
+def test_a_stream_that_is_not_there_is_refused(tmp_path):
+    path = encode(tmp_path / "a.m4a", music())
+    with expect(r"has 1 audio stream\(s\), so there is no stream 4", path):
+        read(path, stream=4)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with expect("does not exist", tmp_path / "none.wav"):
+        probe(tmp_path / "none.wav")
+    with expect("is not a file", tmp_path):
+        probe(tmp_path)
+
+
+def test_zero_length_is_refused(tmp_path):
+    empty = tmp_path / "empty.mp3"
+    empty.touch()
+    with expect("0 bytes, zero length", empty):
+        read(empty)
+    for name in ("a.wav", "a.flac"):
+        path = write(tmp_path / name, np.zeros((2, 0), np.float32))
+        with expect("zero length", path):
+            probe(path)
+        with expect("zero length", path):
+            read(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rate", [None, 16_000])
+def test_nan_and_infinite_samples_are_refused_with_their_place(tmp_path, value, rate):
+    signal = music()
+    signal[1, 2 * RATE] = value
+    path = write(tmp_path / "a.wav", signal)
+    with expect(r"NaN or infinite, the first at 2\.000 s", path):
+        read(path, sample_rate=rate, block_samples=1000)
+
+
+def test_a_missing_ffmpeg_is_named_with_the_remedy(tmp_path, monkeypatch):
+    path = encode(tmp_path / "a.m4a", music())
+    wav = write(tmp_path / "a.wav", music())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(AudioError, match=r"ffmpeg and ffprobe not found on the PATH.*Install them: `apt-get install ffmpeg`"):
+        audio.require_ffmpeg()
+    with pytest.raises(AudioError, match="not found on the PATH"):
+        read(path)
+    assert read(wav).shape == music().shape, "a wav needs no ffmpeg"
+    wav.write_bytes(b"no audio")
+    with expect("libsndfile says: .*; ffmpeg is not installed", wav):
+        read(wav)
+
+
+def test_impossible_bounds_are_refused(tmp_path):
+    path = write(tmp_path / "a.wav", music())
+    with pytest.raises(ValueError, match="start = 5, stop = 3"):
+        read(path, start=5, stop=3)
+
+
+# --- Writing ---
+
+
+def test_pcm_comes_back_bit_for_bit_full_scale_included(tmp_path):
+    for subtype, bits in (("PCM_16", 16), ("PCM_24", 24)):
+        half = 1 << (bits - 1)
+        steps = np.r_[-half, half - 1, np.random.default_rng(0).integers(-half, half, 10_000)]
+        signal = (steps / half).astype(np.float32)[None]
+        for suffix in (".wav", ".flac"):
+            np.testing.assert_array_equal(read(write(tmp_path / f"{subtype}{suffix}", signal, subtype=subtype)), signal)
+
+
+def test_integer_formats_clip_and_float_keeps_what_is_beyond_full_scale(tmp_path):
+    signal = np.array([[-2, -1, 0, 1, 2]], np.float32)
+    np.testing.assert_array_equal(read(write(tmp_path / "a.wav", signal)), signal)
+    np.testing.assert_allclose(read(write(tmp_path / "a.flac", signal)), [[-1, -1, 0, 1, 1]], atol=1e-6)
+
+
+def test_an_error_leaves_no_file_and_keeps_the_one_before(tmp_path):
+    path = write(tmp_path / "a.wav", music(100))
+    before = path.read_bytes()
+
+    def stopped() -> None:
+        with Writer(path, RATE, 2) as writer:
+            writer.write(music(50_000))
+            assert path.read_bytes() == before, "nothing appears before the end"
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stopped()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_long_wav_becomes_rf64(tmp_path):
+    path = tmp_path / "a.wav"
+    with Writer(path, RATE, 2, num_samples=1 << 30) as writer:
+        writer.write(music(1000))
+    assert path.read_bytes()[:4] == b"RF64"
+    np.testing.assert_array_equal(read(path), music(1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "options", "text"),
+    [
+        ("a.xyz", RATE, 2, {}, r"cannot write .xyz; use one of .wav, .flac, .ogg, .mp3"),
+        ("a.mp3", 96_000, 2, {}, r".mp3 cannot hold 2 channels at 96000 Hz .*Write .wav or .flac, or resample"),
+        ("a.mp3", RATE, 6, {}, r".mp3 cannot hold 6 channels"),
+        ("a.flac", RATE, 9, {}, r".flac cannot hold 9 channels"),
+        ("a.mp3", RATE, 2, {"subtype": "PCM_16"}, r".mp3 cannot be written as PCM_16"),
+        ("none/a.wav", RATE, 2, {}, "the folder .*none does not exist"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(tmp_path, name, rate, channels, options, text):
+    with expect(text, tmp_path / name):
+        Writer(tmp_path / name, rate, channels, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_block_of_another_shape_is_refused(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"shape \(1, 10\); it must be \(2, samples\)"),
+        Writer(tmp_path / "a.wav", RATE, 2) as writer,
+    ):
+        writer.write(np.zeros((1, 10), np.float32))
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    # A limit on the file's size fails the same write as a full disk does.
+    script = f"""
+import signal, resource, sys
+import numpy as np
+from data_pipeline.audio import AudioError, Writer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with Writer({str(tmp_path / "a.wav")!r}, 44_100, 2) as writer:
+        writer.write(np.zeros((2, 100_000), np.float32))
+except AudioError as error:
+    print(error)
+"""
+    message = run(script)
+    assert re.search(r"a\.wav: cannot be written \(.*\)\. The disk has \d+ MB left; is it full\?", message), message
+    assert not list(tmp_path.iterdir())
+
+
+# --- Long files ---
+
+
+def test_memory_is_flat_in_the_length_of_a_two_hour_wav(tmp_path):
+    # The samples are a hole in the file: it takes no room on the disk.
+    rate, seconds = 22_050, 7200
+    path = tmp_path / "long.wav"
+    data_bytes = seconds * rate * 2
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + data_bytes, b"WAVE", b"fmt ", 16, 1, 1, rate, rate * 2, 2, 16, b"data", data_bytes
+    )
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + data_bytes)
+    # In a process of its own: the peak of this one belongs to other tests.
+    script = f"""
+import resource
+from data_pipeline.audio import read_blocks
+blocks = read_blocks({str(path)!r}, sample_rate=16_000)
+count = sum(next(blocks).shape[1] for _ in range(20))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+count += sum(block.shape[1] for block in blocks)
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    count, grown = map(int, run(script).split())
+    assert count == seconds * 16_000
+    assert grown < 20_000 * (1 if sys.platform == "linux" else 1000), (
+        "more than 20 MB (ru_maxrss is in kB on Linux, in bytes on macOS)"
+    )
