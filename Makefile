@@ -17,7 +17,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg demo test lint format types test-3.13 test-lowest find-3.13 lock clean
+.PHONY: help setup ffmpeg demo test lint format types test-3.13 test-lowest find-3.11 find-3.13 lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,28 +47,28 @@ test-3.13: ffmpeg .venv-3.13/ready ## run a selection of the tests on Python 3.1
 	.venv-3.13/bin/python -m pytest $(LEG_TESTS) $(TEST_ARGS)
 
 # Old versions of third parties warn of much that newer ones have mended.
-test-lowest: ffmpeg .venv-lowest/ready ## run the same selection with the lowest versions that pyproject.toml allows
+test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 with the lowest versions allowed
 	.venv-lowest/bin/python -m pytest -W default $(LEG_TESTS) $(TEST_ARGS)
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
-	$(call compile,requirements.lock) --group test --group lint $(LOCK_ARGS)
-	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --group test --resolution lowest-direct --constraint - $(LOCK_ARGS)
+	$(call compile,requirements.lock) --universal --group lint $(LOCK_ARGS)
+	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - $(LOCK_ARGS)
 
 clean: ## remove environments, caches and built packages (not data, runs or the demo)
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-compile = $(uv) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+compile = $(uv) pip compile pyproject.toml --group test --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --custom-compile-command "make lock" --output-file $(1)
 
 # uv does not read pip's settings: it is given the package index that pip uses.
 index = $(or $(UV_DEFAULT_INDEX),$(PIP_INDEX_URL),$(shell .venv-uv/bin/python -m pip config get global.index-url 2>/dev/null))
 uv = $(if $(index),UV_DEFAULT_INDEX=$(index)) $(UV)
 
-# The first Python of the versions $(1): $(PYTHON), one on the path, or one of pyenv's.  Empty when there is none.
-find_python = $(shell for python in $(PYTHON) $(foreach version,$(1),python$(version) "$$HOME"/.pyenv/versions/$(version)*/bin/python); do \
-	"$$python" -c 'import sys; "%d.%d" % sys.version_info[:2] in "$(1)".split() or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
+# A Python of version $(1): $(PYTHON), the one on the path, or one of pyenv's.  Empty when there is none.
+find_python = $(shell for python in $(PYTHON) python$(1) "$$HOME"/.pyenv/versions/$(1)*/bin/python; do \
+	"$$python" -c 'import sys; "%d.%d" % sys.version_info[:2] == "$(1)" or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
 
 # $(call environment,PYTHON,LOCK): the environment that the target's name says, from nothing.
 define environment
@@ -86,11 +86,11 @@ endef
 .venv-3.13/ready: requirements.lock pyproject.toml | find-3.13 $(UV)
 	$(call environment,$(call find_python,3.13),requirements.lock)
 
-.venv-lowest/ready: requirements-lowest.lock pyproject.toml | $(UV)
-	$(call environment,$(or $(call find_python,3.11 3.12),$(error The lowest versions need Python 3.11 or 3.12; none was found)),requirements-lowest.lock)
+.venv-lowest/ready: requirements-lowest.lock pyproject.toml | find-3.11 $(UV)
+	$(call environment,$(call find_python,3.11),requirements-lowest.lock)
 
-find-3.13:
-	@test -n "$(call find_python,3.13)" || { echo "There is no Python 3.13 here: put a python3.13 on the PATH."; exit 1; }
+find-3.11 find-3.13: find-%:
+	@test -n "$(call find_python,$*)" || { echo "There is no Python $* here: put a python$* on the PATH."; exit 1; }
 
 # uv itself, at the version and with the hashes of requirements.lock.
 $(UV): requirements.lock

@@ -12,7 +12,9 @@ from jaxpu.config import Config, PatchCNNConfig, PUConfig, TrainConfig
 
 config = Config(
     data=DataConfig(
-        patch=PatchSpec(sample_rate=44_100, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"),
+        patch=PatchSpec(
+            sample_rate=44_100, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"
+        ),
         target=("vocals",),
         # The report detected activity on the vocals; that needs stems, and the dataset says so.
         activity_on="target",

@@ -1,8 +1,8 @@
 """`make demo`, and a starting point for your own recordings: `remix` learns from mixtures and accompaniment, and needs no stems.
 
-    jaxpu demo
-    jaxpu prepare demo --with songs/ --without karaoke/
-    jaxpu train demo
+jaxpu demo
+jaxpu prepare demo --with songs/ --without karaoke/
+jaxpu train demo
 """
 
 from data_pipeline.spec import DataConfig, PatchSpec
@@ -20,9 +20,11 @@ config = Config(
         growth=1,
         blocks=3,
         dilations=((1, 1), (1, 1), (2, 2), (2, 2), (4, 4), (4, 4), (8, 8), (1, 1)),
-        dropout_rate=0.0,
+        normalization="batch",
         features="log",
     ),
     objective=RemixConfig(gain_db=6.0),
-    train=TrainConfig(num_steps=600, batch_size=6, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, ema_decay=0.99, eval_every=100),
+    train=TrainConfig(
+        num_steps=600, batch_size=6, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, ema_decay=0.99, eval_every=100
+    ),
 )

@@ -14,7 +14,9 @@ from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig, TrainConfig
 
 config = Config(
     data=DataConfig(
-        patch=PatchSpec(sample_rate=44_100, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"),
+        patch=PatchSpec(
+            sample_rate=44_100, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"
+        ),
         target=("vocals",),
         activity_on="target",
     ),

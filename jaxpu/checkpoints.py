@@ -120,11 +120,11 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
     """
     directory = (Path(path) / "checkpoints").absolute()
     if not directory.is_dir():
-        raise CheckpointError(f"{path} is no run directory: it has no folder `checkpoints`. Give the folder that `jaxpu train` wrote.")
+        raise CheckpointError(f"{path} is no run: it has no folder `checkpoints`. Give a folder that `jaxpu train` wrote.")
     with ocp.training.Checkpointer(directory) as checkpointer:
         found = list(checkpointer.checkpoints)
         if not found:
-            raise CheckpointError(f"{directory} holds no finished checkpoint; run `jaxpu train` again, it goes on where it stopped.")
+            raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")
         chosen = found[-1] if which == "last" else max(found, key=lambda checkpoint: checkpoint.metrics["score"])
         metadata = checkpointer.checkpointables_metadata(chosen.step)
         variables = checkpointer.load_checkpointables(

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -161,7 +161,8 @@ Arguments = TypeVar("Arguments")
 
 def _parse(cls: type[Arguments], command: str, args: Sequence[str], default: Arguments | None = None) -> Arguments:
     # The kind of objective is the config's: its fields are options, not a choice of subcommands.
-    return tyro.cli(cls, prog=f"jaxpu {command}", args=list(args), default=default, config=(tyro.conf.AvoidSubcommands,))
+    missing = tyro.MISSING_NONPROP if default is None else default
+    return tyro.cli(cls, prog=f"jaxpu {command}", args=list(args), default=missing, config=(tyro.conf.AvoidSubcommands,))
 
 
 def _config_argument(command: str, args: Sequence[str]) -> tuple[str, Config, Sequence[str]]:
@@ -190,7 +191,9 @@ def _prepare(args: Sequence[str]) -> int:
     elif arguments.with_target is not None or arguments.without_target is not None:
         raise UsageError("--with and --without belong together: recordings with the target, and recordings without it.")
     if len(sources) != 1:
-        raise UsageError(f"{len(sources)} sources are given; give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR.")
+        raise UsageError(
+            f"{len(sources)} sources are given. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
+        )
     out = arguments.out or Path("data") / name
     prepare(sources[0], arguments.config.data, out, num_workers=arguments.workers, skip_bad=arguments.skip_bad)
     print(f"Next: jaxpu train {args[0]}" + (f" --prepared {out}" if arguments.out else ""))
@@ -300,18 +303,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         return command(argv[1:])
-    except (UsageError, ConfigError, DataError, AudioError, *_late_errors()) as error:
+    except Exception as error:
+        if not isinstance(error, _expected_errors()):
+            raise
         print(f"jaxpu: {error}", file=sys.stderr)
         return 1
 
 
-def _late_errors() -> tuple[type[Exception], ...]:
-    """Error classes of modules that import JAX, where the command has imported them."""
-    found: list[Any] = []
-    for module, name in (("jaxpu.checkpoints", "CheckpointError"), ("jaxpu.train", "TrainingError")):
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """The errors whose messages are for the user; those of modules that import JAX only where the command has imported them."""
+    late = {"jaxpu.checkpoints": "CheckpointError", "jaxpu.train": "TrainingError", "jaxpu.evaluate": "EvaluationError"}
+    found = [getattr(sys.modules[module], name) for module, name in late.items() if module in sys.modules]
+    return (UsageError, ConfigError, DataError, AudioError, *found)
 
 
 if __name__ == "__main__":

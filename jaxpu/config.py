@@ -245,12 +245,14 @@ def _build(annotation: Any, value: Any) -> Any:
     classes = {arm.__name__: arm for arm in annotation}
     kind = value.get("kind")
     if kind not in classes:
-        raise ConfigError(f"The stored config has a {kind!r} where one of {', '.join(classes)} must be; it comes from another version.")
+        raise ConfigError(
+            f"The stored config has a {kind!r} where one of {', '.join(classes)} must be; it comes from another version."
+        )
     cls = classes[kind]
     hints = typing.get_type_hints(cls)
     unknown = set(value) - set(hints) - {"kind"}
     if unknown:
-        raise ConfigError(f"{kind} has no field {', '.join(sorted(unknown))}; the stored config comes from another version.")
+        raise ConfigError(f"{kind} has no field {', '.join(sorted(unknown))}; another version wrote the stored config.")
     return cls(**{name: _build(hints[name], item) for name, item in value.items() if name != "kind"})
 
 
@@ -283,7 +285,7 @@ def load_config(name_or_path: str | Path) -> Config:
         shipped = _shipped_configs().joinpath(path.name.removesuffix(".py") + ".py")
         if len(path.parts) > 2 or (len(path.parts) == 2 and path.parts[0] != "configs") or not shipped.is_file():
             raise ConfigError(
-                f"There is no config {str(name_or_path)!r}; give the path of a Python file, or one of {', '.join(config_names())}."
+                f"There is no config {str(name_or_path)!r}. Give a Python file, or one of {', '.join(config_names())}."
             )
         path = Path(str(shipped))
     spec = importlib.util.spec_from_file_location(f"jaxpu_config_{path.stem}", path)

@@ -45,8 +45,8 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     print()
     print(format_table(table))
     print()
-    stems = uses_stems(config)
-    print("Trained on mixtures and on accompaniment of other songs. " + (f"Stems were used: {', '.join(stems)}." if stems else "No stems were used."))
+    stems = ", ".join(uses_stems(config)) or "none"
+    print(f"Trained on mixtures, and on accompaniment of other songs. Use of stems: {stems}.")
     print("Listen to:")
     for path in [song, *report.written[song]]:
         print(f"  {path}")

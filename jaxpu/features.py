@@ -21,7 +21,7 @@ def power(stft: jax.Array) -> jax.Array:
 
 
 def log(stft: jax.Array) -> jax.Array:
-    """log(|x| + 0.01) / 3, about zero mean and unit spread for music of unit deviation."""
+    """A third of the logarithm of |x| + 0.01: about zero mean and unit spread for music of unit deviation."""
     return jnp.log(jnp.abs(stft) + LOG_FLOOR) / 3
 
 

@@ -6,7 +6,7 @@ supervised one it means that the target is kept.  Masks always keep the target.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,13 @@ class Batch(NamedTuple):
         unlabeled: complex64 (n, frames, bins), STFT of mixtures.
         positive: complex64 (n, frames, bins), STFT of recordings without the target.
         target: complex64 (n, frames, bins) of the unlabeled ones, or None; PU objectives never read it.
-        index: int32 (n,), position of each example in the global batch.
+        example_index: int32 (n,), position of each example in the global batch.
     """
 
     unlabeled: jax.Array
     positive: jax.Array
     target: jax.Array | None
-    index: jax.Array
+    example_index: jax.Array
 
 
 class Loss(NamedTuple):
@@ -104,7 +104,7 @@ def pu(config: PUConfig) -> Objective:
         del key
         # One pass over both, so that batch normalisation sees them together.  Indices stay unique: even U, odd P.
         stft = jnp.concatenate([batch.unlabeled, batch.positive])
-        logits = network(stft, jnp.concatenate([2 * batch.index, 2 * batch.index + 1]))
+        logits = network(stft, jnp.concatenate([2 * batch.example_index, 2 * batch.example_index + 1]))
         unlabeled_logits, positive_logits = jnp.split(logits[..., 0], 2)
         exponent = hyperparameters["weight_exponent"]
         parts = losses.pu_loss(
@@ -120,7 +120,12 @@ def pu(config: PUConfig) -> Objective:
             axis_name=axis_name,
         )
         statistics = mask_statistics(mask(unlabeled_logits[..., None], hyperparameters), batch.unlabeled, axis_name)
-        metrics = {"positive_risk": parts.positive_risk, "negative_risk": parts.negative_risk, "clamped": parts.clamped, **statistics}
+        metrics = {
+            "positive_risk": parts.positive_risk,
+            "negative_risk": parts.negative_risk,
+            "clamped": parts.clamped,
+            **statistics,
+        }
         return Loss(parts.loss, parts.risk, metrics)
 
     return Objective(1, False, _traced(config), loss, mask)
@@ -136,7 +141,7 @@ def supervised(config: SupervisedConfig) -> Objective:
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         del key
         assert batch.target is not None
-        logits = network(batch.unlabeled, 2 * batch.index)
+        logits = network(batch.unlabeled, 2 * batch.example_index)
         mixture, target = jnp.abs(batch.unlabeled), jnp.abs(batch.target)
         if config.loss == "signal_approximation":
             value = losses.signal_approximation_loss(logits[..., 0], mixture, target, axis_name=axis_name)
@@ -161,14 +166,14 @@ def remix(config: RemixConfig) -> Objective:
         return jnp.clip(1 - jax.nn.sigmoid(logits[..., 0]) / hyperparameters["label_frequency"], 0, 1)
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.example_index)
         gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys) * hyperparameters["gain_db"]
         gains_db = gains_db + jnp.stack([jnp.zeros(()), hyperparameters["positive_gain_db"]])[None]
         gains = 10 ** (gains_db / 20)
         unlabeled = batch.unlabeled * gains[:, 0, None, None]
         positive = batch.positive * gains[:, 1, None, None]
         remixed = unlabeled + positive
-        logits = network(remixed, 2 * batch.index)
+        logits = network(remixed, 2 * batch.example_index)
         labels = (jnp.abs(positive) > jnp.abs(unlabeled)).astype(jnp.float32)
         weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
         value = losses.binary_cross_entropy(logits[..., 0], labels, weights, axis_name=axis_name)
@@ -200,6 +205,7 @@ def make_mask_fn(config: Config) -> Callable[[Any, jax.Array], jax.Array]:
 
     def mask_fn(variables: Any, stft: jax.Array) -> jax.Array:
         index = jnp.zeros(stft.shape[0], jnp.int32)
-        return objective.mask(model.apply(variables, stft, index, train=False), hyperparameters)
+        logits = cast(jax.Array, model.apply(variables, stft, index, train=False))
+        return objective.mask(logits, hyperparameters)
 
     return mask_fn

@@ -25,7 +25,7 @@ def stft(waveform: jax.Array, patch: PatchSpec) -> jax.Array:
     window = _padded_window(patch)
     _, _, spectrum = jax.scipy.signal.stft(
         waveform,
-        window=window,
+        window=window,  # type: ignore[arg-type]  # Arrays are taken too, as in scipy.
         nperseg=patch.n_fft,
         noverlap=patch.n_fft - patch.hop_length,
         boundary="even",
@@ -50,7 +50,7 @@ def istft(spectrum: jax.Array, patch: PatchSpec, num_samples: int) -> jax.Array:
     # `boundary=False` keeps the samples behind the centre of the last frame; the reflected edges are cut off here.
     _, waveform = jax.scipy.signal.istft(
         spectrum / float(window.sum()),
-        window=window,
+        window=window,  # type: ignore[arg-type]  # Arrays are taken too, as in scipy.
         nperseg=patch.n_fft,
         noverlap=patch.n_fft - patch.hop_length,
         boundary=False,

@@ -1,15 +1,13 @@
 """Training: a pure step, and one loop around it.  One script for CPU, GPU and TPU, one device or many."""
 
+import dataclasses
 import json
 import math
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -25,6 +23,7 @@ from jaxpu.config import Config, ConfigError, TrainConfig, to_json, uses_stems
 from jaxpu.losses import weighted_mean
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, make_objective, mask_statistics
+from jaxpu.run_log import RunLog, StopSignal
 from jaxpu.stft import istft
 from jaxpu.watchdog import Watchdog
 
@@ -167,8 +166,8 @@ def make_train_step(config: Config) -> StepFunction:
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
         statistics["gradient_norm"] = optax.global_norm(gradients)
-        next_state = state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
+        next_state = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
         )
         return next_state, statistics
 
@@ -202,7 +201,7 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
             return model.apply(variables, stft, index, train=False)
 
         results = {"loss": objective.loss(network, decoded, key, state.hyperparameters, axis_name).risk}
-        mask = objective.mask(network(decoded.unlabeled, 2 * decoded.index), state.hyperparameters)
+        mask = objective.mask(network(decoded.unlabeled, 2 * decoded.example_index), state.hyperparameters)
         results |= mask_statistics(mask, decoded.unlabeled, axis_name)
         if decoded.target is not None:
             mixture, target, estimate = (
@@ -244,7 +243,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_config(config, run_dir / "config.json")
-    with RunCheckpoints(run_dir) as checkpoints, _Log(run_dir) as log, _StopSignal() as stop_signal:
+    with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log, StopSignal() as stop_signal:
         return _Run(config, dataset, checkpoints, log, stop_signal, progress).train()
 
 
@@ -256,8 +255,8 @@ class _Run:
         config: Config,
         dataset: PatchDataset,
         checkpoints: RunCheckpoints,
-        log: "_Log",
-        stop_signal: "_StopSignal",
+        log: RunLog,
+        stop_signal: StopSignal,
         progress: bool,
     ) -> None:
         self.config = config
@@ -286,7 +285,9 @@ class _Run:
         first_step = int(state.step)
         self.log.start(first_step)
         needs_target = make_objective(self.config.objective).needs_target
-        batches = self._batches("train", with_target=needs_target, start_step=first_step, num_steps=settings.num_steps - first_step)
+        batches = self._batches(
+            "train", with_target=needs_target, start_step=first_step, num_steps=settings.num_steps - first_step
+        )
         pending: list[dict[str, jax.Array]] = []
         stopped = "all steps done"
         bar = tqdm(total=settings.num_steps, initial=first_step, desc="train", unit="step", disable=not self.progress)
@@ -353,7 +354,7 @@ class _Run:
         return {**results, "step": int(state.step), "best_score": best_score, "stopped": stopped}
 
     def _batches(
-        self, split: str, *, with_target: bool, start_step: int = 0, num_steps: int | None = None
+        self, split: Literal["train", "validation"], *, with_target: bool, start_step: int = 0, num_steps: int | None = None
     ) -> Iterator[dict[str, np.ndarray]]:
         settings = self.config.train
         local = settings.batch_size // parallel.process_count()
@@ -370,8 +371,7 @@ class _Run:
             process_index=parallel.process_index(),
             process_count=parallel.process_count(),
         ):
-            patches = {name: batch[name] for name in ("unlabeled", "positive", "target") if name in batch}
-            yield {**patches, "index": index}
+            yield {name: batch[name] for name in ("unlabeled", "positive", "target") if name in batch} | {"index": index}
 
     def _check(self, step_before: int, values: list[dict[str, float]], watchdog: Watchdog) -> list[str]:
         """Stops on a loss that is not finite, and asks the watchdog."""
@@ -379,8 +379,9 @@ class _Run:
         for step, item in enumerate(values, step_before + 1):
             if not math.isfinite(item["loss"]) or not math.isfinite(item["gradient_norm"]):
                 raise TrainingError(
-                    f"Step {step}: the loss is {item['loss']}, the norm of its gradient {item['gradient_norm']}. Lower train.learning_rate "
-                    f"(now {self.config.train.learning_rate:g}) or set train.gradient_clip; the last checkpoint is kept."
+                    f"Step {step}: the loss is {item['loss']}, the norm of its gradient {item['gradient_norm']}. "
+                    f"Lower train.learning_rate (now {self.config.train.learning_rate:g}) or set train.gradient_clip. "
+                    "The last checkpoint is kept."
                 )
             warning = watchdog.update(step, item)
             if warning:
@@ -412,72 +413,12 @@ def _check_config(config: Config, path: Path) -> None:
     if path.exists():
         if path.read_text() != text:
             raise ConfigError(
-                f"{path} describes a run with another config. Use another run directory (--run), or delete {path.parent} to start anew."
+                f"{path} is of a run with another config. Use another folder (--run), or delete {path.parent} to start anew."
             )
         return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-class _Log:
-    """`metrics.jsonl`, and TensorBoard where it is installed; only process 0 writes."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / "metrics.jsonl"
-        self._active = parallel.process_index() == 0
-        self._file: Any = None
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def start(self, step: int) -> None:
-        """Drops what was logged after `step`: a killed run logs beyond its last checkpoint."""
-        if not self._active:
-            return
-        kept = []
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    kept.append(line) if json.loads(line)["step"] <= step else None
-                except json.JSONDecodeError:
-                    continue  # A line that the kill cut in two.
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self._path)
-        self._file = self._path.open("a", buffering=1)
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        if self._active:
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-class _StopSignal:
-    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        # Only the main thread may handle signals; notebooks and tests may run training elsewhere.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

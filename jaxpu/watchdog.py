@@ -59,15 +59,16 @@ class Watchdog:
 
     def _explain(self, step: int) -> str:
         message = (
-            f"Step {step}: the output is blank. Over the last {WINDOW_STEPS} steps the mask kept {self.kept_energy:.2%} of the energy "
-            f"and took {self.inactive_share:.1%} of the bins for target inactive; the clamp acted on {self.clamped_share:.0%} of the steps."
+            f"Step {step}: the output is blank. Over the last {WINDOW_STEPS} steps the mask kept {self.kept_energy:.2%} of the "
+            f"energy and took {self.inactive_share:.1%} of the bins for target inactive; the clamp acted on "
+            f"{self.clamped_share:.0%} of the steps."
         )
         if self.class_prior is None:
             return message + " Check that the recordings without the target are as loud as the accompaniment of the others."
         if self.class_prior > 0.5:
             message += (
-                f" Likely reason: with a class prior of {self.class_prior:g}, above 1/2, blank output is the best constant answer, and the "
-                "sigmoid loss has no gradient there."
+                f" Likely reason: with a class prior of {self.class_prior:g}, above 1/2, blank output is the best constant "
+                "answer, and the sigmoid loss has no gradient there."
             )
         return message + " Lower the class prior, or use the objective of configs/demo.py, which needs none."
 

@@ -210,7 +210,8 @@ def test_extreme_logits_are_finite(surrogate: str, sign: float) -> None:
 
 
 def test_vmap_over_hyperparameters_equals_a_loop() -> None:
-    arrays = as_float32(*example(1))
+    positive, unlabeled, w_positive, w_unlabeled = example(1)
+    arrays = as_float32(positive, unlabeled, 3 * w_positive, w_unlabeled)
     priors, betas, gammas = as_float32(np.linspace(0.1, 0.95, 5), np.array([0, 0, 0.1, 0, 2]), np.linspace(0.1, 1, 5))
     function = functools.partial(jitted_pu_loss, surrogate="sigmoid", non_negative=True)
     together = jax.vmap(function, (None, 0, 0, 0))(arrays, priors, betas, gammas)

@@ -50,6 +50,7 @@ def test_equals_librosa(case: tuple[int, int, int, Window]) -> None:
     np.testing.assert_allclose(np.swapaxes(actual, -1, -2), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.filterwarnings("ignore:n_fft=64 is too large")
 def test_shortest_waveform_equals_librosa() -> None:
     spec = patch_spec(64, 64, 16)
     waveform = noise(spec.n_fft // 2 + 1)

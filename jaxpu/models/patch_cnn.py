@@ -86,7 +86,9 @@ class PatchCNN(nn.Module):
         x = self._convolution(x, self.num_outputs, (size, size), (1, 1), "output")
         return x.astype(jnp.float32)
 
-    def _convolution(self, x: jax.Array, channels: int, kernel_size: tuple[int, int], dilation: tuple[int, int], name: str) -> jax.Array:
+    def _convolution(
+        self, x: jax.Array, channels: int, kernel_size: tuple[int, int], dilation: tuple[int, int], name: str
+    ) -> jax.Array:
         fan_in = kernel_size[0] * kernel_size[1] * x.shape[-1]
         initializer = _torch_uniform(fan_in)
         return nn.Conv(
