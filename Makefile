@@ -53,7 +53,7 @@ test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
 	$(call compile,requirements.lock) --universal --group lint $(LOCK_ARGS)
-	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - $(LOCK_ARGS)
+	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - --upgrade
 
 clean: ## remove environments, caches and built packages (not data, runs or the demo)
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

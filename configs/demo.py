@@ -25,6 +25,6 @@ config = Config(
     ),
     objective=RemixConfig(gain_db=6.0),
     train=TrainConfig(
-        num_steps=600, batch_size=6, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, ema_decay=0.99, eval_every=100
+        num_steps=600, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, ema_decay=0.99, eval_every=100
     ),
 )

@@ -54,14 +54,20 @@ def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) ->
         stft: stored as its bytes in C order.
     """
     # Feature is one of bytes_list = 1, float_list = 2, int64_list = 3; the values are field 1 of each, numbers packed.
-    features = {
-        "level": _field(2, _field(1, struct.pack("<f", level))),
-        "start": _field(3, _field(1, _varint(start))),
-        "stft": _field(1, _field(1, stft.tobytes())),
-        "track": _field(3, _field(1, _varint(track))),
-    }
-    # Example.features = 1; Features.feature = 1 is a map: its entries have key = 1 and value = 2.
-    return _field(1, b"".join(_field(1, _field(1, name.encode()) + _field(2, value)) for name, value in features.items()))
+    # Example.features = 1; Features.feature = 1 is a map, whose entries have key = 1 and value = 2.
+    content = stft.tobytes()
+    # The content is large: it is copied once, into the record, and its lengths go into the headers around it.
+    value = _header(1, len(content))
+    feature = _header(1, len(value) + len(content)) + value
+    entry = _field(1, b"stft") + _header(2, len(feature) + len(content)) + feature
+    pieces = [
+        _entry("level", _field(2, _field(1, struct.pack("<f", level)))),
+        _entry("start", _field(3, _field(1, _varint(start)))),
+        _header(1, len(entry) + len(content)) + entry,
+        content,
+        _entry("track", _field(3, _field(1, _varint(track)))),
+    ]
+    return b"".join([_header(1, sum(map(len, pieces))), *pieces])
 
 
 class RecordWriter:
@@ -132,6 +138,14 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+def _header(number: int, length: int) -> bytes:
+    """What stands before the content of a length-delimited field (wire type 2)."""
+    return _varint(number << 3 | 2) + _varint(length)
+
+
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field (wire type 2)."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+    return _header(number, len(content)) + content
+
+
+def _entry(name: str, feature: bytes) -> bytes:
+    return _field(1, _field(1, name.encode()) + _field(2, feature))

@@ -119,7 +119,9 @@ class DataConfig:
         if self.target_to_accompaniment_db is not None:
             low, high = self.target_to_accompaniment_db
             if not low <= high:
-                raise ValueError(f"DataConfig.target_to_accompaniment_db is ({low}, {high}); the first must not exceed the second.")
+                raise ValueError(
+                    f"DataConfig.target_to_accompaniment_db is ({low}, {high}); the first must not exceed the second."
+                )
 
 
 def fingerprint(*parts: Any) -> str:

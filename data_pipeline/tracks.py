@@ -234,8 +234,8 @@ def find_tracks(source: Source, target: tuple[str, ...], *, validation_share: fl
     """Lists the tracks of a source, sorted by split folder and name. Files are not opened: `Track.check` does that.
 
     The split is MUSDB18's own where a name of the training set is on musdb's list of validation tracks. Otherwise
-    `validation_share` of the training tracks, drawn by `seed`, is held out: at least one of two or more. Of two folders, that
-    share of each.
+    `validation_share` of the training tracks, drawn by `seed`, is held out: at least two of four or more, so that unlabeled
+    and positive patches can come from different ones, and one of two or three. Of two folders, that share of each, at least one.
 
     Args:
         source: where the recordings are.
@@ -267,7 +267,7 @@ def find_tracks(source: Source, target: tuple[str, ...], *, validation_share: fl
         raise AudioError(f"{source.root}: holds no tracks in train or test.")
     training = [track.name for track in tracks if track.split == "train"]
     listed = set(description["validation_tracks"]) & set(training)
-    held_out = listed if 0 < len(listed) < len(training) else _draw(training, validation_share, seed)
+    held_out = listed if 0 < len(listed) < len(training) else _draw(training, validation_share, seed, at_least=2)
     return [
         dataclasses.replace(track, split="validation") if track.split == "train" and track.name in held_out else track
         for track in tracks
@@ -394,11 +394,11 @@ def _audio_files(folder: Path) -> list[Path]:
     return found
 
 
-def _draw(names: list[str], share: float, seed: int) -> set[str]:
-    """That share of the names, at least one of two or more, and never all."""
+def _draw(names: list[str], share: float, seed: int, at_least: int = 1) -> set[str]:
+    """That share of the names and `at_least` as many, but no more than half of the names for the sake of the latter; never all."""
     if len(names) < 2:
         return set()
-    count = min(max(1, round(share * len(names))), len(names) - 1)
+    count = min(max(min(at_least, len(names) // 2), round(share * len(names))), len(names) - 1)
     return {names[index] for index in np.random.default_rng(seed).permutation(len(names))[:count]}
 
 

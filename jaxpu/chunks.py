@@ -160,7 +160,7 @@ def _chunk_fn(config: Config) -> Any:
         # (channels, samples), from `edge` hops before the first frame to as many behind the last: so these frames are centred
         # at whole hops, and what `stft` reflects lies in the frames that are cut off.
         spectrum = stft(waveform, patch)[:, edge:-edge]  # (channels, frames, bins)
-        masked = mask_fn(variables, spectrum) * spectrum
-        return istft(masked, patch, spectrum.shape[1] * patch.hop_length)
+        mask = mask_fn(variables, spectrum).astype(spectrum.dtype)
+        return istft(mask * spectrum, patch, spectrum.shape[1] * patch.hop_length)
 
     return jax.jit(separate_chunk)

@@ -311,8 +311,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """The errors whose messages are for the user; those of modules that import JAX only where the command has imported them."""
-    late = {"jaxpu.checkpoints": "CheckpointError", "jaxpu.train": "TrainingError", "jaxpu.evaluate": "EvaluationError"}
+    """The errors whose messages are for the user; those of modules that are slow to import only where
+    the command has imported them."""
+    late = {
+        "data_pipeline.synthetic": "CorpusError",
+        "jaxpu.checkpoints": "CheckpointError",
+        "jaxpu.train": "TrainingError",
+        "jaxpu.evaluate": "EvaluationError",
+    }
     found = [getattr(sys.modules[module], name) for module, name in late.items() if module in sys.modules]
     return (UsageError, ConfigError, DataError, AudioError, *found)
 

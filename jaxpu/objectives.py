@@ -169,7 +169,7 @@ def remix(config: RemixConfig) -> Objective:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.example_index)
         gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys) * hyperparameters["gain_db"]
         gains_db = gains_db + jnp.stack([jnp.zeros(()), hyperparameters["positive_gain_db"]])[None]
-        gains = 10 ** (gains_db / 20)
+        gains = (10 ** (gains_db / 20)).astype(batch.unlabeled.dtype)
         unlabeled = batch.unlabeled * gains[:, 0, None, None]
         positive = batch.positive * gains[:, 1, None, None]
         remixed = unlabeled + positive

@@ -34,19 +34,29 @@ NUM_PARAMETERS: dict[type, list[tuple[Any, int]]] = {
 }
 
 
-@functools.cache
-def build(config: Any, num_outputs: int = 1, seed: int = 0) -> tuple[Any, Any]:
-    """The network and its variables at the start."""
+def abstract_variables(config: Any, num_outputs: int = 1) -> Any:
+    """Shapes and dtypes of the network's variables."""
     model = make_model(config, num_outputs=num_outputs, dtype=jnp.float32)
-    init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32), train=False))
-    return model, init(jax.random.key(seed))
+    stft, index = jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32)
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft, index)
 
 
 def count(config: Any, num_outputs: int = 1) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_variables(config, num_outputs)["params"]))
+
+
+def build(config: Any, num_outputs: int = 1) -> tuple[Any, Any]:
+    """The network and random variables, drawn by NumPy since compiling the initialisers takes seconds."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        in_norm = "norm" in jax.tree_util.keystr(path)
+        # Scales, shifts and statistics other than 1 and 0, so that their place shows.
+        values = rng.uniform(0.5, 1.5, leaf.shape) if in_norm else rng.uniform(-0.5, 0.5, leaf.shape)
+        return jnp.asarray(values, jnp.float32)
+
     model = make_model(config, num_outputs=num_outputs, dtype=jnp.float32)
-    stft, index = jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft, index)
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes["params"]))
+    return model, jax.tree_util.tree_map_with_path(draw, abstract_variables(config, num_outputs))
 
 
 def random_stft(batch: int, frames: int, bins: int, seed: int = 0) -> jax.Array:
@@ -116,44 +126,34 @@ def test_forward_pass_equals_numpy() -> None:
         np.testing.assert_allclose(actual[example], reference_convolution(x, variables["params"]["output"]), atol=2e-6)
 
 
-def test_batch_normalisation_comes_after_relu_and_keeps_running_statistics() -> None:
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_normalisation_comes_after_relu_and_keeps_running_statistics(train: bool) -> None:
     config = PatchCNNConfig(channels=3, blocks=0, normalization="batch", output_kernel_size=3)
     model, variables = build(config)
-    rng = np.random.default_rng(0)
-    # Scales and shifts other than 1 and 0, so that their place shows.
-    norms = {
-        name: jax.tree.map(lambda leaf: leaf + rng.uniform(0.2, 1, leaf.shape).astype(np.float32), variables["params"][name])
-        for name in ("norm_0", "norm_1")
-    }
-    params = variables["params"] | norms
+    params, stats = jax.tree.map(np.asarray, (variables["params"], variables["batch_stats"]))
     stft = 20 * random_stft(2, 6, 5)
-
-    apply = jax.jit(functools.partial(model.apply, mutable=["batch_stats"]), static_argnames="train")
-    stats = variables["batch_stats"]
-    for train in (True, False):
-        logits, updated = apply({"params": params, "batch_stats": stats}, stft, jnp.arange(2), train=train)
-        x = (np.abs(np.asarray(stft, np.complex128)) / 15)[..., None]
-        for layer in range(2):
-            x = np.stack([np.maximum(reference_convolution(example, params[f"conv_{layer}"]), 0) for example in x])
-            norm, stored = params[f"norm_{layer}"], stats[f"norm_{layer}"]
-            mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (stored["mean"], stored["var"])
-            if train:
-                after = updated["batch_stats"][f"norm_{layer}"]
-                # torch's momentum 0.1 is Flax's 0.9.
-                np.testing.assert_allclose(after["mean"], 0.1 * mean, rtol=1e-4)
-                np.testing.assert_allclose(after["var"], 0.9 + 0.1 * variance, rtol=1e-4)
-            x = (x - mean) / np.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"]
-        expected = np.stack([reference_convolution(example, params["output"]) for example in x])
-        np.testing.assert_allclose(logits, expected, atol=2e-4)
-        # Not used before, so that the running statistics of the second pass are those that the first one left.
-        stats = updated["batch_stats"]
+    logits, updated = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], train=train))(
+        variables, stft, jnp.arange(2)
+    )
+    x = (np.abs(np.asarray(stft, np.complex128)) / 15)[..., None]
+    for layer in range(2):
+        x = np.stack([np.maximum(reference_convolution(example, params[f"conv_{layer}"]), 0) for example in x])
+        norm, before, after = params[f"norm_{layer}"], stats[f"norm_{layer}"], updated["batch_stats"][f"norm_{layer}"]
+        mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (before["mean"], before["var"])
+        # torch's momentum 0.1 is Flax's 0.9; in use (train=False) this changes nothing.
+        np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, rtol=1e-5)
+        np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * variance, rtol=1e-4)
+        x = (x - mean) / np.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"]
+    expected = np.stack([reference_convolution(example, params["output"]) for example in x])
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_dropout_comes_after_every_relu_and_not_after_the_output() -> None:
     model, variables = build(TINY)
     stft = random_stft(4, 6, 7)
     keys = {"dropout": jax.random.key(3)}
-    logits, seen = model.apply(variables, stft, jnp.arange(4), train=True, rngs=keys, capture_intermediates=True)
+    apply = jax.jit(functools.partial(model.apply, train=True, capture_intermediates=True))
+    logits, seen = apply(variables, stft, jnp.arange(4), rngs=keys)
     outputs = {name: np.asarray(value["__call__"][0]) for name, value in seen["intermediates"].items() if name != "__call__"}
     assert set(outputs) == {f"{kind}_{layer}" for kind in ("conv", "dropout") for layer in range(4)} | {"output"}
     previous = None
@@ -194,18 +194,19 @@ def test_channel_dropout_drops_whole_channels_and_scales_the_others() -> None:
 
 def test_initial_parameters_are_torchs() -> None:
     """Uniform within plus or minus one over the root of the fan-in, weights and biases alike."""
-    _, variables = build(PatchCNNConfig(channels=32, blocks=1))
-    fan_in = {"conv_0": 9, "conv_1": 9 * 32, "conv_2": 9 * 32, "conv_3": 9 * 64, "output": 64}
+    model = make_model(PatchCNNConfig(channels=40, blocks=0, output_kernel_size=3), num_outputs=3, dtype=jnp.float32)
+    stft, index = jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), stft, index)
+    fan_in = {"conv_0": 9, "conv_1": 9 * 40, "output": 9 * 40}
+    assert set(variables["params"]) == set(fan_in)
     for name, inputs in fan_in.items():
         bound = inputs**-0.5
         kernel, bias = variables["params"][name]["kernel"], variables["params"][name]["bias"]
         assert float(jnp.abs(kernel).max()) <= bound
         assert float(jnp.abs(bias).max()) <= bound
         assert float(jnp.abs(kernel).max()) > 0.9 * bound
-        if kernel.size > 5000:
-            np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.02)
-    biases = np.concatenate([np.asarray(variables["params"][name]["bias"]) * fan_in[name] ** 0.5 for name in fan_in])
-    assert biases.std() > 0.5
+        np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.1)
+        assert float(jnp.abs(bias).max()) > 0.3 * bound
 
 
 @pytest.mark.parametrize(
@@ -234,13 +235,14 @@ def test_receptive_field_is_as_measured(config: PatchCNNConfig) -> None:
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
-    config = PatchCNNConfig(channels=2, blocks=1, normalization="batch")
-    _, variables = build(config)
-    model = make_model(config, num_outputs=1, dtype=jnp.bfloat16)
-    stft = random_stft(2, 6, 5)
-    logits, updated = model.apply(variables, stft, jnp.arange(2), train=True, mutable=["batch_stats"])
-    assert logits.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype(jnp.float32)}
-    exact, _ = build(config)[0].apply(variables, stft, jnp.arange(2), train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(logits, exact, atol=0.1)
-    assert np.any(np.asarray(logits) != np.asarray(exact))
+    config = PatchCNNConfig(channels=2, blocks=0, normalization="batch", features="log")
+    exact, variables = build(config)
+    mixed = make_model(config, num_outputs=1, dtype=jnp.bfloat16)
+    results = []
+    with jax.numpy_dtype_promotion("standard"):  # Flax adds bfloat16 to float32 inside of its normalisation.
+        for model in (exact, mixed):
+            apply = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], train=True))
+            results.append(apply(variables, random_stft(2, 6, 5), jnp.arange(2)))
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, results))} == {jnp.dtype(jnp.float32)}
+    difference = np.abs(np.asarray(results[0][0]) - np.asarray(results[1][0]))
+    assert 0 < difference.max() < 0.05

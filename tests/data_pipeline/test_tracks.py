@@ -245,7 +245,8 @@ def test_other_names_are_split_by_share_and_seed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_tracks", "share", "expected"), [(1, 0.9, 0), (2, 0.01, 1), (2, 0.99, 1), (10, 0.99, 9), (10, 0.3, 3)]
+    ("num_tracks", "share", "expected"),
+    [(1, 0.9, 0), (2, 0.01, 1), (2, 0.99, 1), (3, 0.01, 1), (4, 0.01, 2), (10, 0.99, 9), (10, 0.3, 3)],
 )
 def test_few_tracks_leave_some_to_each_side(tmp_path, num_tracks, share, expected):
     tracks = tracks_of(detect_source(hq(tmp_path, [f"song{index}" for index in range(num_tracks)])), validation_share=share)

@@ -1,0 +1,342 @@
+"""Objectives: which way round they are, what they read, and what remixing does."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpu import losses
+from jaxpu.config import Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig
+from jaxpu.models import make_model
+from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, make_mask_fn, make_objective
+
+# Every objective and choice in it.  One without a row fails the test below.
+CONFIGS: list[Any] = [
+    PUConfig(),
+    PUConfig(mask="soft"),
+    PUConfig(estimator="unbiased"),
+    PUConfig(surrogate="logistic", class_prior=0.9),
+    SupervisedConfig(),
+    SupervisedConfig(loss="ratio_mask"),
+    RemixConfig(),
+]
+every_objective = pytest.mark.parametrize("config", CONFIGS, ids=str)
+KEY = jax.random.key(0)
+
+
+def hyperparameters(objective: Objective, **changed: float) -> dict[str, jax.Array]:
+    assert set(changed) <= set(objective.hyperparameters)
+    return {name: jnp.float32(value) for name, value in (objective.hyperparameters | changed).items()}
+
+
+def complex_noise(*shape: int, seed: int) -> np.ndarray:
+    """Circular complex Gaussian, unit power."""
+    parts = np.random.default_rng(seed).standard_normal((*shape, 2))
+    return ((parts[..., 0] + 1j * parts[..., 1]) / math.sqrt(2)).astype(np.complex64)
+
+
+def make_batch(num: int = 64, frames: int = 8, *, target_gain: float = 10.0) -> Batch:
+    """Four bins of independent noise.  In mixtures the target plays in the first two, the accompaniment in all.
+
+    Accompaniment and positives have the same distribution, so they are exchangeable.
+    """
+    target = target_gain * complex_noise(num, frames, 4, seed=0)
+    target[..., 2:] = 0
+    unlabeled = target + complex_noise(num, frames, 4, seed=1)
+    positive = complex_noise(num, frames, 4, seed=2)
+    index = jnp.arange(num, dtype=jnp.int32)
+    return Batch(jnp.asarray(unlabeled), jnp.asarray(positive), jnp.asarray(target), index)
+
+
+def constant_network(logits: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A network that knows nothing but the bin: logits (bins,) for all frames of all examples."""
+    return lambda stft, index: jnp.broadcast_to(logits[None, None, :, None], (*stft.shape, 1))
+
+
+def learn(config: Any, batch: Batch, *, steps: int = 300, learning_rate: float = 1.0, **changed: float) -> jax.Array:
+    """Descends from zero logits on the objective of `constant_network`, with the gradient's scale taken out."""
+    objective = make_objective(config)
+    values = hyperparameters(objective, **changed)
+
+    def loss(logits: jax.Array, key: jax.Array) -> jax.Array:
+        return objective.loss(constant_network(logits), batch, key, values, None).loss
+
+    @jax.jit
+    def run() -> jax.Array:
+        def step(logits: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+            gradient = jax.grad(loss)(logits, jax.random.fold_in(KEY, number))
+            return logits - learning_rate * gradient / (1e-6 + jnp.linalg.norm(gradient)) / jnp.sqrt(
+                1 + number.astype(float)
+            ), None
+
+        return jax.lax.scan(step, jnp.zeros(4), jnp.arange(steps))[0]
+
+    return run()
+
+
+def test_every_objective_has_a_row() -> None:
+    assert {type(config) for config in CONFIGS} == set(OBJECTIVES)
+
+
+@every_objective
+def test_learning_ends_with_a_mask_that_keeps_the_target(config: Any) -> None:
+    """Polarity from end to end: loss and mask agree on what a logit means."""
+    objective = make_objective(config)
+    logits = learn(config, make_batch())
+    mask = objective.mask(logits[None, None, :, None], hyperparameters(objective))[0, 0]
+    assert mask.dtype == jnp.float32
+    assert bool(jnp.all(mask[:2] > 0.75)), mask
+    assert bool(jnp.all(mask[2:] < 0.25)), mask
+
+
+@every_objective
+def test_masks_lie_between_0_and_1_and_are_monotonic(config: Any) -> None:
+    objective = make_objective(config)
+    logits = jnp.asarray([-1e30, -50, -3, -0.1, 0.1, 3, 50, 1e30])
+    mask = np.asarray(objective.mask(logits[None, None, :, None], hyperparameters(objective))[0, 0])
+    # In the supervised objective positive logits keep the target, in the others they mean that it is inactive.
+    kept = mask if isinstance(config, SupervisedConfig) else mask[::-1]
+    assert np.all(np.diff(kept) >= 0)
+    assert (kept[0], kept[-1]) == (0, 1)
+    if getattr(config, "mask", None) == "hard":
+        np.testing.assert_array_equal(mask, [1, 1, 1, 1, 0, 0, 0, 0])
+
+
+@every_objective
+def test_what_needs_no_target_never_reads_it(config: Any) -> None:
+    objective = make_objective(config)
+    batch, network = make_batch(4), constant_network(jnp.linspace(-1.0, 1.0, 4))
+    assert batch.target is not None
+
+    def run(target: jax.Array | None) -> Loss:
+        return objective.loss(network, batch._replace(target=target), KEY, hyperparameters(objective), None)
+
+    poisoned = run(jnp.full_like(batch.target, jnp.nan))
+    assert objective.needs_target == isinstance(config, SupervisedConfig)
+    if objective.needs_target:
+        assert bool(jnp.isnan(poisoned.loss))
+    else:
+        for other in (run(batch.target), run(None)):
+            jax.tree.map(np.testing.assert_array_equal, poisoned, other)
+
+
+@every_objective
+def test_statistics_of_the_mask_are_always_logged(config: Any) -> None:
+    objective = make_objective(config)
+    for sign in (-1.0, 1.0):
+        # Keep the last bin alone: for all but the supervised objective by a negative logit.
+        logits = sign * jnp.asarray([30.0, 30.0, 30.0, -30.0])
+        supervised = isinstance(config, SupervisedConfig)
+        metrics = objective.loss(constant_network(logits), make_batch(), KEY, hyperparameters(objective), None).metrics
+        keeps_one = (sign > 0) != supervised
+        np.testing.assert_allclose(metrics["inactive_share"], 0.75 if keeps_one else 0.25)
+        assert 0 < float(metrics["kept_energy"]) < 1
+        assert (float(metrics["kept_energy"]) < 0.1) == keeps_one  # the target, 20 dB louder, is in the first two
+
+
+def test_kept_energy_by_hand() -> None:
+    """Energy 4 of the 4 + 12 is masked by 1/2, so that a quarter of it is kept; the rest is removed."""
+    objective = make_objective(SupervisedConfig())
+    stft = jnp.asarray([[[2.0, math.sqrt(12)]]], jnp.complex64)
+    batch = Batch(stft, stft, stft, jnp.zeros(1, jnp.int32))
+
+    def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.asarray([0.0, -100.0])[None, None, :, None]
+
+    metrics = objective.loss(network, batch, KEY, {}, None).metrics
+    np.testing.assert_allclose(metrics["kept_energy"], 1 / 16, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_pu_is_pu_loss_of_magnitude_weights(exponent: float) -> None:
+    batch, logits = make_batch(4), jnp.linspace(-1.0, 1.0, 4)
+    objective = make_objective(PUConfig(weight_exponent=exponent, class_prior=0.3, gamma=0.2, beta=0.01))
+    result = objective.loss(constant_network(logits), batch, KEY, hyperparameters(objective), None)
+    stacked = jnp.broadcast_to(logits[None, None], batch.positive.shape)
+    expected = losses.pu_loss(
+        stacked,
+        stacked,
+        class_prior=0.3,
+        gamma=0.2,
+        beta=0.01,
+        positive_weights=jnp.abs(batch.positive) ** exponent,
+        unlabeled_weights=jnp.abs(batch.unlabeled) ** exponent,
+    )
+    np.testing.assert_allclose((result.loss, result.risk), (expected.loss, expected.risk), rtol=1e-5)
+    np.testing.assert_allclose(result.metrics["negative_risk"], expected.negative_risk, rtol=1e-5)
+
+
+def test_pu_gives_the_network_every_clip_once_with_an_index_of_its_own() -> None:
+    seen: list[tuple[jax.Array, jax.Array]] = []
+
+    def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+        seen.append((stft, index))
+        return jnp.zeros((*stft.shape, 1))
+
+    batch = make_batch(4)._replace(example_index=jnp.asarray([4, 5, 6, 7], jnp.int32))
+    objective = make_objective(PUConfig())
+    objective.loss(network, batch, KEY, hyperparameters(objective), None)
+    ((stft, index),) = seen
+    np.testing.assert_array_equal(stft, np.concatenate([batch.unlabeled, batch.positive]))
+    # Unlabeled clips have even numbers and positive ones odd, so that the shares of other devices never meet these.
+    assert index.tolist() == [8, 10, 12, 14, 9, 11, 13, 15]
+
+
+def test_supervised_ratio_mask_has_the_ideal_ratio_as_its_minimum() -> None:
+    mixture, target = np.array([[[4.0, 2.0 + 1j]]], np.complex64), np.array([[[3.0, 0.5 + 1j]]], np.complex64)
+    ratio = np.abs(target) / (np.abs(target) + np.abs(mixture - target))
+    objective = make_objective(SupervisedConfig(loss="ratio_mask"))
+    batch = Batch(jnp.asarray(mixture), jnp.asarray(mixture), jnp.asarray(target), jnp.zeros(1, jnp.int32))
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return objective.loss(constant_network(logits), batch, KEY, {}, None).loss
+
+    logits = jnp.asarray(np.log(ratio / (1 - ratio))[0, 0], jnp.float32)
+    np.testing.assert_allclose(jax.grad(loss)(logits), np.zeros(2), atol=1e-6)
+    assert float(loss(logits + 0.5)) > float(loss(logits))
+
+
+def remixed_inputs(objective: Objective, batch: Batch, key: jax.Array = KEY, **changed: float) -> tuple[jax.Array, Loss]:
+    """What the network of the remix objective gets, and the result for logits of zero."""
+    seen: list[jax.Array] = []
+
+    def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+        seen.append(stft)
+        return jnp.zeros((*stft.shape, 1))
+
+    result = objective.loss(network, batch, key, hyperparameters(objective, **changed), None)
+    return seen[0], result
+
+
+def separate_bins(num: int) -> Batch:
+    """The unlabeled signal in the first bin, the positive in the second: their gains can be read off the remix."""
+    one = jnp.asarray([[[1.0, 0.0]]], jnp.complex64)
+    return Batch(jnp.tile(one, (num, 1, 1)), jnp.tile(one[..., ::-1], (num, 1, 1)), None, jnp.arange(num, dtype=jnp.int32))
+
+
+def test_remix_gains_are_independent_and_uniform_in_db() -> None:
+    objective, num = make_objective(RemixConfig(gain_db=6.0)), 2000
+    stft, _ = remixed_inputs(objective, separate_bins(num))
+    gains_db = 20 * np.log10(np.abs(np.asarray(stft[:, 0])))
+    assert np.abs(gains_db).max() <= 6 + 1e-4
+    np.testing.assert_allclose(np.quantile(gains_db, [0, 0.25, 0.5, 0.75, 1], axis=0).T, [[-6, -3, 0, 3, 6]] * 2, atol=0.5)
+    assert abs(np.corrcoef(gains_db.T)[0, 1]) < 0.1
+    # The same shift for all positives, none for the others.
+    shifted, _ = remixed_inputs(objective, separate_bins(num), positive_gain_db=-2.5)
+    np.testing.assert_allclose(20 * np.log10(np.abs(np.asarray(shifted[:, 0]))), gains_db + np.array([0, -2.5]), atol=1e-4)
+    without, _ = remixed_inputs(objective, separate_bins(num), gain_db=0.0)
+    np.testing.assert_allclose(np.abs(np.asarray(without)), 1, rtol=1e-6)
+
+
+def test_remix_gains_belong_to_the_example_and_the_key() -> None:
+    objective, batch = make_objective(RemixConfig()), separate_bins(8)
+    stft, _ = remixed_inputs(objective, batch)
+    order = jnp.asarray([3, 1, 0, 2, 7, 6, 5, 4])
+    shuffled, _ = remixed_inputs(objective, batch._replace(example_index=batch.example_index[order]))
+    np.testing.assert_array_equal(shuffled, stft[order])
+    other, _ = remixed_inputs(objective, batch, jax.random.key(1))
+    assert not np.any(np.isclose(np.abs(other[:, 0]), np.abs(stft[:, 0])))
+
+
+def test_remix_adds_complex_stfts_and_labels_where_the_positive_is_larger() -> None:
+    objective, batch = make_objective(RemixConfig(gain_db=0.0)), make_batch(16)
+    stft, at_zero = remixed_inputs(objective, batch)
+    np.testing.assert_allclose(stft, batch.unlabeled + batch.positive, rtol=1e-6)
+    np.testing.assert_allclose(at_zero.loss, math.log(2), rtol=1e-6)
+    dominates = jnp.abs(batch.positive) > jnp.abs(batch.unlabeled)
+
+    def loss(sign: float) -> float:
+        logits = sign * jnp.where(dominates, 20.0, -20.0)[..., None]
+        return float(objective.loss(lambda stft, index: logits, batch, KEY, hyperparameters(objective), None).loss)
+
+    assert loss(1.0) < 1e-6
+    np.testing.assert_allclose(loss(-1.0), 20, rtol=1e-5)
+
+
+def test_remix_labels_half_of_two_exchangeable_signals() -> None:
+    """The label frequency c = 1/2, by symmetry, whatever the gains' range and the weights."""
+    batch = make_batch(128, 16, target_gain=0.0)
+    for gain_db, exponent in ((0.0, 0.0), (6.0, 1.0), (20.0, 2.0)):
+        objective = make_objective(RemixConfig(gain_db=gain_db, weight_exponent=exponent))
+        _, result = remixed_inputs(objective, batch)
+        assert abs(float(result.metrics["label_share"]) - 0.5) < 0.05
+    # Positives 6 dB hot are larger in 4 bins of 5: |p|^2 and |u|^2 are exponential with means 4 and 1.
+    _, hot = remixed_inputs(objective, batch, gain_db=0.0, weight_exponent=0.0, positive_gain_db=20 * math.log10(2))
+    np.testing.assert_allclose(hot.metrics["label_share"], 0.8, atol=0.02)
+
+
+def test_remix_posterior_over_c_recovers_where_the_target_plays() -> None:
+    """With target and accompaniment complex Gaussian, |u|^2 and |p|^2 are exponential.
+
+    Where the target plays, R times the power of the accompaniment, p is the larger with probability 1 / (2 + R), elsewhere
+    with 1/2: the best mask of a network that knows only the bin is R / (2 + R), and 0 elsewhere.
+    """
+    ratio = 8.0
+    batch = make_batch(128, 16, target_gain=math.sqrt(ratio))
+    config = RemixConfig(gain_db=0.0, weight_exponent=0.0)
+    logits = learn(config, batch)
+    expected = np.array([1 / (2 + ratio)] * 2 + [0.5] * 2)
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), expected, atol=0.03)
+    objective = make_objective(config)
+    mask = objective.mask(
+        jnp.asarray(np.log(expected / (1 - expected)), jnp.float32)[None, None, :, None], hyperparameters(objective)
+    )
+    np.testing.assert_allclose(mask[0, 0], [ratio / (2 + ratio)] * 2 + [0, 0], atol=1e-6)
+    # Another label frequency stretches the same posterior.
+    rescaled = objective.mask(jnp.zeros((1, 1, 1, 1)), hyperparameters(objective, label_frequency=0.8))
+    np.testing.assert_allclose(rescaled, 1 - 0.5 / 0.8, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "values"),
+    [
+        (PUConfig(), "class_prior", [0.1, 0.5, 0.95]),
+        (PUConfig(class_prior=0.95), "gamma", [0.0, 0.5, 1.0]),
+        (PUConfig(class_prior=0.95), "beta", [0.0, 0.1, 5.0]),
+        (PUConfig(), "weight_exponent", [0.0, 0.5, 1.0]),
+        (RemixConfig(), "gain_db", [0.0, 3.0, 9.0]),
+        (RemixConfig(), "positive_gain_db", [-3.0, 0.0, 3.0]),
+        (RemixConfig(), "label_frequency", [0.4, 0.5, 0.7]),
+    ],
+    ids=str,
+)
+def test_hyperparameters_are_traced(config: Any, name: str, values: list[float]) -> None:
+    """One compiled function under vmap gives what as many configs give by themselves; and every value matters."""
+    objective = make_objective(config)
+    batch = make_batch(4, target_gain=0.5)
+    batch = batch._replace(positive=4 * batch.positive)
+
+    @jax.jit
+    def run(values: dict[str, jax.Array]) -> Any:
+        result = objective.loss(constant_network(jnp.asarray([1.0, -1.0, 0.5, -0.5])), batch, KEY, values, None)
+        return result, objective.mask(jnp.linspace(-2.0, 2.0, 4)[None, None, :, None], values)
+
+    base = hyperparameters(objective)
+    together = jax.vmap(lambda value: run(base | {name: value}))(jnp.asarray(values))
+    alone = [run(hyperparameters(objective, **{name: value})) for value in values]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), together, stacked)
+    for first, second in ((0, 1), (1, 2)):
+        assert any(np.any(leaf[first] != leaf[second]) for leaf in jax.tree.leaves(stacked))
+
+
+@pytest.mark.parametrize("config", [PUConfig(), RemixConfig()], ids=str)
+def test_every_number_of_an_objective_is_a_hyperparameter(config: Any) -> None:
+    numbers = {name for name, value in vars(config).items() if isinstance(value, float)}
+    assert set(make_objective(config).hyperparameters) == numbers
+
+
+def test_mask_fn_is_network_and_mask_without_dropout() -> None:
+    config = Config(model=PatchCNNConfig(channels=2, blocks=0, dropout_rate=0.5), objective=RemixConfig(label_frequency=0.7))
+    model = make_model(config.model, num_outputs=1, dtype=jnp.float32)
+    stft, index = make_batch(3).unlabeled, jnp.zeros(3, jnp.int32)
+    variables = jax.jit(functools.partial(model.init, train=False))(KEY, stft, index)
+    mask = jax.jit(make_mask_fn(config))(variables, stft)
+    logits = model.apply(variables, stft, index, train=False)[..., 0]
+    np.testing.assert_allclose(mask, np.clip(1 - np.asarray(jax.nn.sigmoid(logits)) / 0.7, 0, 1), atol=1e-6)
+    assert mask.shape == stft.shape

@@ -1,0 +1,239 @@
+"""Eight simulated devices equal one; the train step lowers for GPU and TPU."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxpu.train
+from data_pipeline.spec import DataConfig, PatchSpec
+from jaxpu import losses, parallel
+from jaxpu.config import Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig
+from jaxpu.train import TrainState, init_state, make_evaluate_step, make_train_step
+
+PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
+DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
+BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")
+KEY = jax.random.key(5)
+BATCH_SIZE, NUM_STEPS = 16, 10
+
+
+def make_config(objective: Any, model: PatchCNNConfig, **settings: Any) -> Config:
+    train = TrainConfig(batch_size=BATCH_SIZE, learning_rate=0.01, **settings)
+    return Config(data=DataConfig(patch=PATCH), model=model, objective=objective, train=train)
+
+
+def make_state(config: Config, **hyperparameters: float) -> TrainState:
+    """The state at the start with parameters drawn by NumPy, since compiling the initialisers takes seconds."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        if ".params" in name or ".ema_params" in name:
+            return jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape) + ("'scale'" in name), leaf.dtype)
+        return jnp.full(leaf.shape, 1 if "'var'" in name else 0, leaf.dtype)
+
+    state = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_state(config)))
+    defaults = jaxpu.train.make_objective(config.objective).hyperparameters
+    return state.replace(hyperparameters={name: jnp.float32(value) for name, value in (defaults | hyperparameters).items()})
+
+
+def make_batch(seed: int, *, with_target: bool = False, positive_gain: float = 1.0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    # Clips of all levels, so that the shares of the devices differ.
+    level = 4 ** rng.standard_normal((BATCH_SIZE, 1, 1, 1, 1))
+    unlabeled, positive, target = (
+        (level * rng.standard_normal((BATCH_SIZE, *PATCH.patch_shape))).astype(np.float32) for _ in range(3)
+    )
+    batch = {
+        "unlabeled": unlabeled,
+        "positive": np.float32(positive_gain) * positive,
+        "index": np.arange(BATCH_SIZE, dtype=np.int32),
+    }
+    return batch | ({"target": 0.5 * unlabeled + 0.1 * target} if with_target else {})
+
+
+def relative_difference(actual: Any, expected: Any, start: Any = None) -> float:
+    """Norm of the difference over the norm of what is expected, or of how far it is from `start`."""
+    difference = optax.global_norm(jax.tree.map(np.subtract, jax.device_get(actual), jax.device_get(expected)))
+    moved = expected if start is None else jax.tree.map(np.subtract, jax.device_get(expected), jax.device_get(start))
+    return float(difference / optax.global_norm(moved))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eight_devices() -> None:
+    assert jax.device_count() == 8
+
+
+CASES: dict[str, tuple[Config, str]] = {
+    "pu-sgd": (make_config(PUConfig(gamma=0.5), DROPOUT), "sgd"),
+    "pu-clipped-adam": (make_config(PUConfig(gamma=0.5), DROPOUT, gradient_clip=0.02, ema_decay=0.9), "adam"),
+    "remix-sgd": (make_config(RemixConfig(), DROPOUT), "sgd"),
+    "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), "sgd"),
+    "supervised-norm-sgd": (make_config(SupervisedConfig(), BATCH_NORM), "sgd"),
+}
+
+
+@functools.cache
+def steps(case: str) -> tuple[Any, Any]:
+    """The step of a case on one device, and on all eight."""
+    config, optimizer = CASES[case]
+    with pytest.MonkeyPatch.context() as patch:
+        if optimizer == "sgd":
+            # With a rate of 1 the first step is the gradient itself.
+            patch.setattr(
+                jaxpu.train, "make_optimizer", lambda settings: optax.sgd(optax.piecewise_constant_schedule(1.0, {1: 0.02}))
+            )
+        step = make_train_step(config)
+        make_state(config)
+    return jax.jit(functools.partial(step, axis_name=None)), parallel.over_devices(step)
+
+
+def start(case: str, **hyperparameters: float) -> TrainState:
+    config, optimizer = CASES[case]
+    state = make_state(config, **hyperparameters)
+    if optimizer == "sgd":
+        state = state.replace(opt_state=optax.sgd(optax.constant_schedule(1.0)).init(state.params))
+    return state
+
+
+# Where positives are 4 times louder and their prior is 0.9, the bracket is far below 0; at 0.2 and equal levels far above.
+@pytest.mark.parametrize(
+    ("case", "clamped", "hyperparameters", "positive_gain"),
+    [
+        ("pu-sgd", 0.0, {"class_prior": 0.2}, 1.0),
+        ("pu-sgd", 1.0, {"class_prior": 0.9}, 4.0),
+        ("pu-clipped-adam", 0.0, {"class_prior": 0.2}, 1.0),
+        ("pu-clipped-adam", 1.0, {"class_prior": 0.9}, 4.0),
+        ("remix-sgd", None, {}, 1.0),
+        ("remix-norm-sgd", None, {}, 1.0),
+        ("supervised-norm-sgd", None, {}, 1.0),
+    ],
+)
+def test_eight_devices_equal_one(
+    case: str, clamped: float | None, hyperparameters: dict[str, float], positive_gain: float
+) -> None:
+    one, eight = steps(case)
+    begin = state_one = state_eight = start(case, **hyperparameters)
+    with_target = "supervised" in case
+    for number in range(NUM_STEPS):
+        batch = make_batch(number, with_target=with_target, positive_gain=positive_gain)
+        state_one, expected = one(state_one, batch, KEY)
+        state_eight, actual = eight(state_eight, batch, KEY)
+        assert set(actual) == set(expected)
+        if clamped is not None:
+            assert float(expected["clamped"]) == float(actual["clamped"]) == clamped
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, err_msg=f"{name} at step {number}")
+        if number == 0:
+            # After one step: with SGD at a rate of 1 this compares the gradients.
+            assert relative_difference(state_eight.params, state_one.params, begin.params) < 1e-5
+    assert int(state_eight.step) == NUM_STEPS
+    assert relative_difference(state_eight.params, state_one.params, begin.params) < 1e-5
+    for part in ("batch_stats", "opt_state", "ema_params"):
+        if jax.tree.leaves(getattr(state_one, part)):
+            assert relative_difference(getattr(state_eight, part), getattr(state_one, part)) < 1e-5
+
+
+def test_dropout_is_on_and_follows_the_global_index() -> None:
+    """Examples dealt to the devices in another order give the same step, since their indices go with them."""
+    one, eight = steps("pu-sgd")
+    batch = make_batch(0)
+    order = np.random.default_rng(1).permutation(BATCH_SIZE)
+    state = start("pu-sgd", class_prior=0.2)
+    expected, _ = eight(state, batch, KEY)
+    shuffled, _ = eight(state, {name: value[order] for name, value in batch.items()}, KEY)
+    assert relative_difference(shuffled.params, expected.params, state.params) < 1e-5
+    without_index, _ = eight(state, batch | {"index": batch["index"][order]}, KEY)
+    assert relative_difference(without_index.params, expected.params, state.params) > 1e-3
+    other_key, _ = one(state, batch, jax.random.key(6))
+    assert relative_difference(other_key.params, expected.params, state.params) > 1e-3
+
+
+def test_the_clamp_is_global() -> None:
+    """Half of the devices have a negative bracket, the whole batch has not: only a global clamp sees that."""
+    ln3 = np.float32(np.log(3))
+    # By device: bracket 1/4 - 0.6 * 3/4 = -0.2, or 3/4 - 0.6 * 1/4 = 0.6; over all devices 0.2.
+    sign = np.repeat(np.array([1, -1], np.float32), 4)[:, None] * np.ones((1, 3), np.float32)
+    batch = {"positive": (ln3 * sign).reshape(24), "unlabeled": (-ln3 * sign).reshape(24)}
+
+    def loss(shift: jax.Array, batch: dict[str, jax.Array], axis_name: str | None) -> losses.PULoss:
+        return losses.pu_loss(
+            batch["positive"] + shift, batch["unlabeled"] + shift, class_prior=0.6, gamma=0.5, axis_name=axis_name
+        )
+
+    def value_and_gradient(shift: jax.Array, batch: Any, key: jax.Array, axis_name: str | None = None) -> Any:
+        gradient, result = jax.grad(
+            lambda shift: (loss(shift, batch, axis_name).loss, loss(shift, batch, axis_name)), has_aux=True
+        )(shift)
+        return result, gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)
+
+    ours, our_gradient = parallel.over_devices(value_and_gradient)(jnp.zeros(()), batch, KEY)
+    whole, gradient = value_and_gradient(jnp.zeros(()), batch, KEY)
+    np.testing.assert_allclose(ours, whole, atol=1e-6)
+    np.testing.assert_allclose(ours.negative_risk, 0.2, atol=1e-6)
+    assert float(ours.clamped) == 0
+    np.testing.assert_allclose(our_gradient, gradient, rtol=1e-5)
+    # What clamping on each device and averaging gives.
+    shares = {name: value.reshape(8, 3) for name, value in batch.items()}
+    each, each_gradient = jax.vmap(value_and_gradient, (None, 0, None))(jnp.zeros(()), shares, KEY)
+    assert abs(float(each.loss.mean()) - float(whole.loss)) > 0.05
+    assert abs(float(each_gradient.mean()) - float(gradient)) > 0.01
+
+
+def test_evaluation_on_eight_devices_equals_one() -> None:
+    config = make_config(SupervisedConfig(), BATCH_NORM)
+    evaluate_step, state, batch = make_evaluate_step(config), make_state(config), make_batch(0, with_target=True)
+    # A silent target on one device: the mean must be over clips, not over devices.
+    batch["target"][3:6] = 0
+    expected = jax.jit(functools.partial(evaluate_step, axis_name=None))(state, batch, KEY)
+    actual = parallel.over_devices(evaluate_step)(state, batch, KEY)
+    assert set(actual) == {"loss", "kept_energy", "inactive_share", "si_sdr_improvement", "true_kept_energy"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_batch_size_must_be_a_multiple_of_the_devices() -> None:
+    parallel.check_batch_size(16)
+    with pytest.raises(ValueError, match=r"^TrainConfig.batch_size is 12; it must be a multiple of the 8 devices .* Try 8\.$"):
+        parallel.check_batch_size(12)
+    with pytest.raises(ValueError, match=r"Try 8\.$"):
+        parallel.check_batch_size(3)
+
+
+def test_devices_in_words() -> None:
+    assert parallel.describe() == "8 x cpu (cpu), 1 process(es)"
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize(
+    "objective", [PUConfig(), RemixConfig(), SupervisedConfig()], ids=lambda objective: type(objective).__name__
+)
+def test_the_train_step_lowers_for_accelerators(objective: Any, platform: str) -> None:
+    """On the CPU, without a device of that kind: everything in the step has a translation for it."""
+    model = dataclasses.replace(DROPOUT if not isinstance(objective, SupervisedConfig) else BATCH_NORM, features="power")
+    config = make_config(
+        objective, model, mixed_precision=True, gradient_clip=1.0, ema_decay=0.99, schedule="cosine", warmup_steps=5
+    )
+    batch = {
+        name: jax.ShapeDtypeStruct(value.shape, np.float16 if value.dtype == np.float32 else value.dtype)
+        for name, value in make_batch(0, with_target=isinstance(objective, SupervisedConfig)).items()
+    }
+    state = jax.eval_shape(lambda: init_state(config))
+    # Flax adds bfloat16 to float32 inside of its batch normalisation.
+    with jax.numpy_dtype_promotion("standard"):
+        exported = jax.export.export(jax.jit(make_train_step(config)), platforms=[platform])(
+            state, batch, jax.eval_shape(lambda: KEY)
+        )
+    assert exported.platforms == (platform,)
+    next_state, statistics = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    assert shapes(next_state) == shapes(state)
+    assert {"loss", "gradient_norm", "kept_energy", "inactive_share"} <= set(statistics)
+    # Convolutions in bfloat16, parameters in float32.
+    assert "bf16" in exported.mlir_module()
