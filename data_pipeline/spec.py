@@ -50,9 +50,7 @@ class PatchSpec:
         if self.n_fft % 2:
             raise ValueError(f"PatchSpec.n_fft is {self.n_fft}; it must be even.")
         if self.win_length > self.n_fft:
-            raise ValueError(
-                f"PatchSpec.win_length is {self.win_length}; it must be at most n_fft = {self.n_fft}. Raise n_fft or shorten the window."
-            )
+            raise ValueError(f"PatchSpec.win_length is {self.win_length}; it must be at most n_fft = {self.n_fft}. Raise n_fft.")
         if 2 * self.hop_length > self.win_length:
             raise ValueError(
                 f"PatchSpec.hop_length is {self.hop_length}; it must be at most half of win_length = {self.win_length}, "
@@ -63,6 +61,7 @@ class PatchSpec:
 
     @property
     def num_channels(self) -> int:
+        """Channels of a patch."""
         return 2 if self.stereo else 1
 
     @property

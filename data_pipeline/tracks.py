@@ -395,7 +395,7 @@ def _audio_files(folder: Path) -> list[Path]:
 
 
 def _draw(names: list[str], share: float, seed: int, at_least: int = 1) -> set[str]:
-    """That share of the names and `at_least` as many, but no more than half of the names for the sake of the latter; never all."""
+    """That share of the names, never all; `at_least` as many, where that is no more than half of them."""
     if len(names) < 2:
         return set()
     count = min(max(min(at_least, len(names) // 2), round(share * len(names))), len(names) - 1)

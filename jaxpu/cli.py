@@ -311,8 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """The errors whose messages are for the user; those of modules that are slow to import only where
-    the command has imported them."""
+    """The errors whose messages are for the user, of those modules that the command has imported."""
     late = {
         "data_pipeline.synthetic": "CorpusError",
         "jaxpu.checkpoints": "CheckpointError",

@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 from data_pipeline.builder import prepare
 from data_pipeline.synthetic import synthesize
 from data_pipeline.tracks import Musdb18HQ
@@ -10,6 +13,7 @@ from jaxpu import parallel
 from jaxpu.checkpoints import load_model
 from jaxpu.config import Config, uses_stems
 from jaxpu.evaluate import evaluate, format_table
+from jaxpu.report import plot_separation
 from jaxpu.separate import separate
 from jaxpu.train import train
 
@@ -41,6 +45,17 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     song = sorted((out / "corpus" / "test").iterdir())[0] / "mixture.wav"
     print(f"5/5 Separating {song}", flush=True)
     report = separate(model, [song], out / "separated")
+    picture = out / "separation.png"
+    separated = next(path for path in report.written[song] if path.stem != "accompaniment")
+    plot_separation(
+        picture,
+        config.data.patch,
+        rate,
+        mixture=_first_channel(song),
+        reference=sum(_first_channel(song.with_name(f"{stem}.wav")) for stem in config.data.target),
+        estimate=_first_channel(separated),
+        title=song.parent.name,
+    )
 
     print()
     print(format_table(table))
@@ -50,5 +65,10 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     print("Listen to:")
     for path in [song, *report.written[song]]:
         print(f"  {path}")
+    print(f"Look at: {picture}")
     print(f"Checkpoints, learning curves and scores: {out / 'run'}, {out / 'evaluation'}")
     print(f"Took {time.perf_counter() - started:.0f} s.")
+
+
+def _first_channel(path: Path) -> np.ndarray:
+    return soundfile.read(path, dtype="float32", always_2d=True)[0][:, 0]

@@ -165,7 +165,7 @@ def make_train_step(config: Config) -> StepFunction:
             # A short memory at first, so that the initial parameters are soon forgotten.
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
-        statistics["gradient_norm"] = optax.global_norm(gradients)
+        statistics["gradient_norm"] = optax.tree.norm(gradients)
         next_state = dataclasses.replace(
             state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
         )
@@ -204,8 +204,9 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
         mask = objective.mask(network(decoded.unlabeled, 2 * decoded.example_index), state.hyperparameters)
         results |= mask_statistics(mask, decoded.unlabeled, axis_name)
         if decoded.target is not None:
+            masked = mask.astype(decoded.unlabeled.dtype) * decoded.unlabeled
             mixture, target, estimate = (
-                istft(stft, patch, patch.clip_samples) for stft in (decoded.unlabeled, decoded.target, mask * decoded.unlabeled)
+                istft(stft, patch, patch.clip_samples) for stft in (decoded.unlabeled, decoded.target, masked)
             )
             improvement = metrics.si_sdr(target, estimate) - metrics.si_sdr(target, mixture)
             energy, mixture_energy = jnp.sum(target**2, -1), jnp.sum(mixture**2, -1)

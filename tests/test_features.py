@@ -7,6 +7,8 @@ import pytest
 
 from jaxpu.features import FEATURES
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 def test_values() -> None:
     stft = jnp.asarray([3 + 4j, -15j, 0], jnp.complex64)

@@ -13,6 +13,8 @@ import scipy.special
 
 from jaxpu import losses
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 Array = np.ndarray[Any, Any]
 LN3 = math.log(3.0)  # sigmoid(LN3) = 3/4
 

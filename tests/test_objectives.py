@@ -15,6 +15,8 @@ from jaxpu.config import Config, PatchCNNConfig, PUConfig, RemixConfig, Supervis
 from jaxpu.models import make_model
 from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, make_mask_fn, make_objective
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 # Every objective and choice in it.  One without a row fails the test below.
 CONFIGS: list[Any] = [
     PUConfig(),

@@ -13,6 +13,8 @@ from jaxpu.config import PatchCNNConfig
 from jaxpu.models import MODELS, make_model, receptive_field_frames
 from jaxpu.models.patch_cnn import ChannelDropout
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 PULSE_PU = PatchCNNConfig()
 PULSE_SUPERVISED = PatchCNNConfig(normalization="batch", output_kernel_size=3)
 TINY = PatchCNNConfig(channels=2, blocks=1, kernel_size=(3, 5), features="log", dropout_rate=0.5)

@@ -9,6 +9,8 @@ import pytest
 from data_pipeline.spec import PatchSpec, Window
 from jaxpu.stft import istft, stft
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 # (n_fft, win_length, hop_length, window): PULSE's, short windows, one that cannot be centred exactly, odd hops.
 CASES: list[tuple[int, int, int, Window]] = [
     (1024, 1024, 256, "hamming"),

@@ -1,0 +1,187 @@
+"""The commands, as a user types them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import museval
+import numpy as np
+import pytest
+import soundfile
+import stempeg
+
+from jaxpu.cli import main
+from jaxpu.config import config_names
+
+# A network and patches so small that most of the time goes into the commands themselves.
+SMALL_PATCH = ["--data.patch.n-fft", "256", "--data.patch.win-length", "256", "--data.patch.hop-length", "128"]
+SMALL_RUN = [
+    "--train.num-steps",
+    "2",
+    "--train.eval-every",
+    "1",
+    "--train.batch-size",
+    "8",
+    "--model.channels",
+    "2",
+    "--model.blocks",
+    "1",
+]
+
+
+def run(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def noise(path: Path, seconds: float, seed: int, sample_rate: int = 8000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(seed).normal(0, 0.1, int(seconds * sample_rate))
+    soundfile.write(path, samples, sample_rate)
+
+
+@pytest.mark.timeout(600)
+def test_demo_shortened(tmp_path, capsys):
+    small = ["--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "2", "2"]
+    songs = ["--songs", 4, "--test-songs", 1, "--seconds", 5, "--data.validation-share", "0.5"]
+    assert run("demo", "-o", tmp_path, *songs, *SMALL_RUN[:6], *small) == 0
+    printed = capsys.readouterr().out
+    for row in ("model", "mixture", "fixed_mask", "oracle"):
+        assert row in printed
+    assert "Use of stems: none" in printed
+    mixture, rate = soundfile.read(next((tmp_path / "corpus" / "test").iterdir()) / "mixture.wav", dtype="float32")
+    parts = {path.stem: soundfile.read(path, dtype="float32") for path in (tmp_path / "separated").rglob("*.wav")}
+    assert set(parts) == {"vocals", "accompaniment"}
+    assert all(part_rate == rate for _, part_rate in parts.values())
+    np.testing.assert_allclose(sum(samples for samples, _ in parts.values()), mixture, atol=1.01 * 2**-15)
+    assert (tmp_path / "separation.png").stat().st_size > 10_000
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("evaluate") == 2
+    # Done again, it goes through what is there already.
+    assert run("demo", "-o", tmp_path, *songs, *SMALL_RUN[:6], *small) == 0
+
+
+@pytest.mark.timeout(600)
+def test_two_folders_of_any_audio(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for index in range(3):
+        noise(tmp_path / "songs" / f"{index}.wav", 3, index)
+        noise(tmp_path / "instrumentals" / "more" / f"{index}.flac", 3, 10 + index, 11_025)
+    settings = [
+        *SMALL_PATCH,
+        "--data.patch.sample-rate",
+        "8000",
+        "--data.patch.clip-samples",
+        "4000",
+        "--data.activity-on",
+        "off",
+    ]
+    assert run("prepare", "baseline", "--with", "songs", "--without", "instrumentals", *settings, "--workers", 1) == 0
+    assert run("train", "baseline", *settings, *SMALL_RUN) == 0
+    assert "step 2, all steps done" in capsys.readouterr().out
+    # The same command again finds that nothing is left to do; the module is the same command.
+    module = [sys.executable, "-m", "jaxpu.train", "baseline", *settings, *SMALL_RUN]
+    again = subprocess.run(module, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "step 2, all steps done" in again.stdout
+    assert run("separate", "runs/baseline", "songs", "-o", "out") == 0
+    assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.wav")) == [
+        f"{index}/{name}.wav" for index in range(3) for name in ("accompaniment", "vocals")
+    ]
+    # Other settings than the data's are refused before the first step.
+    assert run("train", "baseline", *settings, *SMALL_RUN, "--data.patch.window", "hann", "--run", "runs/other") == 1
+    assert "window" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(600)
+def test_the_stem_mp4_of_stempeg_goes_all_the_way(tmp_path):
+    for split, number in (("train", 4), ("test", 1)):
+        (tmp_path / "musdb" / split).mkdir(parents=True)
+        for index in range(number):
+            shutil.copy(stempeg.example_stem_path(), tmp_path / "musdb" / split / f"Song {split} {index}.stem.mp4")
+    settings = [
+        *SMALL_PATCH,
+        "--data.patch.sample-rate",
+        "16000",
+        "--data.patch.clip-samples",
+        "16000",
+        "--data.validation-share",
+        "0.5",
+    ]
+    assert run("prepare", "baseline", "--musdb18", tmp_path / "musdb", "-o", tmp_path / "data", *settings) == 0
+    assert run("train", "baseline", *settings, *SMALL_RUN, "--prepared", tmp_path / "data", "--run", tmp_path / "run") == 0
+    song = tmp_path / "musdb" / "test" / "Song test 0.stem.mp4"
+    assert run("separate", tmp_path / "run", song, "-o", tmp_path / "out") == 0
+    vocals = next((tmp_path / "out").rglob("vocals.*"))
+    assert soundfile.info(vocals).samplerate == 44_100
+    assert soundfile.info(vocals).channels == 2
+    assert run("evaluate", tmp_path / "run", tmp_path / "musdb", "-o", tmp_path / "scores", "--workers", 1) == 0
+    store = museval.MethodStore()
+    store.add_eval_dir(tmp_path / "scores" / "museval" / "model")
+    assert {"vocals", "accompaniment"} <= set(store.df.target)
+
+
+def test_synthesize(tmp_path, capsys):
+    assert run("synthesize", tmp_path / "corpus", "--train", 1, "--test", 0, "--seconds", 4, "--sample-rate", 8000) == 0
+    assert len(list((tmp_path / "corpus" / "train").glob("*/vocals.wav"))) == 1
+    assert run("synthesize", tmp_path / "corpus", "--train", 2, "--test", 0, "--seconds", 4, "--sample-rate", 8000) == 1
+    assert str(tmp_path / "corpus") in capsys.readouterr().err
+
+
+def test_help_lists_commands_and_configs(capsys):
+    assert run() == 0
+    printed = capsys.readouterr().out
+    for word in ("prepare", "train", "evaluate", "separate", "synthesize", "demo", *config_names()):
+        assert word in printed
+    with pytest.raises(SystemExit) as stopped:
+        run("train", "baseline", "--help")
+    assert stopped.value.code == 0
+    assert "--objective.class-prior" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["sing"], "there is no command 'sing'; it must be one of prepare, train"),
+        (["train"], "Say which config: jaxpu train CONFIG"),
+        (["train", "nothing"], "There is no config 'nothing'"),
+        (["prepare", "baseline"], "0 sources are given. Give one"),
+        (["prepare", "baseline", "--with", "songs"], "--with and --without belong together"),
+        (["prepare", "baseline", "--download"], "--download needs --musdb18"),
+        (["prepare", "baseline", "--musdb18hq", "missing"], "missing"),
+        (["train", "baseline", "--prepared", "missing"], "missing"),
+        (["separate", "missing", "song.wav", "-o", "out"], "missing is no run"),
+        (["evaluate", "missing", "corpus"], "missing is no run"),
+    ],
+)
+def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(*args) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("jaxpu: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--objective.class-prior", "1.7", "PUConfig.class_prior is 1.7"),
+        ("--objective.gain-db", "3", "--objective.gain-db"),
+        ("--data.target", "kazoo", "kazoo"),
+        ("--train.select-by", "luck", "--train.select-by"),
+        ("--data.patch.hop-length", "1000", "PatchSpec.hop_length is 1000"),
+    ],
+)
+def test_unknown_and_impossible_values_are_refused_by_name(capsys, option, value, message):
+    with pytest.raises(SystemExit) as stopped:
+        run("train", "baseline", option, value)
+    assert stopped.value.code != 0
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_the_installed_command(tmp_path):
+    command = Path(sys.executable).parent / "jaxpu"
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path, env=dict(os.environ))
+    assert done.stdout.startswith("jaxpu ")
