@@ -1,7 +1,7 @@
 """Recordings -> a prepared dataset on disk: TFRecord shards that TensorFlow Datasets opens, with an index for random access.
 
 A dataset is made in `directory/unfinished`, one folder per finished track, and published by renaming files into `directory`,
-those that make it openable last. So a kill at any moment leaves either a finished dataset or one that the same command goes on with.
+those that make it openable last. So a kill at any moment leaves a finished dataset, or one that the same command goes on with.
 """
 
 import concurrent.futures

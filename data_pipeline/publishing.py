@@ -206,8 +206,8 @@ def _write_tfds_metadata(
         builder=identity,
         features=tfds.features.FeaturesDict({"track": np.int32, "start": np.int64, "level": np.float32, "stft": stft}),
         description=(
-            "Patches of complex STFT (real, imaginary) of mixtures and accompaniments, made by jaxpu. `start` is the first sample of "
-            "the clip, `level` what it was divided by before the transform."
+            "Patches of complex STFT (real, imaginary) of mixtures and accompaniments, made by jaxpu. `start` is the first "
+            "sample of the clip, `level` what it was divided by before the transform."
         ),
     )
     info.set_file_format("tfrecord")

@@ -122,7 +122,8 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
     if not directory.is_dir():
         raise CheckpointError(f"{path} is no run: it has no folder `checkpoints`. Give a folder that `jaxpu train` wrote.")
     with ocp.training.Checkpointer(directory) as checkpointer:
-        found = list(checkpointer.checkpoints)
+        # One without a score is what a process left that was killed while it removed a checkpoint.
+        found = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
         if not found:
             raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")
         chosen = found[-1] if which == "last" else max(found, key=lambda checkpoint: checkpoint.metrics["score"])

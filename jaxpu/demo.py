@@ -52,7 +52,7 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
         config.data.patch,
         rate,
         mixture=_first_channel(song),
-        reference=sum(_first_channel(song.with_name(f"{stem}.wav")) for stem in config.data.target),
+        reference=np.sum([_first_channel(song.with_name(f"{stem}.wav")) for stem in config.data.target], axis=0),
         estimate=_first_channel(separated),
         title=song.parent.name,
     )

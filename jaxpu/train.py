@@ -368,7 +368,6 @@ class _Run:
             num_steps=num_steps,
             disjoint_tracks=settings.disjoint_tracks,
             with_target=with_target,
-            shuffle=split == "train",
             process_index=parallel.process_index(),
             process_count=parallel.process_count(),
         ):
@@ -390,11 +389,14 @@ class _Run:
         return warnings
 
     def _evaluate(self, state: TrainState) -> dict[str, float]:
-        """Means over the batches of the validation tracks; the same batches and keys at every evaluation."""
-        batches = self._batches("validation", with_target=self.with_target)
-        results = []
-        for number, batch in zip(range(self.config.train.eval_batches), batches, strict=False):
-            results.append(self.evaluate_step(state, batch, jax.random.fold_in(self.evaluate_key, number)))
+        """Means over batches of the validation tracks, drawn from all of them; the same batches and keys at every evaluation."""
+        one_pass = max(self.dataset.num_clips("validation", "mixture") // self.config.train.batch_size, 1)
+        num_batches = min(self.config.train.eval_batches, one_pass)
+        batches = self._batches("validation", with_target=self.with_target, num_steps=num_batches)
+        results = [
+            self.evaluate_step(state, batch, jax.random.fold_in(self.evaluate_key, number))
+            for number, batch in enumerate(batches)
+        ]
         values = jax.device_get(results)
         return {name: float(np.mean([item[name] for item in values])) for name in values[0]}
 

@@ -192,16 +192,16 @@ def test_a_damaged_byte_is_an_error_that_names_the_file(dataset, tmp_path):
     data[index.offset[row] + 5000] ^= 0x10
     path.write_bytes(data)
     damaged = PatchDataset.open(directory)  # the sizes are right: only the checksum tells
-    with pytest.raises(DataError, match=f"{path.name}: the record at byte {index.offset[row]} is damaged"):
+    with pytest.raises(DataError, match=rf"{path.name}: the record at byte {index.offset[row]} is damaged"):
         take(damaged, 20, disjoint_tracks=False)
     with path.open("r+b") as file:
         file.truncate(len(data) - 1)
-    with pytest.raises(DataError, match=f"{path.name}: has {len(data) - 1} bytes instead of {len(data)}"):
+    with pytest.raises(DataError, match=rf"{path.name}: has {len(data) - 1} bytes instead of {len(data)}"):
         PatchDataset.open(directory)
     path.unlink()
-    with pytest.raises(DataError, match=f"{path.name}: is missing"):
+    with pytest.raises(DataError, match=rf"{path.name}: is missing"):
         PatchDataset.open(directory)
-    with pytest.raises(DataError, match=f"{path.name}: cannot be read"):  # lost while a run goes on
+    with pytest.raises(DataError, match=rf"{path.name}: cannot be read"):  # lost while a run goes on
         take(damaged, 20, disjoint_tracks=False)
 
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_given_is_refused_at_once(dataset, tmp_path):
 def test_check_names_every_field_that_differs(dataset):
     dataset.check(CONFIG)
     other = dataclasses.replace(CONFIG, seed=3, patch=dataclasses.replace(CONFIG.patch, hop_length=64))
-    with pytest.raises(DataError, match="seed is 0 but 3 is asked for; patch.hop_length is 128 but 64 is asked for"):
+    with pytest.raises(DataError, match=r"seed is 0 but 3 is asked for; patch.hop_length is 128 but 64 is asked for"):
         dataset.check(other)
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from data_pipeline.tracks import Musdb18HQ, TwoFolders
 
 RATE = 8000
 CONFIG = DataConfig(
-    patch=PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=128), validation_share=0.3
+    patch=PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=128), validation_share=0.25
 )
 
 
@@ -44,7 +45,7 @@ def contents(directory):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
-    source = make_corpus(root / "corpus")
+    source = make_corpus(root / "corpus", num_songs=5)  # 2 of them for validation
     prepare(source, CONFIG, root / "data", num_workers=1, progress=False)
     return source, root / "data"
 
@@ -55,9 +56,9 @@ def test_worker_processes_write_the_same_bytes(prepared, tmp_path, capfd):
     assert contents(tmp_path / "data") == contents(straight)
     assert not (tmp_path / "data" / "unfinished").exists()
     printed = capfd.readouterr().out
-    assert "Preparing 4 tracks: at most" in printed
+    assert "Preparing 5 tracks: at most" in printed
     assert "train mixture: kept 18 of 18 clips (100.0%" in printed
-    assert {track.name for track in dataset.tracks("train") + dataset.tracks("validation")} == {f"Song {n}" for n in range(4)}
+    assert {track.name for track in dataset.tracks("train") + dataset.tracks("validation")} == {f"Song {n}" for n in range(5)}
 
 
 def test_the_expected_size_is_close_and_never_less_than_the_real_one(prepared, tmp_path, capfd):
@@ -97,7 +98,7 @@ def test_same_sources_and_settings_are_not_prepared_twice(prepared, capfd):
 def test_changed_settings_or_sources_never_reuse_stale_data(tmp_path):
     source = make_corpus(tmp_path / "corpus", num_songs=3)
     first = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
-    drums = DataConfig(patch=CONFIG.patch, target=("drums",), validation_share=0.3)
+    drums = DataConfig(patch=CONFIG.patch, target=("drums",), validation_share=0.25)
     with pytest.raises(DataError, match=r"target is \('vocals',\) but \('drums',\) is asked for"):
         first.check(drums)
     second = prepare(source, drums, tmp_path / "data", num_workers=1, progress=False)
@@ -159,7 +160,7 @@ def test_settings_that_need_stems_are_refused_for_two_folders(tmp_path):
             soundfile.write(tmp_path / role / f"{number}.flac", recording, RATE)
     source = TwoFolders(tmp_path / "with", tmp_path / "without")
     for setting in ({"activity_on": "target"}, {"target_to_accompaniment_db": (-5.0, 10.0)}):
-        with pytest.raises(DataError, match=f"{next(iter(setting))} = .* needs stems"):
+        with pytest.raises(DataError, match=rf"{next(iter(setting))} = .* needs stems"):
             prepare(source, DataConfig(patch=CONFIG.patch, **setting), tmp_path / "data")
     assert not (tmp_path / "data").exists()
     dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
@@ -194,7 +195,7 @@ def test_nothing_kept_is_an_error(tmp_path):
 
 def test_no_room_is_refused_before_anything_is_written(prepared, tmp_path):
     source, _ = prepared
-    with pytest.raises(DataError, match=f"{tmp_path}/data: has .* free, but the data need up to"):
+    with pytest.raises(DataError, match=rf"{tmp_path}/data: has .* free, but the data need up to"):
         prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False, reserve_bytes=1 << 62)
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
 
@@ -211,7 +212,7 @@ def test_a_disk_that_refuses_data_is_named_and_nothing_half_made_is_left(prepare
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path / "data" / "unfinished" / "tracks") in str(caught.value)
     assert not list((tmp_path / "data" / "unfinished" / "tracks").iterdir())
-    with pytest.raises(DataError, match="has not finished. Run the same `jaxpu prepare` again"):
+    with pytest.raises(DataError, match=r"has not finished. Run the same `jaxpu prepare` again"):
         PatchDataset.open(tmp_path / "data")
     prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     assert contents(tmp_path / "data") == contents(straight)
@@ -228,27 +229,25 @@ def test_two_preparations_do_not_share_a_folder(prepared, tmp_path):
 
 def test_an_empty_or_wrong_source_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AudioError, match=f"{tmp_path}/empty"):
+    with pytest.raises(AudioError, match=rf"{tmp_path}/empty"):
         prepare(Musdb18HQ(tmp_path / "empty"), CONFIG, tmp_path / "data")
 
 
 def children(pid):
     """Processes that descend from one, from /proc."""
     parents = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat") as file:
-                    fields = file.read().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if fields[0] != "Z":
-                parents[int(entry)] = int(fields[1])
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(entry.name)] = int(fields[1])
     found = {child for child, parent in parents.items() if parent == pid}
     return found | {grandchild for child in found for grandchild in children(child)}
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at processes through /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_killed_while_workers_write_it_leaves_no_process_and_goes_on(tmp_path):
     source = make_corpus(tmp_path / "corpus", num_songs=10, seconds=40.0)
     straight = prepare(source, CONFIG, tmp_path / "straight", num_workers=1, progress=False)
@@ -273,7 +272,7 @@ if __name__ == "__main__":
     assert len(descendants) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while any(os.path.exists(f"/proc/{pid}") for pid in descendants):
+    while any(Path(f"/proc/{pid}").exists() for pid in descendants):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.02)
     assert len(list(tracks.iterdir())) < 10
@@ -289,7 +288,7 @@ if __name__ == "__main__":
 
 
 def test_killed_at_any_rename_it_leaves_a_finished_dataset_or_goes_on(tmp_path):
-    """A real kill -9 right before, and right after, every rename that `prepare` makes, over an older dataset of other settings."""
+    """A real kill -9 right before and right after every rename that `prepare` makes, over an older dataset of other settings."""
     make_corpus(tmp_path / "corpus", num_songs=3, seconds=1.0)
     script = """
 import json, os, shutil, signal, sys
@@ -303,7 +302,7 @@ from data_pipeline.tracks import Musdb18HQ
 root = Path(sys.argv[1])
 source = Musdb18HQ(root / "corpus")
 patch = PatchSpec(sample_rate=8000, clip_samples=4000, n_fft=256, win_length=256, hop_length=128)
-old, new = (DataConfig(patch=patch, target=(stem,), validation_share=0.3) for stem in ("vocals", "bass"))
+old, new = (DataConfig(patch=patch, target=(stem,), validation_share=0.25) for stem in ("vocals", "bass"))
 
 def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix != ".npz" and path.is_file()}
@@ -371,7 +370,7 @@ def test_record_framing_and_damage(tmp_path):
     path.write_bytes(data)
     assert read_record(path, 16) == b"abc"
     for offset in (35, 17, 10**6):
-        with pytest.raises(DataError, match=f"x.tfrecord: the record at byte {offset} is damaged"):
+        with pytest.raises(DataError, match=rf"x.tfrecord: the record at byte {offset} is damaged"):
             read_record(path, offset)
-    with pytest.raises(DataError, match="absent.tfrecord: cannot be read"):
+    with pytest.raises(DataError, match=r"absent.tfrecord: cannot be read"):
         read_record(tmp_path / "absent.tfrecord", 0)

@@ -228,7 +228,7 @@ def test_values_beyond_float16_are_an_error_and_never_infinite(tmp_path):
     track = two_folders(tmp_path, 1000 * np.sin(np.arange(9000)))
     spec = PatchSpec(RATE, False, 4000, 256, 256, 64, level="reference")
     patches = PatchMaker(DataConfig(patch=spec)).track(track, tmp_path / "scratch").patches()
-    with pytest.raises(DataError, match="a recording.wav: within .* 65504"):
+    with pytest.raises(DataError, match=r"a recording.wav: within .* 65504"):
         list(patches)
 
 

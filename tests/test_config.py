@@ -1,0 +1,243 @@
+"""Configs: what is refused and in which words, JSON and back, the files that come with jaxpu."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.spec import DataConfig, PatchSpec
+from jaxpu.config import (
+    Config,
+    ConfigError,
+    PatchCNNConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+    TrainConfig,
+    config_names,
+    from_json,
+    load_config,
+    to_json,
+    uses_stems,
+)
+
+DILATIONS = ((1, 1), (2, 2))
+
+REFUSED: list[tuple[type, str, Any, str]] = [
+    (PatchCNNConfig, "channels", 0, "positive"),
+    (PatchCNNConfig, "blocks", -1, "0 or more"),
+    (PatchCNNConfig, "growth", 0, "positive"),
+    (PatchCNNConfig, "pointwise_blocks", 3, "from 0 to blocks = 2"),
+    (PatchCNNConfig, "pointwise_blocks", -1, "from 0 to blocks = 2"),
+    (PatchCNNConfig, "kernel_size", (3, 4), "two odd positive numbers"),
+    (PatchCNNConfig, "kernel_size", (-1, 3), "two odd positive numbers"),
+    (PatchCNNConfig, "output_kernel_size", 2, "odd and positive"),
+    (PatchCNNConfig, "dropout_rate", 1.0, "in [0, 1)"),
+    (PatchCNNConfig, "dropout_rate", -0.1, "in [0, 1)"),
+    (
+        PatchCNNConfig,
+        "dilations",
+        DILATIONS,
+        "empty or 6 pairs of positive numbers, one for each convolution that is not pointwise",
+    ),
+    (
+        PatchCNNConfig,
+        "dilations",
+        ((1, 0),) * 6,
+        "empty or 6 pairs of positive numbers, one for each convolution that is not pointwise",
+    ),
+    (PUConfig, "class_prior", 0.0, "between 0 and 1"),
+    (PUConfig, "class_prior", 1.0, "between 0 and 1"),
+    (PUConfig, "class_prior", float("nan"), "between 0 and 1"),
+    (PUConfig, "beta", -0.1, "0 or more"),
+    (PUConfig, "gamma", 1.1, "in [0, 1]"),
+    (PUConfig, "gamma", -0.1, "in [0, 1]"),
+    (PUConfig, "weight_exponent", -1.0, "0 or more"),
+    (RemixConfig, "gain_db", -1.0, "0 or more"),
+    (RemixConfig, "label_frequency", 0.0, "in (0, 1]"),
+    (RemixConfig, "label_frequency", 1.5, "in (0, 1]"),
+    (RemixConfig, "weight_exponent", -1.0, "0 or more"),
+    (TrainConfig, "num_steps", 0, "positive"),
+    (TrainConfig, "batch_size", -8, "positive"),
+    (TrainConfig, "eval_every", 0, "positive"),
+    (TrainConfig, "eval_batches", 0, "positive"),
+    (TrainConfig, "learning_rate", 0.0, "positive"),
+    (TrainConfig, "warmup_steps", -1, "0 or more"),
+    (TrainConfig, "patience", -1, "0 or more"),
+    (TrainConfig, "gradient_clip", 0.0, "positive or None"),
+    (TrainConfig, "ema_decay", 1.0, "in [0, 1)"),
+    (TrainConfig, "seed", -1, "from 0 to 2^31 - 1"),
+    (TrainConfig, "seed", 2**31, "from 0 to 2^31 - 1"),
+]
+
+REFUSED_DATA: list[tuple[type, dict[str, Any], str]] = [
+    (PatchSpec, {"sample_rate": 0}, "PatchSpec.sample_rate is 0; it must be positive."),
+    (PatchSpec, {"hop_length": -1}, "PatchSpec.hop_length is -1; it must be positive."),
+    (PatchSpec, {"n_fft": 1025}, "PatchSpec.n_fft is 1025; it must be even."),
+    (
+        PatchSpec,
+        {"win_length": 2048},
+        "PatchSpec.win_length is 2048; it must be at most n_fft = 1024. Raise n_fft.",
+    ),
+    (PatchSpec, {"hop_length": 600}, "PatchSpec.hop_length is 600; it must be at most half of win_length = 1024"),
+    (PatchSpec, {"clip_samples": 1000}, "PatchSpec.clip_samples is 1000; it must be at least n_fft = 1024."),
+    (
+        DataConfig,
+        {"target": ("voice",)},
+        "DataConfig.target is ('voice',); it must name one, two or three different stems of vocals, drums",
+    ),
+    (DataConfig, {"target": ()}, "DataConfig.target is (); it must name"),
+    (DataConfig, {"target": ("bass", "bass")}, "DataConfig.target is ('bass', 'bass'); it must name"),
+    (DataConfig, {"validation_share": 1.0}, "DataConfig.validation_share is 1.0; it must lie between 0 and 1."),
+    (
+        DataConfig,
+        {"target_to_accompaniment_db": (10.0, -5.0)},
+        "DataConfig.target_to_accompaniment_db is (10.0, -5.0); the first must not",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "field", "value", "requirement"), REFUSED)
+def test_impossible_values_are_refused_by_name(cls: type, field: str, value: Any, requirement: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cls(**{field: value})
+    assert str(caught.value) == f"{cls.__name__}.{field} is {value!r}; it must be {requirement}."
+
+
+@pytest.mark.parametrize(("cls", "values", "message"), REFUSED_DATA)
+def test_impossible_data_settings_are_refused_by_name(cls: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        cls(**values)
+
+
+def test_every_field_with_limits_has_a_row() -> None:
+    """A field that may be a number and stands in no row above is either free or forgotten; those that are free are listed."""
+    free = {("RemixConfig", "positive_gain_db")}
+    rows = {(cls.__name__, field) for cls, field, _, _ in REFUSED}
+    for cls in (PatchCNNConfig, PUConfig, SupervisedConfig, RemixConfig, TrainConfig):
+        for field in dataclasses.fields(cls):
+            if isinstance(field.default, (int, float, tuple)) and not isinstance(field.default, bool):
+                assert (cls.__name__, field.name) in rows | free
+
+
+def test_limits_themselves_are_allowed() -> None:
+    PatchCNNConfig(blocks=0, dropout_rate=0.0)
+    PatchCNNConfig(blocks=1, pointwise_blocks=1, dilations=DILATIONS)
+    PUConfig(gamma=1.0, beta=0.0, weight_exponent=0.0)
+    RemixConfig(label_frequency=1.0, gain_db=0.0)
+    TrainConfig(gradient_clip=None, ema_decay=0.0, seed=2**31 - 1)
+
+
+CONFIGS = [
+    Config(),
+    Config(
+        data=DataConfig(patch=PatchSpec(stereo=True), target=("drums", "bass"), target_to_accompaniment_db=(-5.0, 10.0)),
+        model=PatchCNNConfig(blocks=1, dilations=((1, 1), (2, 2), (4, 4), (8, 8)), kernel_size=(5, 3)),
+        objective=RemixConfig(positive_gain_db=-1.5),
+        train=TrainConfig(gradient_clip=1.0),
+    ),
+    Config(objective=SupervisedConfig(loss="ratio_mask")),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["defaults", "changed", "supervised"])
+def test_json_and_back(config: Config) -> None:
+    restored = from_json(json.loads(json.dumps(to_json(config))))
+    assert restored == config
+    assert hash(restored) == hash(config)  # tuples, not lists
+    assert type(restored.objective) is type(config.objective)
+
+
+def test_stored_configs_of_another_version_are_refused() -> None:
+    values = to_json(Config())
+    values["train"] |= {"momentum": 0.9, "averaging": True}
+    with pytest.raises(
+        ConfigError, match=r"^TrainConfig has no field averaging, momentum; another version wrote the stored config\.$"
+    ):
+        from_json(values)
+    values = to_json(Config())
+    values["objective"]["kind"] = "MixITConfig"
+    with pytest.raises(
+        ConfigError, match=r"^The stored config has a 'MixITConfig' where one of PUConfig, SupervisedConfig, .* must be;"
+    ):
+        from_json(values)
+    values = to_json(Config())
+    values["objective"]["class_prior"] = 2.0
+    with pytest.raises(ConfigError, match=r"^PUConfig.class_prior is 2.0; it must be between 0 and 1\.$"):
+        from_json(values)
+
+
+def test_fields_that_a_stored_config_lacks_take_their_defaults() -> None:
+    values = to_json(Config())
+    del values["train"]["patience"]
+    assert from_json(values) == Config()
+
+
+def test_reasons_why_a_run_uses_stems() -> None:
+    assert uses_stems(Config()) == []
+    assert uses_stems(Config(objective=RemixConfig())) == []
+    config = Config(
+        data=DataConfig(activity_on="target", target_to_accompaniment_db=(-5.0, 10.0)),
+        objective=SupervisedConfig(),
+        train=TrainConfig(select_by="si_sdr_improvement"),
+    )
+    assert uses_stems(config) == [
+        "supervised training",
+        "checkpoint selected by SI-SDR",
+        "activity detected on the target",
+        "mixtures mixed anew from stems",
+    ]
+
+
+def test_the_reports_configs_and_the_demo_are_shipped() -> None:
+    assert {"aligned", "baseline", "demo", "supervised", "tuned"} <= set(config_names())
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_shipped_configs_load_and_say_how_to_run_them(name: str) -> None:
+    config = load_config(name)
+    assert load_config(f"configs/{name}.py") == load_config(name + ".py") == config
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"shipped_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.__doc__
+    assert re.search(rf"(jaxpu train (configs/)?{name}(\.py)?\b|make {name}\b|jaxpu {name}\b)", module.__doc__), module.__doc__
+
+
+def test_the_baseline_is_what_pulse_publishes() -> None:
+    config = load_config("baseline")
+    assert config.data.patch == dataclasses.replace(PatchSpec(), sample_rate=44_100)
+    assert config.data.target == ("vocals",)
+    assert config.model == PatchCNNConfig(channels=8, blocks=2, dropout_rate=0.2, features="scaled")
+    assert config.objective == PUConfig("non_negative", "sigmoid", 0.6, 0.0, 0.096, 1.0, "hard")
+    assert config.train.learning_rate == 3.7e-5
+    assert config.data.patch.level == "clip"
+
+
+def test_configs_that_cannot_be_found_are_named(tmp_path: Path) -> None:
+    for name in ("nothing", "configs/nothing.py", str(tmp_path / "baseline.py"), "elsewhere/baseline.py"):
+        with pytest.raises(ConfigError) as caught:
+            load_config(name)
+        expected = f"There is no config {name!r}. Give a Python file, or one of {', '.join(config_names())}."
+        assert str(caught.value) == expected
+
+
+def test_config_files_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from jaxpu.config import Config, TrainConfig\nconfig = Config(train=TrainConfig(num_steps=3))\n")
+    assert load_config(path).train.num_steps == 3
+    path.write_text("config = 5\n")
+    message = f"{path} must assign a jaxpu.config.Config to the name `config`; it holds int."
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        load_config(path)
+    path.write_text("settings = 5\n")
+    with pytest.raises(ConfigError, match="it holds NoneType"):
+        load_config(path)
