@@ -7,8 +7,8 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
 
-# The small selection of tests that also runs on Python 3.13 and on the lowest versions.
-LEG_TESTS := tests/test_packaging.py
+# The small selection of tests that also runs on Python 3.13 and on the lowest versions: data, configs, STFT, losses, training steps.
+LEG_TESTS := tests/data_pipeline/test_builder.py tests/test_config.py tests/test_stft.py tests/test_losses.py tests/test_parallel.py
 
 # uv is a package here like any other: no Python and no tool is downloaded from elsewhere.
 export UV_PYTHON_DOWNLOADS := never

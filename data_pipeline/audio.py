@@ -41,6 +41,8 @@ _LOSSY_TOLERANCE = 2 * 1152
 _WAV_MAX_BYTES = (1 << 32) - 4096
 
 _PCM_BITS = {"PCM_16": 16, "PCM_24": 24}
+_OGG_MAX_RATE = 200_000
+
 _WRITE_FORMATS: dict[str, tuple[str, str]] = {
     ".wav": ("WAV", "FLOAT"),
     ".flac": ("FLAC", "PCM_24"),
@@ -191,6 +193,9 @@ class Writer:
             raise AudioError(
                 f"{self.path}: cannot write {suffix or 'a file without suffix'}; use one of {', '.join(WRITE_SUFFIXES)}."
             )
+        if suffix == ".ogg" and sample_rate > _OGG_MAX_RATE:
+            # libsndfile 1.2 crashes there instead of refusing.
+            raise AudioError(f"{self.path}: .ogg cannot hold {sample_rate} Hz, only up to {_OGG_MAX_RATE}. Write .wav or .flac.")
         container, default = _WRITE_FORMATS[suffix]
         self.subtype = subtype or default
         allowed = {"WAV": ("FLOAT", "PCM_16", "PCM_24"), "FLAC": ("PCM_24", "PCM_16")}.get(container, (default,))

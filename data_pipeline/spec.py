@@ -91,7 +91,7 @@ class DataConfig:
 
     Attributes:
         patch: how audio becomes patches.
-        target: one or several stems; ignored by a source without stems.
+        target: one or several names: stems of the source, where it has stems; else only what the separated files are called.
         activity_on: the signal whose activity decides which clips are kept (source activity detection of the band-split
             RNN paper).  `target` needs stems, so a dataset made with it is marked "uses stems".
         target_to_accompaniment_db: where given, every mixture is mixed anew from its stems with a ratio drawn uniformly
@@ -108,10 +108,9 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.target if name not in STEMS]
-        if unknown or not self.target or len(set(self.target)) != len(self.target) or len(self.target) == len(STEMS):
+        if not self.target or len(set(self.target)) != len(self.target) or any(not name or "/" in name for name in self.target):
             raise ValueError(
-                f"DataConfig.target is {self.target!r}; it must name one, two or three different stems of {', '.join(STEMS)}."
+                f"DataConfig.target is {self.target!r}; it must hold different names, at least one, and none empty or with a slash."
             )
         if not 0 < self.validation_share < 1:
             raise ValueError(f"DataConfig.validation_share is {self.validation_share}; it must lie between 0 and 1.")

@@ -126,7 +126,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         found = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
         if not found:
             raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")
-        chosen = found[-1] if which == "last" else max(found, key=lambda checkpoint: checkpoint.metrics["score"])
+        chosen = found[-1] if which == "last" else max(found, key=lambda each: (each.metrics["score"], each.step))
         metadata = checkpointer.checkpointables_metadata(chosen.step)
         variables = checkpointer.load_checkpointables(
             chosen.step, {"variables": jax.tree.map(ocp_abstract, metadata.metadata["variables"])}

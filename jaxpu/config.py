@@ -115,7 +115,7 @@ class SupervisedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RemixConfig:
-    """Positives in context: learn which bins of mixture + positive the positive dominates (docs/methods.md).
+    """Positives in context: learn which bins of mixture + positive the positive dominates (README, "How it works").
 
     Attributes:
         gain_db: both signals get independent gains drawn uniformly from plus or minus this many dB.

@@ -204,9 +204,10 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
         mask = objective.mask(network(decoded.unlabeled, 2 * decoded.example_index), state.hyperparameters)
         results |= mask_statistics(mask, decoded.unlabeled, axis_name)
         if decoded.target is not None:
+            # Up to the centre of the last frame: the samples behind it lie under the end of one window only.
             masked = mask.astype(decoded.unlabeled.dtype) * decoded.unlabeled
             mixture, target, estimate = (
-                istft(stft, patch, patch.clip_samples) for stft in (decoded.unlabeled, decoded.target, masked)
+                istft(stft, patch, patch.hop_length * (patch.frames - 1)) for stft in (decoded.unlabeled, decoded.target, masked)
             )
             improvement = metrics.si_sdr(target, estimate) - metrics.si_sdr(target, mixture)
             energy, mixture_energy = jnp.sum(target**2, -1), jnp.sum(mixture**2, -1)

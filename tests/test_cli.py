@@ -169,7 +169,7 @@ def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, message):
     [
         ("--objective.class-prior", "1.7", "PUConfig.class_prior is 1.7"),
         ("--objective.gain-db", "3", "--objective.gain-db"),
-        ("--data.target", "kazoo", "kazoo"),
+        ("--data.target", "bass/drums", "DataConfig.target is ('bass/drums',)"),
         ("--train.select-by", "luck", "--train.select-by"),
         ("--data.patch.hop-length", "1000", "PatchSpec.hop_length is 1000"),
     ],

@@ -87,10 +87,10 @@ REFUSED_DATA: list[tuple[type, dict[str, Any], str]] = [
     (PatchSpec, {"clip_samples": 1000}, "PatchSpec.clip_samples is 1000; it must be at least n_fft = 1024."),
     (
         DataConfig,
-        {"target": ("voice",)},
-        "DataConfig.target is ('voice',); it must name one, two or three different stems of vocals, drums",
+        {"target": ("drums/bass",)},
+        "DataConfig.target is ('drums/bass',); it must hold different names, at least one, and none empty or with a slash.",
     ),
-    (DataConfig, {"target": ()}, "DataConfig.target is (); it must name"),
+    (DataConfig, {"target": ()}, "DataConfig.target is (); it must hold"),
     (DataConfig, {"target": ("bass", "bass")}, "DataConfig.target is ('bass', 'bass'); it must name"),
     (DataConfig, {"validation_share": 1.0}, "DataConfig.validation_share is 1.0; it must lie between 0 and 1."),
     (

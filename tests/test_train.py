@@ -38,7 +38,7 @@ DATA = DataConfig(
     activity_on="off",
     validation_share=0.3,
 )
-SETTINGS = TrainConfig(num_steps=60, batch_size=8, learning_rate=0.03, eval_every=20, eval_batches=2)
+SETTINGS = TrainConfig(num_steps=60, batch_size=8, learning_rate=0.03, eval_every=30, eval_batches=2)
 REMIX = Config(
     data=DATA,
     model=PatchCNNConfig(channels=4, blocks=0, features="log", dropout_rate=0.1),
@@ -57,19 +57,20 @@ def change(config: Config, *, objective: Any = None, model: dict[str, Any] | Non
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Runs of the same config compile once, in this process and in those that it starts: most of the time goes there."""
+def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Runs of the same config compile once, in this process and in those that it starts with this environment."""
     directory = tmp_path_factory.mktemp("compiled")
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(directory), 0.0, -1), strict=True):
+    settings = {
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-    yield directory
+    yield {name.upper(): str(value) for name, value in settings.items()}
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -86,7 +87,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True)
         playing = np.sin(2 * np.pi * (1 + song / 4) * time_s) > -0.3
         stems = {name: 0.03 * rng.standard_normal(len(time_s)) for name in STEMS[1:]}
-        stems["vocals"] = 0.2 * playing * np.sin(2 * np.pi * (1500 + 100 * song) * time_s)
+        stems["vocals"] = 0.2 * playing * sum(np.sin(2 * np.pi * harmonic * (500 + 50 * song) * time_s) for harmonic in (1, 2, 3))
         stems["mixture"] = sum(stems.values())
         for name, samples in stems.items():
             soundfile.write(folder / f"{name}.wav", samples, RATE)
@@ -102,9 +103,9 @@ def data_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_folders(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same music without stems."""
+    """Recordings without stems, in which the target is not to be heard at all."""
     root = tmp_path_factory.mktemp("folders")
-    for folder, stem, songs in (("with", "mixture", range(3)), ("without", "drums", range(3, 6))):
+    for folder, stem, songs in (("with", "other", range(3)), ("without", "drums", range(3, 6))):
         (root / folder).mkdir()
         for song in songs:
             (root / folder / f"{song}.wav").symlink_to(corpus / "train" / f"Song {song}" / f"{stem}.wav")
@@ -172,10 +173,10 @@ def test_a_run_learns_and_writes_what_it_promises(straight: tuple[Path, dict[str
     assert result["step"] == 60
     assert json.loads((run_dir / "config.json").read_text()) == json.loads(json.dumps(to_json(REMIX)))
     steps = [line["step"] for line in read_log(run_dir, "train")]
-    assert steps == [20, 40, 60]
-    assert [line["step"] for line in read_log(run_dir, "evaluate")] == [20, 40, 60]
+    assert steps == [20, 30, 50, 60]
+    assert [line["step"] for line in read_log(run_dir, "evaluate")] == [30, 60]
     losses = [line["loss"] for line in read_log(run_dir, "train")]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < losses[0] - 0.02
     for line in read_log(run_dir, "train"):
         assert {"loss", "kept_energy", "inactive_share", "label_share", "gradient_norm"} <= set(line)
     evaluated = read_log(run_dir, "evaluate")[-1]
@@ -209,11 +210,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert signal.getsignal(signal.SIGTERM) is before
     assert result["stopped"].startswith("asked to stop")
     assert 20 < result["step"] < 60
+    assert [line["step"] for line in read_log(tmp_path, "evaluate")][-1] == result["step"]
     assert load_model(tmp_path, which="last").info["step"] == result["step"]
     assert train(REMIX, data_dir, tmp_path, progress=False)["stopped"] == "all steps done"
     # Neither the seed's parameters, nor the data, nor the dropout, nor the gains differ from the straight run's.
     assert_same(last_state(REMIX, tmp_path), last_state(REMIX, straight[0]))
-    assert [line for line in read_log(tmp_path, "evaluate") if line["step"] % 20 == 0] == read_log(straight[0], "evaluate")
+    assert [line for line in read_log(tmp_path, "evaluate") if line["step"] % 30 == 0] == read_log(straight[0], "evaluate")
 
 
 TRAIN = """
@@ -226,19 +228,14 @@ TRAIN = """
 
 
 def test_kill_and_resume_equals_a_straight_run(
-    straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, shared_compilations: Path
+    straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, shared_compilations: dict[str, str]
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(TRAIN), json.dumps(to_json(REMIX)), data_dir, tmp_path],
-        env=os.environ
-        | {
-            "JAX_COMPILATION_CACHE_DIR": str(shared_compilations),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        },
+        env=os.environ | shared_compilations,
         cwd=Path(__file__).parent.parent,
     )
-    reached = logged(tmp_path, 40)
+    reached = logged(tmp_path, 50)
     while process.poll() is None and not reached():
         time.sleep(0.005)
     process.kill()
@@ -285,11 +282,11 @@ def test_supervised_with_everything_switched_on(data_dir: Path, tmp_path: Path) 
     np.testing.assert_allclose(averaged, current, atol=0.2)
 
 
-def test_blank_output_stops_the_run_when_asked_to(data_dir: Path, tmp_path: Path) -> None:
-    config = change(
-        REMIX, objective=PUConfig(class_prior=0.95), num_steps=400, eval_every=200, learning_rate=0.05, on_blank="stop"
-    )
-    result = train(config, data_dir, tmp_path, progress=False)
+def test_blank_output_stops_the_run_when_asked_to(two_folders: Path, tmp_path: Path) -> None:
+    # Both folders sound alike, so that blank output is the best answer wherever the class prior is above 1/2.
+    objective = PUConfig(estimator="unbiased", class_prior=0.95)
+    config = change(REMIX, objective=objective, num_steps=400, eval_every=200, on_blank="stop")
+    result = train(config, two_folders, tmp_path, progress=False)
     assert result["stopped"] == "blank output"
     assert 100 <= result["step"] < 400
     (warning,) = read_log(tmp_path, "warning")
@@ -318,7 +315,7 @@ def test_patience_ends_a_run_that_does_not_get_better(data_dir: Path, tmp_path: 
     # The first evaluation is the best; the same loss again is no better.
     assert result["step"] == 15
     assert result["stopped"] == "no better checkpoint in 2 evaluations"
-    assert load_model(tmp_path).info["step"] == 5
+    assert load_model(tmp_path).info["evaluations_since_best"] == 2
 
 
 def test_data_of_other_settings_are_refused_before_the_first_step(data_dir: Path, tmp_path: Path) -> None:
@@ -330,8 +327,7 @@ def test_data_of_other_settings_are_refused_before_the_first_step(data_dir: Path
 
 def test_a_run_directory_of_another_config_is_refused(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
     run_dir, _ = straight
-    config_path = re.escape(str(run_dir / "config.json"))
-    with pytest.raises(ValueError, match=rf"^{config_path} .*another config.*another run directory \(--run\), or delete"):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(run_dir / 'config.json'))} .*another config.*--run.*delete"):
         train(change(REMIX, seed=1), data_dir, run_dir, progress=False)
 
 
@@ -377,7 +373,7 @@ def test_schedules(settings: dict[str, Any], expected: list[float]) -> None:
         return state, updates
 
     _, updates = jax.lax.scan(step, optimizer.init(jnp.zeros(())), None, 6)
-    np.testing.assert_allclose(-updates, expected, atol=1e-6)
+    np.testing.assert_allclose(-updates, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_many_hyperparameters_at_once_equal_runs_alone() -> None:
@@ -392,7 +388,7 @@ def test_many_hyperparameters_at_once_equal_runs_alone() -> None:
     ]
     key = jax.random.key(0)
     # At the highest prior the bracket is negative: both sides of the clamp in one vmap.
-    values = {"class_prior": jnp.asarray([0.2, 0.6, 0.99]), "gamma": jnp.asarray([1.0, 0.5, 0.3])}
+    values = {"class_prior": jnp.asarray([0.1, 0.2, 0.99]), "gamma": jnp.asarray([1.0, 0.5, 0.3])}
     batches = [batch | {"positive": 2 * batch["positive"]} for batch in batches]
 
     def run(step: Any, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:

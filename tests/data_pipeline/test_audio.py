@@ -368,6 +368,7 @@ def test_a_long_wav_becomes_rf64(tmp_path):
     [
         ("a.xyz", RATE, 2, {}, r"cannot write .xyz; use one of .wav, .flac, .ogg, .mp3"),
         ("a.mp3", 96_000, 2, {}, r".mp3 cannot hold 2 channels at 96000 Hz .*Write .wav or .flac, or resample"),
+        ("a.ogg", 200_001, 2, {}, r".ogg cannot hold 200001 Hz, only up to 200000. Write .wav"),
         ("a.mp3", RATE, 6, {}, r".mp3 cannot hold 6 channels"),
         ("a.flac", RATE, 9, {}, r".flac cannot hold 9 channels"),
         ("a.mp3", RATE, 2, {"subtype": "PCM_16"}, r".mp3 cannot be written as PCM_16"),
