@@ -110,7 +110,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.target or len(set(self.target)) != len(self.target) or any(not name or "/" in name for name in self.target):
             raise ValueError(
-                f"DataConfig.target is {self.target!r}; it must hold different names, at least one, and none empty or with a slash."
+                f"DataConfig.target is {self.target!r}; it must hold different names, at least one, none empty or with a slash."
             )
         if not 0 < self.validation_share < 1:
             raise ValueError(f"DataConfig.validation_share is {self.validation_share}; it must lie between 0 and 1.")

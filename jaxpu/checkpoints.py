@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from jaxpu import parallel
 from jaxpu.config import Config, from_json, to_json
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every phase of every save.
@@ -91,7 +92,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             CheckpointError: when the stored state has other shapes.
         """
         step = self.latest_step
-        abstract = jax.tree.map(ocp_abstract, state)
+        abstract = jax.tree.map(_abstract, state)
         try:
             restored = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
         except (ValueError, KeyError) as error:
@@ -103,9 +104,9 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         return restored, metadata.custom_metadata["info"]
 
 
-def ocp_abstract(array: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array, placed on the default device."""
-    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+def _abstract(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, placed on one device."""
+    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=parallel.one_device())
 
 
 def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
@@ -129,6 +130,6 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         chosen = found[-1] if which == "last" else max(found, key=lambda each: (each.metrics["score"], each.step))
         metadata = checkpointer.checkpointables_metadata(chosen.step)
         variables = checkpointer.load_checkpointables(
-            chosen.step, {"variables": jax.tree.map(ocp_abstract, metadata.metadata["variables"])}
+            chosen.step, {"variables": jax.tree.map(_abstract, metadata.metadata["variables"])}
         )["variables"]
     return TrainedModel(from_json(metadata.custom_metadata["config"]), variables, metadata.custom_metadata["info"])

@@ -63,6 +63,11 @@ def _split(array: np.ndarray) -> np.ndarray:
     return array.reshape(jax.local_device_count(), -1, *array.shape[1:])
 
 
+def one_device() -> jax.sharding.Sharding:
+    """Where a value lies that has no device axis: on this process's first device."""
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
 def describe() -> str:
     """The devices in words, for logs and reports."""
     kinds = sorted({device.device_kind for device in jax.devices()})

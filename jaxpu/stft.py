@@ -16,7 +16,7 @@ def stft(waveform: jax.Array, patch: PatchSpec) -> jax.Array:
     with its last two axes swapped.
 
     Args:
-        waveform: float32 (..., samples), at least `n_fft // 2 + 1` samples.
+        waveform: float32 (..., samples), at least `n_fft` samples.
         patch: gives the window and its sizes.
 
     Returns:

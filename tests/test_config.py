@@ -88,10 +88,10 @@ REFUSED_DATA: list[tuple[type, dict[str, Any], str]] = [
     (
         DataConfig,
         {"target": ("drums/bass",)},
-        "DataConfig.target is ('drums/bass',); it must hold different names, at least one, and none empty or with a slash.",
+        "DataConfig.target is ('drums/bass',); it must hold different names, at least one, none empty or with a slash.",
     ),
     (DataConfig, {"target": ()}, "DataConfig.target is (); it must hold"),
-    (DataConfig, {"target": ("bass", "bass")}, "DataConfig.target is ('bass', 'bass'); it must name"),
+    (DataConfig, {"target": ("bass", "bass")}, "DataConfig.target is ('bass', 'bass'); it must hold"),
     (DataConfig, {"validation_share": 1.0}, "DataConfig.validation_share is 1.0; it must lie between 0 and 1."),
     (
         DataConfig,
