@@ -92,16 +92,25 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             CheckpointError: when the stored state has other shapes.
         """
         step = self.latest_step
-        abstract = jax.tree.map(_abstract, state)
-        try:
-            restored = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"The checkpoint of step {step} in {self._checkpointer.directory} does not fit this config: {error} "
-                "Use another run directory, or the config that the run was started with."
-            ) from error
         metadata = self._checkpointer.checkpointables_metadata(step)
+        stored, wanted = _shapes(metadata.metadata["state"]), _shapes(state)
+        differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+        if differing:
+            # Orbax would not say which; and it leaves unfinished reads behind.
+            name = differing[0]
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self._checkpointer.directory} does not fit this config: {name} has shape "
+                f"{stored.get(name)} there and {wanted.get(name)} here ({len(differing)} arrays differ). "
+                "Use another run directory, or the config that the run was started with."
+            )
+        restored = self._checkpointer.load_checkpointables(step, {"state": jax.tree.map(_abstract, state)})["state"]
         return restored, metadata.custom_metadata["info"]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a tree by their names, whatever kinds of containers hold them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:
