@@ -2,8 +2,8 @@
 
     jaxpu demo
 
-Hardware: 2 CPU cores, about DEMO_MINUTES minutes in all.
-Score to expect: DEMO_SCORE dB SI-SDR improvement on the test songs (docs/results.md).
+Hardware: 2 CPU cores, 7 minutes in all, of which 5 train.
+Score to expect: +5.1 dB SI-SDR improvement on the test songs (docs/results.md).
 """
 
 from data_pipeline.spec import DataConfig, PatchSpec

@@ -11,7 +11,7 @@ from data_pipeline.synthetic import synthesize
 from data_pipeline.tracks import Musdb18HQ
 from jaxpu import parallel
 from jaxpu.checkpoints import load_model
-from jaxpu.config import Config, uses_stems
+from jaxpu.config import Config
 from jaxpu.evaluate import evaluate, format_table
 from jaxpu.report import plot_separation
 from jaxpu.separate import separate
@@ -60,8 +60,7 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     print()
     print(format_table(table))
     print()
-    stems = ", ".join(uses_stems(config)) or "none"
-    print(f"Trained on mixtures, and on accompaniment of other songs. Use of stems: {stems}.")
+    print("Trained on mixtures, and on accompaniment of other songs.")
     print("Listen to:")
     for path in [song, *report.written[song]]:
         print(f"  {path}")

@@ -243,9 +243,9 @@ def format_table(table: Table) -> str:
         "kept: energy of the estimate over the target's, median. blank: share of active frames 40 dB or more under the target.",
         "excluded: share of the frames that museval leaves out, since a reference or an estimate is silent in them.",
     ]
-    known = {key: value for key, value in table.info["model"].items() if isinstance(value, (str, int, float, bool))}
-    if known:
-        lines.append("Model: " + ", ".join(f"{key} {value}" for key, value in known.items()) + ".")
+    if model := table.info["model"]:
+        stems = ", ".join(model["uses_stems"]) or "none"
+        lines.append(f"Model: step {model['step']}, selected by {model['select_by']}. Use of stems: {stems}.")
     lines += [f"Left out: {name}: {reason}" for name, reason in table.excluded_tracks.items()]
     return "\n".join(lines)
 
