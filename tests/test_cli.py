@@ -48,9 +48,9 @@ def test_demo_shortened(tmp_path, capsys):
     songs = ["--songs", 4, "--test-songs", 1, "--seconds", 5, "--data.validation-share", "0.5"]
     assert run("demo", "-o", tmp_path, *songs, *SMALL_RUN[:6], *small) == 0
     printed = capsys.readouterr().out
-    for row in ("model", "mixture", "fixed_mask", "oracle"):
+    for row in ("model", "mixture", "fixed mask", "oracle ratio mask"):
         assert row in printed
-    assert "Use of stems: none" in printed
+    assert "selected by held_out_loss. Use of stems: none." in printed
     mixture, rate = soundfile.read(next((tmp_path / "corpus" / "test").iterdir()) / "mixture.wav", dtype="float32")
     parts = {path.stem: soundfile.read(path, dtype="float32") for path in (tmp_path / "separated").rglob("*.wav")}
     assert set(parts) == {"vocals", "accompaniment"}
@@ -81,6 +81,7 @@ def test_two_folders_of_any_audio(tmp_path, monkeypatch, capsys):
     assert run("prepare", "baseline", "--with", "songs", "--without", "instrumentals", *settings, "--workers", 1) == 0
     assert run("train", "baseline", *settings, *SMALL_RUN) == 0
     assert "step 2, all steps done" in capsys.readouterr().out
+    assert list(Path("runs/baseline/tensorboard").iterdir())
     # The same command again finds that nothing is left to do; the module is the same command.
     module = [sys.executable, "-m", "jaxpu.train", "baseline", *settings, *SMALL_RUN]
     again = subprocess.run(module, capture_output=True, text=True, check=False)

@@ -14,7 +14,8 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("path", sorted(COLAB.glob("*.ipynb")), ids=lambda path: path.name)
 @pytest.mark.timeout(600)
-def test_notebook_runs(path: Path, tmp_path: Path) -> None:
+def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPLBACKEND")  # As in a notebook, where figures appear below the cell.
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "committed with outputs"
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]

@@ -177,7 +177,9 @@ def test_the_stft_of_the_masks_is_the_models():
 
 def test_a_model_is_evaluated_beside_the_baselines(corpus, tmp_path):
     config = Config(data=DATA, model=PatchCNNConfig(channels=2, blocks=0), objective=SupervisedConfig())
-    model = TrainedModel(config, separation_variables(config, init_state(config)), {"step": 0, "select_by": "last", "uses_stems": []})
+    model = TrainedModel(
+        config, separation_variables(config, init_state(config)), {"step": 0, "select_by": "last", "uses_stems": []}
+    )
     table = evaluate(model, corpus, tmp_path, num_workers=2, progress=False)
 
     assert [row.method for row in table.rows] == ["model", "mixture", "fixed mask", "oracle ratio mask", "oracle binary mask"]
