@@ -177,9 +177,8 @@ def test_the_stft_of_the_masks_is_the_models():
 
 def test_a_model_is_evaluated_beside_the_baselines(corpus, tmp_path):
     config = Config(data=DATA, model=PatchCNNConfig(channels=2, blocks=0), objective=SupervisedConfig())
-    model = TrainedModel(
-        config, separation_variables(config, init_state(config)), {"step": 0, "select_by": "last", "uses_stems": []}
-    )
+    info = {"step": 0, "select_by": "last", "uses_stems": ["supervised training"]}
+    model = TrainedModel(config, separation_variables(config, init_state(config)), info)
     table = evaluate(model, corpus, tmp_path, num_workers=2, progress=False)
 
     assert [row.method for row in table.rows] == ["model", "mixture", "fixed mask", "oracle ratio mask", "oracle binary mask"]
@@ -190,7 +189,7 @@ def test_a_model_is_evaluated_beside_the_baselines(corpus, tmp_path):
 
     text = format_table(table)
     assert "oracle ratio mask" in text
-    assert "select_by last" in text
+    assert "selected by last. Use of stems: supervised training." in text
     assert max(map(len, text.splitlines())) <= 130
 
     document = json.loads((tmp_path / "scores.json").read_text())
