@@ -336,7 +336,7 @@ class _Reader:
         num_steps: int | None,
         with_target: bool,
     ) -> Iterator[dict[str, np.ndarray]]:
-        tf = _tensorflow()
+        tf = tensorflow()
         spec = self._dataset.spec
         dtype = tf.as_dtype(spec.dtype)
         paths = tf.constant(self._paths)
@@ -398,8 +398,9 @@ class _Reader:
 
 
 @functools.cache
-def _tensorflow() -> Any:
-    """TensorFlow, imported late since that takes long, and kept off the accelerators, which belong to JAX."""
+def tensorflow() -> Any:
+    """TensorFlow, imported late since that takes long, kept off the accelerators, which belong to JAX, and quiet about them."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     try:

@@ -1,5 +1,6 @@
 """What surrounds the training loop on the host: its log, and the signals that ask it to stop."""
 
+import contextlib
 import importlib.util
 import json
 import signal
@@ -7,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.batches import tensorflow
 from jaxpu import parallel
 
 
@@ -19,9 +21,7 @@ class RunLog:
         self._file: Any = None
         self._summaries: Any = None
         if self._active and importlib.util.find_spec("tensorboard") is not None:
-            import tensorflow as tf
-
-            self._summaries = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+            self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
 
     def __enter__(self) -> "RunLog":
         return self
@@ -33,10 +33,9 @@ class RunLog:
         kept = []
         if self._path.exists():
             for line in self._path.read_text().splitlines():
-                try:
-                    kept.append(line) if json.loads(line)["step"] <= step else None
-                except json.JSONDecodeError:
-                    continue  # A line that the kill cut in two.
+                with contextlib.suppress(json.JSONDecodeError):  # A line that the kill cut in two.
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(self._path)
@@ -48,12 +47,10 @@ class RunLog:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._summaries is not None:
-            import tensorflow as tf
-
             with self._summaries.as_default(step=step):
                 for name, value in values.items():
                     if isinstance(value, float):
-                        tf.summary.scalar(f"{kind}/{name}", value)
+                        tensorflow().summary.scalar(f"{kind}/{name}", value)
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
