@@ -3,7 +3,7 @@
     jaxpu prepare supervised --musdb18 PATH_TO_MUSDB18
     jaxpu train configs/supervised.py
 
-The prepared data are those of configs/baseline.py: `jaxpu train supervised --data data/baseline` uses them.
+The prepared data are those of configs/baseline.py: `jaxpu train supervised --prepared data/baseline` uses them.
 
 Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
 Score to expect: nobody has measured this implementation on MUSDB18 yet.

@@ -77,16 +77,18 @@ class PUConfig:
     """Positive-unlabeled learning of bins, PULSE's objective.
 
     Attributes:
-        estimator: of the risk of the negative class: `unbiased`, or `non_negative` (nnPU).
+        estimator: of the risk: `unbiased`, `non_negative` (nnPU), `absolute` (absPU) or `balanced` (ImbPU); see
+            `jaxpu.losses.pu_loss`.
         surrogate: margin loss: `sigmoid` or `logistic`.
         class_prior: share of the positive class (target inactive) among unlabeled bins.
-        beta: tolerance of the clamp: it acts where the bracketed risk is below -beta (Kiryo et al. 2017).
-        gamma: weight of the step that is taken back where the clamp acts.
+        beta: tolerance of the clamp: it acts where the risk of the negative class is below -beta (Kiryo et al. 2017).
+        gamma: weight of the step that is taken back where the clamp acts.  The clamp, and so beta and gamma, belong to
+            `non_negative` and `balanced`.
         weight_exponent: p in the weight |x|^p of a bin.
         mask: `hard` keeps the bins with a negative logit (PULSE); `soft` keeps sigmoid(-logit) of each.
     """
 
-    estimator: Literal["unbiased", "non_negative"] = "non_negative"
+    estimator: Literal["unbiased", "non_negative", "absolute", "balanced"] = "non_negative"
     surrogate: Literal["sigmoid", "logistic"] = "sigmoid"
     class_prior: float = 0.6
     beta: float = 0.0
@@ -102,15 +104,67 @@ class PUConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BrierPUConfig:
+    """Positive-unlabeled learning of bins with a squared loss, which estimates the posterior and needs no clamp.
+
+    It overfits in the long run, so stop early.
+
+    Attributes:
+        class_prior: share of the positive class (target inactive) among unlabeled bins.
+        weight_exponent: p in the weight |x|^p of a bin.
+    """
+
+    class_prior: float = 0.6
+    weight_exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.class_prior < 1, self, "class_prior", "between 0 and 1")
+        _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class SupervisedConfig:
     """Supervised learning of a soft mask from mixtures with known targets.
 
     Attributes:
         loss: `signal_approximation` (PULSE): squared error of the masked magnitude; `ratio_mask`: cross-entropy with the
             ideal ratio mask, each bin weighted by its magnitude.
+        remix_songs: make new mixtures from the target of one song and the accompaniment of another, the positive.
+        gain_db: with `remix_songs`, both get independent gains drawn uniformly from plus or minus this many dB.
     """
 
     loss: Literal["signal_approximation", "ratio_mask"] = "signal_approximation"
+    remix_songs: bool = False
+    gain_db: float = 6.0
+
+    def __post_init__(self) -> None:
+        _require(self.gain_db >= 0, self, "gain_db", "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixITConfig:
+    """Mixture invariant training: three masks of mixture + positive, of which the first keeps the target.
+
+    Attributes:
+        minimum_over: each `example` has the better of the two assignments (Wisdom et al. 2020), or the whole `batch` has one
+            (PULSE).
+    """
+
+    minimum_over: Literal["example", "batch"] = "example"
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyTargetConfig:
+    """Noisy-target training (Fujimura et al. 2021): take the positive out of mixture + positive, then apply that to mixtures.
+
+    Attributes:
+        gain_db: both signals get independent gains drawn uniformly from plus or minus this many dB.
+    """
+
+    gain_db: float = 6.0
+
+    def __post_init__(self) -> None:
+        _require(self.gain_db >= 0, self, "gain_db", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +190,7 @@ class RemixConfig:
         _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 
-ObjectiveConfig = PUConfig | SupervisedConfig | RemixConfig
+ObjectiveConfig = PUConfig | BrierPUConfig | SupervisedConfig | MixITConfig | NoisyTargetConfig | RemixConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ linear (a clamp, a ratio), so that the loss is that of the whole batch.  Without
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,19 @@ def logistic_loss(margin: jax.Array) -> jax.Array:
 SURROGATES: dict[str, Callable[[jax.Array], jax.Array]] = {"sigmoid": sigmoid_loss, "logistic": logistic_loss}
 
 
+Estimator = Literal["unbiased", "non_negative", "absolute", "balanced"]
+"""How `pu_loss` estimates the risk."""
+
+
 class PULoss(NamedTuple):
     """A PU loss and its parts, float32 scalars.
 
     Attributes:
         loss: what is differentiated.
         risk: the estimate of the risk; it differs from `loss` where the clamp acts.
-        positive_risk: pi * E_P[w l(f)].
-        negative_risk: the bracket E_U[w l(-f)] - pi * E_P[w l(-f)].
-        clamped: 1 where the clamp acts, else 0.
+        positive_risk: the first term, pi * E_P[w l(f)] unless `balanced`.
+        negative_risk: the second term before any correction, the bracket E_U[w l(-f)] - pi * E_P[w l(-f)] unless `balanced`.
+        clamped: 1 where the correction of the second term acts, else 0.
     """
 
     loss: jax.Array
@@ -67,19 +71,25 @@ def pu_loss(
     positive_weights: jax.Array | None = None,
     unlabeled_weights: jax.Array | None = None,
     surrogate: Callable[[jax.Array], jax.Array] = sigmoid_loss,
-    non_negative: bool = True,
+    estimator: Estimator = "non_negative",
     beta: Scalar = 0.0,
     gamma: Scalar = 1.0,
     axis_name: str | None = None,
 ) -> PULoss:
-    r"""Weighted positive-unlabeled loss of Ito & Sugiyama 2023 (equations 8 and 9), nnPU after Kiryo et al. 2017.
+    r"""Weighted positive-unlabeled loss of Ito & Sugiyama 2023 (equations 8 and 9) with one of four estimators.
 
     .. math::
         \pi E_P[w\,l(f)] + \big(E_U[w\,l(-f)] - \pi E_P[w\,l(-f)]\big)
 
-    E is a sum over bins divided by their *count*, not by the sum of the weights, as in PULSE.  With `non_negative`, where
-    the bracket falls below -beta the loss becomes -gamma * bracket, whose gradient takes the last steps back
-    (Kiryo et al. 2017, algorithm 1).  PULSE's code clamps where the bracket is at most beta; at beta = 0 they agree.
+    E is a sum over bins divided by their *count*, not by the sum of the weights, as in PULSE.
+
+    - `unbiased`: the formula above.
+    - `non_negative` (nnPU): where the bracket falls below -beta the loss becomes -gamma * bracket, whose gradient takes the
+      last steps back (Kiryo et al. 2017, algorithm 1).  PULSE's code clamps where the bracket is at most beta; at beta = 0
+      they agree.
+    - `absolute` (absPU): the bracket's absolute value (Hammoudeh & Lowd 2020); beta and gamma have no effect.
+    - `balanced` (ImbPU): both classes weigh 1/2 (Su et al. 2021): E_P[w l(f)] / 2 + bracket / (2 (1 - pi)).  The second term
+      is clamped as in `non_negative`: beta and gamma apply to all of it, not to the bracket alone.
 
     Args:
         positive_logits: float32, any shape; positive logits mean class P (target inactive).
@@ -88,26 +98,68 @@ def pu_loss(
         positive_weights: w of the positive bins, shape of `positive_logits`; 1 where None.
         unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
         surrogate: margin loss l.
-        non_negative: clamp the bracket.
+        estimator: see above.
         beta: tolerance of the clamp, 0 or more.
         gamma: weight of the step back, in [0, 1].
         axis_name: of the devices that share the batch.
 
     Returns:
         The loss and its parts.
+
+    Raises:
+        ValueError: on an unknown estimator.
     """
     positive_weights = jnp.ones_like(positive_logits) if positive_weights is None else positive_weights
     unlabeled_weights = jnp.ones_like(unlabeled_logits) if unlabeled_weights is None else unlabeled_weights
     positive_risk = class_prior * mean(positive_weights * surrogate(positive_logits), axis_name)
     positive_as_negative = class_prior * mean(positive_weights * surrogate(-positive_logits), axis_name)
     negative_risk = mean(unlabeled_weights * surrogate(-unlabeled_logits), axis_name) - positive_as_negative
-    if not non_negative:
-        risk = positive_risk + negative_risk
-        return PULoss(risk, risk, positive_risk, negative_risk, jnp.zeros_like(risk))
-    clamped = negative_risk < -beta
-    loss = jnp.where(clamped, -gamma * negative_risk, positive_risk + negative_risk)
-    risk = positive_risk + jnp.maximum(negative_risk, -beta)
+    if estimator == "balanced":
+        positive_risk, negative_risk = positive_risk / (2 * class_prior), negative_risk / (2 * (1 - class_prior))
+    if estimator in ("non_negative", "balanced"):
+        clamped = negative_risk < -beta
+        risk = positive_risk + jnp.maximum(negative_risk, -beta)
+        loss = jnp.where(clamped, -gamma * negative_risk, positive_risk + negative_risk)
+    elif estimator == "absolute":
+        clamped = negative_risk < 0
+        risk = loss = positive_risk + jnp.abs(negative_risk)
+    elif estimator == "unbiased":
+        clamped = jnp.zeros_like(negative_risk)
+        risk = loss = positive_risk + negative_risk
+    else:
+        raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(get_args(Estimator))}.")
     return PULoss(loss, risk, positive_risk, negative_risk, clamped.astype(loss.dtype))
+
+
+def brier_pu_loss(
+    positive_logits: jax.Array,
+    unlabeled_logits: jax.Array,
+    *,
+    class_prior: Scalar,
+    positive_weights: jax.Array | None = None,
+    unlabeled_weights: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    r"""Squared PU loss of the score s = sigmoid(f) for class P, without what does not depend on f.
+
+    .. math::
+        E_U[w\,s^2] - 2 \pi E_P[w\,s]
+
+    It is bounded below, so it needs no clamp.  Its minimum over all functions is s = min(1, pi p_P / p_U), the posterior.
+
+    Args:
+        positive_logits: float32, any shape; positive logits mean class P (target inactive).
+        unlabeled_logits: float32, any shape.
+        class_prior: pi, in (0, 1).
+        positive_weights: w of the positive bins, shape of `positive_logits`; 1 where None.
+        unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
+        axis_name: of the devices that share the batch.
+    """
+    positive_weights = jnp.ones_like(positive_logits) if positive_weights is None else positive_weights
+    unlabeled_weights = jnp.ones_like(unlabeled_logits) if unlabeled_weights is None else unlabeled_weights
+    of_unlabeled = mean(unlabeled_weights * jnp.square(jax.nn.sigmoid(unlabeled_logits)), axis_name)
+    of_positive = mean(positive_weights * jax.nn.sigmoid(positive_logits), axis_name)
+    return of_unlabeled - 2 * class_prior * of_positive
 
 
 def signal_approximation_loss(
@@ -122,6 +174,41 @@ def signal_approximation_loss(
         axis_name: of the devices that share the batch.
     """
     return mean(jnp.square(jax.nn.sigmoid(logits) * mixture_magnitude - target_magnitude), axis_name)
+
+
+def mixit_loss(
+    logits: jax.Array,
+    mixture_magnitude: jax.Array,
+    unlabeled_magnitude: jax.Array,
+    positive_magnitude: jax.Array,
+    *,
+    minimum_over: Literal["example", "batch"] = "example",
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Mixture invariant training with masked magnitudes, `MixIT_loss` of PULSE (Wisdom et al. 2020).
+
+    Of the three masks of the mixture u + p, the first and one of the others sum to u, and the last is p; which of the two is
+    p may change.  So the first is in the sum for u in both assignments, where the target has to be.  An assignment's error is
+    the squared error of both sums, averaged over bins.
+
+    Args:
+        logits: float32 (n, frames, bins, 3).
+        mixture_magnitude: |u + p|, float32 (n, frames, bins).
+        unlabeled_magnitude: |u|, same shape.
+        positive_magnitude: |p|, same shape.
+        minimum_over: each `example` has the better assignment of its own (Wisdom et al.), or the whole `batch` has one (PULSE).
+        axis_name: of the devices that share the batch.
+    """
+    first, second, third = jnp.moveaxis(jax.nn.sigmoid(logits) * mixture_magnitude[..., None], -1, 0)
+
+    def errors(with_first: jax.Array, alone: jax.Array) -> jax.Array:
+        of_unlabeled = jnp.square(first + with_first - unlabeled_magnitude)
+        return jnp.mean(of_unlabeled + jnp.square(alone - positive_magnitude), axis=(1, 2))  # (n,)
+
+    one, other = errors(second, third), errors(third, second)
+    if minimum_over == "batch":
+        return jnp.minimum(mean(one, axis_name), mean(other, axis_name))
+    return mean(jnp.minimum(one, other), axis_name)
 
 
 def binary_cross_entropy(

@@ -1,7 +1,7 @@
 """One objective = (batch, key) to network input and loss, and logits to mask.  The only place that knows polarity.
 
-In the objectives that learn from positive and unlabeled data a positive logit means class P, *target inactive*; in the
-supervised one it means that the target is kept.  Masks always keep the target.
+Where bins are classified (`pu`, `brier_pu`, `remix`) a positive logit means class P, *target inactive*; where a mask is fitted
+to magnitudes (`supervised`, `mixit`, `noisy_target`) it means that the target is kept.  Masks always keep the target.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpu import losses
-from jaxpu.config import Config, PUConfig, RemixConfig, SupervisedConfig
+from jaxpu.config import BrierPUConfig, Config, MixITConfig, NoisyTargetConfig, PUConfig, RemixConfig, SupervisedConfig
 from jaxpu.models import make_model
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
@@ -92,6 +92,38 @@ def _traced(config: Any) -> dict[str, float]:
     return {field.name: float(getattr(config, field.name)) for field in dataclasses.fields(config) if field.type is float}
 
 
+def _keep_positive(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+    """The mask of objectives in which a positive logit of the first output keeps the target."""
+    del hyperparameters
+    return jax.nn.sigmoid(logits[..., 0])
+
+
+def _pu_arguments(network: Network, batch: Batch, hyperparameters: Hyperparameters) -> dict[str, jax.Array]:
+    """The keyword arguments that PU losses share."""
+    # One pass over both, so that batch normalisation sees them together.  Indices stay unique: even U, odd P.
+    stft = jnp.concatenate([batch.unlabeled, batch.positive])
+    logits = network(stft, jnp.concatenate([2 * batch.example_index, 2 * batch.example_index + 1]))
+    unlabeled_logits, positive_logits = jnp.split(logits[..., 0], 2)
+    exponent = hyperparameters["weight_exponent"]
+    return {
+        "positive_logits": positive_logits,
+        "unlabeled_logits": unlabeled_logits,
+        "class_prior": hyperparameters["class_prior"],
+        "positive_weights": _bin_weights(batch.positive, exponent),
+        "unlabeled_weights": _bin_weights(batch.unlabeled, exponent),
+    }
+
+
+def _with_gains(
+    first: jax.Array, second: jax.Array, example_index: jax.Array, key: jax.Array, gain_db: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Both signals, complex64 (n, frames, bins), with independent gains uniform in +-gain_db, drawn by key and example."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_index)
+    gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys) * gain_db
+    gains = (10 ** (gains_db / 20)).astype(first.dtype)
+    return first * gains[:, 0, None, None], second * gains[:, 1, None, None]
+
+
 def pu(config: PUConfig) -> Objective:
     """PULSE's objective: `jaxpu.losses.pu_loss` over bins (Ito & Sugiyama 2023, equation 9)."""
 
@@ -102,24 +134,17 @@ def pu(config: PUConfig) -> Objective:
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         del key
-        # One pass over both, so that batch normalisation sees them together.  Indices stay unique: even U, odd P.
-        stft = jnp.concatenate([batch.unlabeled, batch.positive])
-        logits = network(stft, jnp.concatenate([2 * batch.example_index, 2 * batch.example_index + 1]))
-        unlabeled_logits, positive_logits = jnp.split(logits[..., 0], 2)
-        exponent = hyperparameters["weight_exponent"]
+        arguments = _pu_arguments(network, batch, hyperparameters)
         parts = losses.pu_loss(
-            positive_logits,
-            unlabeled_logits,
-            class_prior=hyperparameters["class_prior"],
-            positive_weights=_bin_weights(batch.positive, exponent),
-            unlabeled_weights=_bin_weights(batch.unlabeled, exponent),
+            **arguments,
             surrogate=losses.SURROGATES[config.surrogate],
-            non_negative=config.estimator == "non_negative",
+            estimator=config.estimator,
             beta=hyperparameters["beta"],
             gamma=hyperparameters["gamma"],
             axis_name=axis_name,
         )
-        statistics = mask_statistics(mask(unlabeled_logits[..., None], hyperparameters), batch.unlabeled, axis_name)
+        unlabeled_mask = mask(arguments["unlabeled_logits"][..., None], hyperparameters)
+        statistics = mask_statistics(unlabeled_mask, batch.unlabeled, axis_name)
         metrics = {
             "positive_risk": parts.positive_risk,
             "negative_risk": parts.negative_risk,
@@ -131,27 +156,77 @@ def pu(config: PUConfig) -> Objective:
     return Objective(1, False, _traced(config), loss, mask)
 
 
-def supervised(config: SupervisedConfig) -> Objective:
-    """Soft masks from known targets: PULSE's supervised comparison, or cross-entropy with the ideal ratio mask."""
+def brier_pu(config: BrierPUConfig) -> Objective:
+    """`jaxpu.losses.brier_pu_loss` over bins: the network's score is the posterior of "target inactive"."""
 
     def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
         del hyperparameters
-        return jax.nn.sigmoid(logits[..., 0])
+        return jax.nn.sigmoid(-logits[..., 0])
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         del key
-        assert batch.target is not None
-        logits = network(batch.unlabeled, 2 * batch.example_index)
-        mixture, target = jnp.abs(batch.unlabeled), jnp.abs(batch.target)
-        if config.loss == "signal_approximation":
-            value = losses.signal_approximation_loss(logits[..., 0], mixture, target, axis_name=axis_name)
-        else:
-            accompaniment = jnp.abs(batch.unlabeled - batch.target)
-            ratio = target / (target + accompaniment + WEIGHT_FLOOR)
-            value = losses.binary_cross_entropy(logits[..., 0], ratio, mixture, axis_name=axis_name)
-        return Loss(value, value, mask_statistics(mask(logits, hyperparameters), batch.unlabeled, axis_name))
+        arguments = _pu_arguments(network, batch, hyperparameters)
+        value = losses.brier_pu_loss(**arguments, axis_name=axis_name)
+        unlabeled_mask = mask(arguments["unlabeled_logits"][..., None], hyperparameters)
+        return Loss(value, value, mask_statistics(unlabeled_mask, batch.unlabeled, axis_name))
 
-    return Objective(1, True, {}, loss, mask)
+    return Objective(1, False, _traced(config), loss, mask)
+
+
+def supervised(config: SupervisedConfig) -> Objective:
+    """Soft masks from known targets: PULSE's supervised comparison, or cross-entropy with the ideal ratio mask."""
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        assert batch.target is not None
+        mixture, target = batch.unlabeled, batch.target
+        if config.remix_songs:
+            target, positive = _with_gains(target, batch.positive, batch.example_index, key, hyperparameters["gain_db"])
+            mixture = target + positive
+        logits = network(mixture, 2 * batch.example_index)
+        magnitude, target_magnitude = jnp.abs(mixture), jnp.abs(target)
+        if config.loss == "signal_approximation":
+            value = losses.signal_approximation_loss(logits[..., 0], magnitude, target_magnitude, axis_name=axis_name)
+        else:
+            ratio = target_magnitude / (target_magnitude + jnp.abs(mixture - target) + WEIGHT_FLOOR)
+            value = losses.binary_cross_entropy(logits[..., 0], ratio, magnitude, axis_name=axis_name)
+        return Loss(value, value, mask_statistics(_keep_positive(logits, hyperparameters), mixture, axis_name))
+
+    return Objective(1, True, _traced(config), loss, _keep_positive)
+
+
+def mixit(config: MixITConfig) -> Objective:
+    """Mixture invariant training: x = u + p has three masks, and the first is in the sum for u in both assignments.
+
+    The target plays in u alone.  Accompaniment plays in both, and the network cannot know which of two it is that u has: so
+    one mask of the other two is for either, and the target is left to the first.
+    """
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        del key
+        mixture = batch.unlabeled + batch.positive
+        logits = network(mixture, 2 * batch.example_index)
+        magnitudes = (jnp.abs(stft) for stft in (mixture, batch.unlabeled, batch.positive))
+        value = losses.mixit_loss(logits, *magnitudes, minimum_over=config.minimum_over, axis_name=axis_name)
+        return Loss(value, value, mask_statistics(_keep_positive(logits, hyperparameters), mixture, axis_name))
+
+    return Objective(3, False, _traced(config), loss, _keep_positive)
+
+
+def noisy_target(config: NoisyTargetConfig) -> Objective:
+    """Noisy-target training: a mask that takes g2 p out of x = g1 u + g2 p, signal approximation with the target g1 u.
+
+    Applied to u, it takes out what sounds like p.  In training about half of the accompaniment is to be kept, so it takes out
+    too little.
+    """
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        unlabeled, positive = _with_gains(batch.unlabeled, batch.positive, batch.example_index, key, hyperparameters["gain_db"])
+        remixed = unlabeled + positive
+        logits = network(remixed, 2 * batch.example_index)
+        value = losses.signal_approximation_loss(logits[..., 0], jnp.abs(remixed), jnp.abs(unlabeled), axis_name=axis_name)
+        return Loss(value, value, mask_statistics(_keep_positive(logits, hyperparameters), remixed, axis_name))
+
+    return Objective(1, False, _traced(config), loss, _keep_positive)
 
 
 def remix(config: RemixConfig) -> Objective:
@@ -166,12 +241,8 @@ def remix(config: RemixConfig) -> Objective:
         return jnp.clip(1 - jax.nn.sigmoid(logits[..., 0]) / hyperparameters["label_frequency"], 0, 1)
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.example_index)
-        gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys) * hyperparameters["gain_db"]
-        gains_db = gains_db + jnp.stack([jnp.zeros(()), hyperparameters["positive_gain_db"]])[None]
-        gains = (10 ** (gains_db / 20)).astype(batch.unlabeled.dtype)
-        unlabeled = batch.unlabeled * gains[:, 0, None, None]
-        positive = batch.positive * gains[:, 1, None, None]
+        positive = batch.positive * (10 ** (hyperparameters["positive_gain_db"] / 20)).astype(batch.positive.dtype)
+        unlabeled, positive = _with_gains(batch.unlabeled, positive, batch.example_index, key, hyperparameters["gain_db"])
         remixed = unlabeled + positive
         logits = network(remixed, 2 * batch.example_index)
         labels = (jnp.abs(positive) > jnp.abs(unlabeled)).astype(jnp.float32)
@@ -183,7 +254,14 @@ def remix(config: RemixConfig) -> Objective:
     return Objective(1, False, _traced(config), loss, mask)
 
 
-OBJECTIVES: dict[type, Callable[[Any], Objective]] = {PUConfig: pu, SupervisedConfig: supervised, RemixConfig: remix}
+OBJECTIVES: dict[type, Callable[[Any], Objective]] = {
+    PUConfig: pu,
+    BrierPUConfig: brier_pu,
+    SupervisedConfig: supervised,
+    MixITConfig: mixit,
+    NoisyTargetConfig: noisy_target,
+    RemixConfig: remix,
+}
 
 
 def make_objective(config: Any) -> Objective:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu.config import (
+    BrierPUConfig,
     Config,
     ConfigError,
+    MixITConfig,
+    NoisyTargetConfig,
+    ObjectiveConfig,
     PatchCNNConfig,
     PUConfig,
     RemixConfig,
@@ -57,6 +62,10 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (PUConfig, "gamma", 1.1, "in [0, 1]"),
     (PUConfig, "gamma", -0.1, "in [0, 1]"),
     (PUConfig, "weight_exponent", -1.0, "0 or more"),
+    (BrierPUConfig, "class_prior", 1.0, "between 0 and 1"),
+    (BrierPUConfig, "weight_exponent", -1.0, "0 or more"),
+    (SupervisedConfig, "gain_db", -1.0, "0 or more"),
+    (NoisyTargetConfig, "gain_db", -1.0, "0 or more"),
     (RemixConfig, "gain_db", -1.0, "0 or more"),
     (RemixConfig, "label_frequency", 0.0, "in (0, 1]"),
     (RemixConfig, "label_frequency", 1.5, "in (0, 1]"),
@@ -118,7 +127,7 @@ def test_every_field_with_limits_has_a_row() -> None:
     """A field that may be a number and stands in no row above is either free or forgotten; those that are free are listed."""
     free = {("RemixConfig", "positive_gain_db")}
     rows = {(cls.__name__, field) for cls, field, _, _ in REFUSED}
-    for cls in (PatchCNNConfig, PUConfig, SupervisedConfig, RemixConfig, TrainConfig):
+    for cls in (PatchCNNConfig, *typing.get_args(ObjectiveConfig), TrainConfig):
         for field in dataclasses.fields(cls):
             if isinstance(field.default, (int, float, tuple)) and not isinstance(field.default, bool):
                 assert (cls.__name__, field.name) in rows | free
@@ -140,11 +149,14 @@ CONFIGS = [
         objective=RemixConfig(positive_gain_db=-1.5),
         train=TrainConfig(gradient_clip=1.0),
     ),
-    Config(objective=SupervisedConfig(loss="ratio_mask")),
+    Config(objective=SupervisedConfig(loss="ratio_mask", remix_songs=True)),
+    Config(objective=BrierPUConfig(class_prior=0.3)),
+    Config(objective=MixITConfig(minimum_over="batch")),
+    Config(objective=NoisyTargetConfig(gain_db=3.0)),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["defaults", "changed", "supervised"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["defaults", "changed", "supervised", "brier_pu", "mixit", "noisy_target"])
 def test_json_and_back(config: Config) -> None:
     restored = from_json(json.loads(json.dumps(to_json(config))))
     assert restored == config
@@ -160,9 +172,9 @@ def test_stored_configs_of_another_version_are_refused() -> None:
     ):
         from_json(values)
     values = to_json(Config())
-    values["objective"]["kind"] = "MixITConfig"
+    values["objective"]["kind"] = "ElsewhereConfig"
     with pytest.raises(
-        ConfigError, match=r"^The stored config has a 'MixITConfig' where one of PUConfig, SupervisedConfig, .* must be;"
+        ConfigError, match=r"^The stored config has a 'ElsewhereConfig' where one of PUConfig, .*, RemixConfig must be;"
     ):
         from_json(values)
     values = to_json(Config())
@@ -179,7 +191,8 @@ def test_fields_that_a_stored_config_lacks_take_their_defaults() -> None:
 
 def test_reasons_why_a_run_uses_stems() -> None:
     assert uses_stems(Config()) == []
-    assert uses_stems(Config(objective=RemixConfig())) == []
+    for objective in (BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig()):
+        assert uses_stems(Config(objective=objective)) == []
     config = Config(
         data=DataConfig(activity_on="target", target_to_accompaniment_db=(-5.0, 10.0)),
         objective=SupervisedConfig(),
@@ -220,6 +233,12 @@ def test_the_baseline_is_what_pulse_publishes() -> None:
     assert config.objective == PUConfig("non_negative", "sigmoid", 0.6, 0.0, 0.096, 1.0, "hard")
     assert config.train.learning_rate == 3.7e-5
     assert config.data.patch.level == "clip"
+
+
+def test_the_other_objectives_are_on_equal_terms_with_the_demo() -> None:
+    configs = [load_config(name) for name in config_names() if name.startswith("demo")]
+    assert {type(config.objective) for config in configs} == set(typing.get_args(ObjectiveConfig))
+    assert len({(config.data, config.model, config.train) for config in configs}) == 1
 
 
 def test_configs_that_cannot_be_found_are_named(tmp_path: Path) -> None:

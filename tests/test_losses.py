@@ -2,6 +2,7 @@
 
 import functools
 import math
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -33,18 +34,26 @@ def reference_pu_loss(
     prior: float,
     beta: float,
     gamma: float,
-    non_negative: bool,
+    estimator: str,
 ) -> dict[str, float]:
-    """Ito & Sugiyama 2023, equations 8 and 9, and Kiryo et al. 2017, algorithm 1, in float64 and in their own order."""
+    """Ito & Sugiyama 2023, equations 8 and 9, and Kiryo et al. 2017, algorithm 1, in float64 and in their own order.
+
+    Beside them the absolute value of Hammoudeh & Lowd 2020, and the equal weights of Su et al. 2021.
+    """
     loss = MARGIN_LOSSES[surrogate]
     first = prior * np.sum(w_positive * loss(positive)) / positive.size
     bracket = (
         np.sum(w_unlabeled * loss(-unlabeled)) / unlabeled.size - prior * np.sum(w_positive * loss(-positive)) / positive.size
     )
-    acts = non_negative and bracket < -beta
+    if estimator == "balanced":
+        first, bracket = 0.5 / prior * first, 0.5 / (1 - prior) * bracket
+    if estimator == "absolute":
+        bound, loss_beyond, acts = first - bracket, first - bracket, bracket < 0
+    else:
+        bound, loss_beyond, acts = first - beta, -gamma * bracket, estimator != "unbiased" and bracket < -beta
     return {
-        "loss": -gamma * bracket if acts else first + bracket,
-        "risk": first - beta if acts else first + bracket,
+        "loss": loss_beyond if acts else first + bracket,
+        "risk": bound if acts else first + bracket,
         "positive_risk": first,
         "negative_risk": bracket,
         "clamped": float(acts),
@@ -60,9 +69,9 @@ def example(seed: int = 0) -> tuple[Array, Array, Array, Array]:
     return positive, unlabeled, w_positive, w_unlabeled
 
 
-@functools.partial(jax.jit, static_argnames=("surrogate", "non_negative"))
+@functools.partial(jax.jit, static_argnames=("surrogate", "estimator"))
 def jitted_pu_loss(
-    arrays: tuple[jax.Array, ...], prior: jax.Array, beta: jax.Array, gamma: jax.Array, *, surrogate: str, non_negative: bool
+    arrays: tuple[jax.Array, ...], prior: jax.Array, beta: jax.Array, gamma: jax.Array, *, surrogate: str, estimator: Any
 ) -> tuple[losses.PULoss, tuple[jax.Array, ...]]:
     """The loss and its gradient with respect to both logits."""
     positive, unlabeled, w_positive, w_unlabeled = arrays
@@ -75,7 +84,7 @@ def jitted_pu_loss(
             positive_weights=w_positive,
             unlabeled_weights=w_unlabeled,
             surrogate=losses.SURROGATES[surrogate],
-            non_negative=non_negative,
+            estimator=estimator,
             beta=beta,
             gamma=gamma,
         )
@@ -106,21 +115,20 @@ def central_differences(function: Callable[[Array], float], point: Array) -> Arr
 def test_pu_loss_and_gradient_equal_the_reference(surrogate: str, prior: float, beta: float, acts: bool) -> None:
     positive, unlabeled, w_positive, w_unlabeled = example()
     w_positive = 3 * w_positive
-    for non_negative in (True, False):
+    for estimator in typing.get_args(losses.Estimator):
 
-        def reference(
-            positive: Array = positive, unlabeled: Array = unlabeled, non_negative: bool = non_negative
-        ) -> dict[str, float]:
-            return reference_pu_loss(positive, unlabeled, w_positive, w_unlabeled, surrogate, prior, beta, 0.3, non_negative)
+        def reference(positive: Array = positive, unlabeled: Array = unlabeled, estimator: str = estimator) -> dict[str, float]:
+            return reference_pu_loss(positive, unlabeled, w_positive, w_unlabeled, surrogate, prior, beta, 0.3, estimator)
 
         expected = reference()
-        assert expected["clamped"] == float(acts and non_negative)
+        # The absolute value knows no tolerance.
+        assert expected["clamped"] == {"unbiased": False, "absolute": prior == 0.95}.get(estimator, acts)
         hyperparameters = as_float32(np.array(prior), np.array(beta), np.array(0.3))
         result, gradients = jitted_pu_loss(
             as_float32(positive, unlabeled, w_positive, w_unlabeled),
             *hyperparameters,
             surrogate=surrogate,
-            non_negative=non_negative,
+            estimator=estimator,
         )
         for name, value in expected.items():
             np.testing.assert_allclose(getattr(result, name), value, rtol=2e-6, atol=2e-6, err_msg=name)
@@ -145,9 +153,33 @@ def test_by_hand_where_the_bracket_is_negative(beta: float, gamma: float, loss: 
     result = losses.pu_loss(jnp.full((2, 2), LN3), jnp.full(3, -LN3), class_prior=0.6, beta=beta, gamma=gamma)
     np.testing.assert_allclose(result, (loss, risk, 0.15, -0.2, clamped), atol=1e-7)
     unclamped = losses.pu_loss(
-        jnp.full((2, 2), LN3), jnp.full(3, -LN3), class_prior=0.6, beta=beta, gamma=gamma, non_negative=False
+        jnp.full((2, 2), LN3), jnp.full(3, -LN3), class_prior=0.6, beta=beta, gamma=gamma, estimator="unbiased"
     )
     np.testing.assert_allclose(unclamped, (-0.05, -0.05, 0.15, -0.2, 0), atol=1e-7)
+
+
+def test_by_hand_absolute_and_balanced() -> None:
+    positive, unlabeled = jnp.full((2, 2), LN3), jnp.full(3, -LN3)
+    # 0.15 + |-0.2|, whatever beta and gamma.
+    absolute = losses.pu_loss(positive, unlabeled, class_prior=0.6, estimator="absolute", beta=0.3, gamma=0.5)
+    np.testing.assert_allclose(absolute, (0.35, 0.35, 0.15, -0.2, 1), atol=1e-7)
+    # 1/2 * 1/4 and 1/2 * -0.2 / 0.4 = -0.25: clamped at beta = 0.1, not at 0.3.
+    balanced = functools.partial(losses.pu_loss, class_prior=0.6, estimator="balanced", gamma=0.5)
+    np.testing.assert_allclose(balanced(positive, unlabeled, beta=0.1), (0.125, 0.025, 0.125, -0.25, 1), atol=1e-7)
+    np.testing.assert_allclose(balanced(positive, unlabeled, beta=0.3), (-0.125, -0.125, 0.125, -0.25, 0), atol=1e-7)
+    # The bracket is 0.75 - 0.3: both take it as it is, `balanced` as 1/4 + 1/2 * 0.45 / 0.4.
+    positive, unlabeled = jnp.zeros(4), jnp.full(2, LN3)
+    absolute = losses.pu_loss(positive, unlabeled, class_prior=0.6, estimator="absolute")
+    np.testing.assert_allclose(absolute, (0.75, 0.75, 0.3, 0.45, 0), atol=1e-7)
+    np.testing.assert_allclose(balanced(positive, unlabeled), (0.8125, 0.8125, 0.25, 0.5625, 0), atol=1e-7)
+
+
+def test_unknown_estimators_are_refused() -> None:
+    estimator: Any = "unbaised"
+    with pytest.raises(
+        ValueError, match=r"^estimator is 'unbaised'; it must be one of unbiased, non_negative, absolute, balanced"
+    ):
+        losses.pu_loss(jnp.zeros(1), jnp.zeros(1), class_prior=0.5, estimator=estimator)
 
 
 def test_by_hand_where_the_bracket_is_positive() -> None:
@@ -206,7 +238,7 @@ def test_extreme_logits_are_finite(surrogate: str, sign: float) -> None:
     for prior in (0.1, 0.9):
         hyperparameters = as_float32(np.array(prior), np.array(0.0), np.array(1.0))
         result, gradients = jitted_pu_loss(
-            (extreme, extreme, ones, ones), *hyperparameters, surrogate=surrogate, non_negative=True
+            (extreme, extreme, ones, ones), *hyperparameters, surrogate=surrogate, estimator="non_negative"
         )
         assert all(bool(jnp.all(jnp.isfinite(value))) for value in (*result, *gradients))
 
@@ -215,7 +247,7 @@ def test_vmap_over_hyperparameters_equals_a_loop() -> None:
     positive, unlabeled, w_positive, w_unlabeled = example(1)
     arrays = as_float32(positive, unlabeled, 3 * w_positive, w_unlabeled)
     priors, betas, gammas = as_float32(np.linspace(0.1, 0.95, 5), np.array([0, 0, 0.1, 0, 2]), np.linspace(0.1, 1, 5))
-    function = functools.partial(jitted_pu_loss, surrogate="sigmoid", non_negative=True)
+    function = functools.partial(jitted_pu_loss, surrogate="sigmoid", estimator="non_negative")
     together = jax.vmap(function, (None, 0, 0, 0))(arrays, priors, betas, gammas)
     alone = [function(arrays, *each) for each in zip(priors, betas, gammas, strict=True)]
     assert {float(result.clamped) for result, _ in alone} == {0.0, 1.0}
@@ -244,6 +276,38 @@ def test_reductions_with_an_axis_name_are_those_of_the_whole_batch() -> None:
     np.testing.assert_allclose(sharded_mean, np.full(2, 11 / 4), rtol=1e-6)
 
 
+def test_brier_pu_equals_the_reference() -> None:
+    positive, unlabeled, w_positive, w_unlabeled = example(4)
+
+    def reference(positive: Array = positive, unlabeled: Array = unlabeled) -> float:
+        of_unlabeled = np.sum(w_unlabeled * scipy.special.expit(unlabeled) ** 2) / unlabeled.size
+        return float(of_unlabeled - 2 * 0.3 * np.sum(w_positive * scipy.special.expit(positive)) / positive.size)
+
+    arrays = dict(zip(("positive_weights", "unlabeled_weights"), as_float32(w_positive, w_unlabeled), strict=True))
+    function = functools.partial(losses.brier_pu_loss, class_prior=0.3, **arrays)
+    value, gradients = jax.value_and_grad(function, argnums=(0, 1))(*as_float32(positive, unlabeled))
+    np.testing.assert_allclose(value, reference(), rtol=2e-6, atol=1e-7)
+    by_positive = central_differences(lambda x: reference(positive=x), positive)
+    np.testing.assert_allclose(gradients[0], by_positive, rtol=1e-5, atol=1e-7)
+    by_unlabeled = central_differences(lambda x: reference(unlabeled=x), unlabeled)
+    np.testing.assert_allclose(gradients[1], by_unlabeled, rtol=1e-5, atol=1e-7)
+    # By hand: (9/16 + 1/16) / 2 - 2 * 0.4 * 3/4.
+    by_hand = losses.brier_pu_loss(jnp.full(3, LN3), jnp.asarray([LN3, -LN3]), class_prior=0.4)
+    np.testing.assert_allclose(by_hand, 5 / 16 - 0.6, rtol=1e-6)
+
+
+def test_brier_pu_has_the_posterior_as_its_minimum() -> None:
+    """Two kinds of bins: P has 3 of the first and 1 of the second, U 2 of each; pi = 0.4: posteriors 0.6 and 0.2."""
+    posterior = np.array([0.6, 0.2])
+    logits = jnp.asarray(scipy.special.logit(posterior), jnp.float32)
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return losses.brier_pu_loss(logits[jnp.array([0, 0, 0, 1])], logits[jnp.array([0, 0, 1, 1])], class_prior=0.4)
+
+    np.testing.assert_allclose(jax.grad(loss)(logits), np.zeros(2), atol=1e-7)
+    np.testing.assert_allclose(loss(logits), -np.mean(posterior**2), rtol=1e-5)
+
+
 def test_weighted_mean_of_nothing_is_zero() -> None:
     assert float(losses.weighted_mean(jnp.ones(3), jnp.zeros(3))) == 0
 
@@ -261,6 +325,57 @@ def test_signal_approximation_equals_the_reference() -> None:
     # By hand: (1/2 * 4 - 1)^2 = 1 and (1/2 * 2 - 4)^2 = 9.
     by_hand = losses.signal_approximation_loss(jnp.zeros(2), jnp.asarray([4.0, 2.0]), jnp.asarray([1.0, 4.0]))
     assert float(by_hand) == 5
+
+
+@pytest.mark.parametrize("minimum_over", ["example", "batch"])
+def test_mixit_equals_the_reference(minimum_over: Any) -> None:
+    rng = np.random.default_rng(6)
+    logits = rng.standard_normal((4, 2, 3, 3))
+    mixture, unlabeled, positive = (rng.exponential(size=(4, 2, 3)) for _ in range(3))
+
+    def errors(logits: Array) -> Array:
+        """By assignment and example."""
+        masked = scipy.special.expit(logits) * mixture[..., None]
+        squares = [
+            (masked[..., 0] + masked[..., other] - unlabeled) ** 2 + (masked[..., alone] - positive) ** 2
+            for other, alone in ((1, 2), (2, 1))
+        ]
+        return np.mean(squares, axis=(2, 3))
+
+    def reference(logits: Array) -> float:
+        return float(errors(logits).min(0).mean() if minimum_over == "example" else errors(logits).mean(1).min())
+
+    assert set(errors(logits).argmin(0)) == {0, 1}
+    function = functools.partial(losses.mixit_loss, minimum_over=minimum_over)
+    value, gradient = jax.value_and_grad(function)(*as_float32(logits, mixture, unlabeled, positive))
+    np.testing.assert_allclose(value, reference(logits), rtol=1e-6)
+    np.testing.assert_allclose(gradient, central_differences(reference, logits), rtol=1e-5, atol=1e-7)
+
+
+def mixit_by_hand(logits: Any, axis_name: str | None = None, *, minimum_over: Any) -> jax.Array:
+    """One bin an example, |u + p| = 4, |u| = 3, |p| = 1."""
+    sizes = (jnp.full(logits.shape[:-1], size) for size in (4.0, 3.0, 1.0))
+    return losses.mixit_loss(logits, *sizes, minimum_over=minimum_over, axis_name=axis_name)
+
+
+def test_mixit_by_hand() -> None:
+    # Masked magnitudes 2, 3 and 1 in the first example: (2 + 3 - 3)^2 + (1 - 1)^2 = 4, or (2 + 1 - 3)^2 + (3 - 1)^2 = 4.
+    # 2, 1 and 1 in the second: no error either way.  1, 1 and 2 in the third: 1 + 1, or 0 + 0.  1, 2 and 1 in the last.
+    half, quarter = 0.0, -LN3
+    first, second, third, last = (
+        jnp.asarray([masks], jnp.float32).reshape(1, 1, 1, 3)
+        for masks in ((half, LN3, quarter), (half, quarter, quarter), (quarter, quarter, half), (quarter, half, quarter))
+    )
+    for logits, expected in ((first, 4), (second, 0), (third, 0), (last, 0)):
+        np.testing.assert_allclose(mixit_by_hand(logits, minimum_over="example"), expected, atol=1e-6)
+    # Together the third and the last need both assignments; one for the batch fits one of them.
+    both = jnp.concatenate([third, last])
+    np.testing.assert_allclose(mixit_by_hand(both, minimum_over="example"), 0, atol=1e-6)
+    np.testing.assert_allclose(mixit_by_hand(both, minimum_over="batch"), 1, rtol=1e-6)
+    # The same when each is on a device of its own.
+    for minimum_over, expected in (("example", 0), ("batch", 1)):
+        function = functools.partial(mixit_by_hand, axis_name="shards", minimum_over=minimum_over)
+        np.testing.assert_allclose(jax.vmap(function, axis_name="shards")(both[:, None]), np.full(2, expected), atol=1e-6)
 
 
 def test_binary_cross_entropy_equals_the_reference() -> None:

@@ -14,7 +14,17 @@ from jax import export
 import jaxpu.train
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu import losses, parallel
-from jaxpu.config import Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig
+from jaxpu.config import (
+    BrierPUConfig,
+    Config,
+    MixITConfig,
+    NoisyTargetConfig,
+    PatchCNNConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+    TrainConfig,
+)
 from jaxpu.train import TrainState, init_state, make_evaluate_step, make_train_step
 
 PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
@@ -142,6 +152,31 @@ def test_eight_devices_equal_one(
             assert relative_difference(getattr(state_eight, part), getattr(state_one, part)) < tolerance
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        PUConfig(estimator="balanced"),
+        BrierPUConfig(),
+        MixITConfig(minimum_over="batch"),
+        NoisyTargetConfig(),
+        SupervisedConfig(remix_songs=True),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_the_first_step_and_evaluation_of_the_other_objectives_on_eight_devices_equal_one(objective: Any) -> None:
+    config = make_config(objective, DROPOUT)
+    train_step, evaluate_step = make_train_step(config), make_evaluate_step(config)
+
+    def both(state: TrainState, batch: Any, key: jax.Array, axis_name: str | None = None) -> Any:
+        return train_step(state, batch, key, axis_name)[1], evaluate_step(state, batch, key, axis_name)
+
+    state, batch = make_state(config), make_batch(0, with_target=isinstance(objective, SupervisedConfig))
+    expected = jax.jit(functools.partial(both, axis_name=None))(state, batch, KEY)
+    actual = parallel.over_devices(both)(state, batch, KEY)
+    assert {"loss", "gradient_norm", "kept_energy", "inactive_share"} <= set(expected[0])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), actual, expected)
+
+
 def test_dropout_is_on_and_follows_the_global_index() -> None:
     """Examples dealt to the devices in another order give the same step, since their indices go with them."""
     one, eight = steps("pu-sgd")
@@ -212,7 +247,9 @@ def test_devices_in_words() -> None:
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize(
-    "objective", [PUConfig(), RemixConfig(), SupervisedConfig()], ids=lambda objective: type(objective).__name__
+    "objective",
+    [PUConfig(), BrierPUConfig(), SupervisedConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig()],
+    ids=lambda objective: type(objective).__name__,
 )
 def test_the_train_step_lowers_for_accelerators(objective: Any, platform: str) -> None:
     """On the CPU, without a device of that kind: everything in the step has a translation for it."""
