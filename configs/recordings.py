@@ -9,7 +9,8 @@ level; the recordings without the target are then louder than the accompaniment 
 `positive_gain_db` takes that back.  Training stops when the objective on held-out recordings no longer improves.
 
 Hardware: a GPU, or a CPU and patience: 400 steps take about 5 minutes on 2 cores.
-Score to expect: on the demo's songs with these levels, +3.5 dB SI-SDR after 400 steps (docs/results.md).
+Score to expect: on the demo's songs as two folders of FLAC and MP3, +3.7 dB SI-SDR after 400 steps (docs/results.md); nobody has
+measured the 4000 steps yet.
 """
 
 from data_pipeline.spec import DataConfig, PatchSpec
