@@ -237,11 +237,17 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     Raises:
         DataError: when the data were prepared with other settings, or have no stems where the config needs them.
         TrainingError: when a loss is not finite.
-        ConfigError: when `run_dir` belongs to another config, or the devices cannot share the batch equally.
+        ConfigError: when `run_dir` belongs to another config, the devices cannot share the batch equally, or checkpoints are to
+            be selected by scores that the data cannot give.
     """
     parallel.check_batch_size(config.train.batch_size)
     dataset = PatchDataset.open(data_dir)
     dataset.check(config.data)
+    if config.train.select_by == "si_sdr_improvement" and not dataset.has_stems:
+        raise ConfigError(
+            f"TrainConfig.select_by is 'si_sdr_improvement', but the data in {data_dir} have no stems to score with. "
+            "Use held_out_loss or last."
+        )
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_config(config, run_dir / "config.json")
@@ -428,4 +434,4 @@ def _check_config(config: Config, path: Path) -> None:
 if __name__ == "__main__":
     from jaxpu.cli import main
 
-    main(["train", *sys.argv[1:]])
+    sys.exit(main(["train", *sys.argv[1:]]))

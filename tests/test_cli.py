@@ -91,6 +91,12 @@ def test_two_folders_of_any_audio(tmp_path, monkeypatch, capsys):
     assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.wav")) == [
         f"{index}/{name}.wav" for index in range(3) for name in ("accompaniment", "vocals")
     ]
+    # Two folders have no stems to select checkpoints with.
+    refused = [*module, "--train.select-by", "si_sdr_improvement", "--run", "runs/scored"]
+    done = subprocess.run(refused, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "have no stems to score with" in done.stderr
+    assert not Path("runs/scored").exists()
     # Other settings than the data's are refused before the first step.
     assert run("train", "baseline", *settings, *SMALL_RUN, "--data.patch.window", "hann", "--run", "runs/other") == 1
     assert "window" in capsys.readouterr().err
