@@ -311,6 +311,8 @@ def _soundfile_blocks(
     path: Path, file: soundfile.SoundFile, info: AudioInfo, block_samples: int, start: int, stop: int | None
 ) -> Blocks:
     lossy = file.subtype in ("MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS", "OPUS")
+    # libsndfile's own way from 16 bit to float gives the same numbers, six times slower.
+    dtype, scale = ("int16", np.float32(2**-15)) if file.subtype == "PCM_16" else ("float32", np.float32(1))
     with file:
         try:
             position = 0
@@ -323,11 +325,11 @@ def _soundfile_blocks(
                 position += skipped
             while stop is None or position < stop:
                 wanted = block_samples if stop is None else min(block_samples, stop - position)
-                data = file.read(wanted, dtype="float32", always_2d=True)
+                data = file.read(wanted, dtype=dtype, always_2d=True)
                 if not len(data):
                     break
                 position += len(data)
-                yield np.ascontiguousarray(data.T)
+                yield np.multiply(data.T, scale, order="C", dtype=np.float32)
         except (soundfile.SoundFileError, OSError) as error:
             raise decoders.truncated(
                 path, f"decoding stops near {position / info.sample_rate:.2f} s ({decoders.reason_of(error)}), or it is corrupt"

@@ -59,8 +59,13 @@ class PatchMaker:
         self._spec = spec = config.patch
         bytes_per_clip = 8 * spec.num_channels * spec.frames * spec.bins
         self._clips = max(1, min(_CLIPS_PER_CALL, _MAX_BUFFER_BYTES // bytes_per_clip))
+        # All clips of a call stand in one long signal, each with its reflected edges, at a distance of whole hops: librosa
+        # transforms that in two thirds of the time that it takes for a batch of short ones.
+        self._distance = -(-(spec.clip_samples + spec.n_fft) // spec.hop_length)
+        rows = self._clips * spec.num_channels
         # Fresh memory for every call would cost as much as the transform.
-        self._complex = np.empty((self._clips, spec.num_channels, spec.frames, spec.bins), np.complex64)
+        self._signal = np.zeros(rows * self._distance * spec.hop_length + spec.n_fft - spec.hop_length, np.float32)
+        self._complex = np.empty((rows * self._distance, spec.bins), np.complex64)
         self._stored = np.empty((self._clips, *spec.patch_shape), spec.dtype)
 
     def stft(self, clips: np.ndarray) -> np.ndarray:
@@ -77,20 +82,27 @@ class PatchMaker:
             FloatingPointError: a value exceeds the range of float16, 65504. With `level = clip` none can.
         """
         spec = self._spec
-        transformed = self._complex[: len(clips)]
+        rows, edge, samples = len(clips) * spec.num_channels, spec.n_fft // 2, spec.clip_samples
+        signal = self._signal[: rows * self._distance * spec.hop_length + spec.n_fft - spec.hop_length]
+        padded = signal[: rows * self._distance * spec.hop_length].reshape(*clips.shape[:2], -1)
+        padded[..., edge : edge + samples] = clips
+        padded[..., :edge] = clips[..., edge:0:-1]
+        padded[..., edge + samples : 2 * edge + samples] = clips[..., -2 : -2 - edge : -1]
+        transformed = self._complex[: rows * self._distance]
         librosa.stft(
-            clips,
+            signal,
             n_fft=spec.n_fft,
             hop_length=spec.hop_length,
             win_length=spec.win_length,
             window=spec.window,
-            center=True,
-            pad_mode="reflect",
-            out=transformed.swapaxes(-1, -2),
+            center=False,
+            out=transformed.T,
         )
         stored = self._stored[: len(clips)]
+        # Frames that reach over the end of a clip are left out.
+        frames = transformed.view(np.float32).reshape(*clips.shape[:2], self._distance, spec.bins, 2)[:, :, : spec.frames]
         with np.errstate(over="raise"):
-            stored[...] = transformed.view(np.float32).reshape(stored.shape)
+            stored[...] = frames
         return stored
 
     def track(self, track: Track, scratch: Path) -> "TrackPatches":
