@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 DEMO_ARGS ?=
+CORPUS ?=
+RESULTS_ARGS ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
 
@@ -17,7 +19,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg demo test lint format types test-3.13 test-lowest find-3.11 find-3.13 lock clean
+.PHONY: help setup ffmpeg demo results test lint format types test-3.13 test-lowest find-3.11 find-3.13 lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ setup: ffmpeg .venv/ready ## make .venv from requirements.lock and install ffmpe
 
 demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song (about 10 minutes; DEMO_ARGS=...)
 	.venv/bin/jaxpu demo $(DEMO_ARGS)
+
+results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
+	.venv/bin/python benchmarks/results.py $(CORPUS) $(RESULTS_ARGS)
 
 test: setup ## run the tests (TEST_ARGS="-k stft")
 	.venv/bin/python -m pytest $(TEST_ARGS)

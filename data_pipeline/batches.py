@@ -148,6 +148,7 @@ class PatchDataset:
         num_steps: int | None = None,
         disjoint_tracks: bool,
         with_target: bool,
+        num_target_tracks: int | None = None,
         shuffle: bool = True,
         process_index: int = 0,
         process_count: int = 1,
@@ -168,6 +169,8 @@ class PatchDataset:
                 drawn by the seed of the dataset's own configuration, so they are the same for every run. Two folders
                 are disjoint anyway.
             with_target: yield the target of the unlabeled clips too. Needs stems.
+            num_target_tracks: yield targets of at most that many of the tracks that unlabeled clips come from instead, drawn by
+                the seed of the dataset's own configuration: a third stream, independent of the unlabeled clips.
             shuffle: False takes the clips in the order of tracks and time, for validation.
             process_index: of this process; it gets the rows from process_index * batch_size / process_count on.
             process_count: number of processes; divides batch_size. The global batch does not depend on it.
@@ -176,7 +179,7 @@ class PatchDataset:
             "unlabeled": (rows, channels, frames, bins, 2), spec.dtype; STFTs of mixtures, real and imaginary part.
             "positive": of the same shape, STFTs of accompaniments.
             "unlabeled_track", "positive_track": int32 (rows,).
-            "target" if `with_target`: as "unlabeled", in the scale of the mixture: M - A level_A / level_M.
+            "target" if `with_target`: as "unlabeled", in the scale of its mixture: M - A level_A / level_M.
 
         Raises:
             DataError: at once, where the dataset cannot give such batches; while iterating, where a file is damaged.
@@ -189,6 +192,8 @@ class PatchDataset:
         if start_step < 0:
             raise DataError(f"start_step is {start_step}; it must not be negative.")
         rows = self._rows(split, disjoint_tracks, with_target)
+        if with_target and num_target_tracks is not None:
+            rows["target"] = self._rows_of_some_tracks(split, rows["unlabeled"], num_target_tracks)
         if num_steps is None and not shuffle:
             num_steps = max(1, len(rows["unlabeled"]) // batch_size)
         order = _Order({role: len(chosen) for role, chosen in rows.items()}, seed if shuffle else None)
@@ -229,6 +234,14 @@ class PatchDataset:
                 halves = "one of the two halves into which disjoint_tracks divides its tracks" if disjoint_tracks else "the split"
                 raise DataError(f"{self.directory}: {halves} has no active {role} clips in {split}. {_more_data(split)}")
         return {"unlabeled": unlabeled, "positive": positive}
+
+    def _rows_of_some_tracks(self, split: Split, rows: np.ndarray, num_tracks: int) -> np.ndarray:
+        """Those of the rows of the mixture's index that belong to that many of their tracks."""
+        if num_tracks <= 0:
+            raise DataError(f"num_target_tracks is {num_tracks}; it must be positive.")
+        track = self.index(split, "mixture").track[rows]
+        shuffled = np.random.default_rng(self.config.seed).permutation(np.unique(track))
+        return rows[np.isin(track, shuffled[:num_tracks])]
 
 
 def read_info(directory: Path) -> dict[str, Any] | None:
@@ -292,7 +305,9 @@ class _Order:
     def _draw(self, role: str, epoch: int) -> np.ndarray:
         # Sorting raw bits: NumPy promises those for ever, and its own `permutation` only within a version.
         assert self._seed is not None
-        bits = np.random.PCG64([self._seed, ("unlabeled", "positive").index(role), epoch]).random_raw(self._counts[role])
+        bits = np.random.PCG64([self._seed, ("unlabeled", "positive", "target").index(role), epoch]).random_raw(
+            self._counts[role]
+        )
         return np.argsort(bits, kind="stable")
 
 
@@ -318,11 +333,17 @@ class _Reader:
             assert np.array_equal(mixture.start, accompaniment.start)
 
     def places(self, positions: dict[str, np.ndarray], with_target: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Files, offsets and tracks of a batch, each (records,): unlabeled, positive, then the accompaniment of unlabeled."""
-        unlabeled, positive = (self._rows[role][positions[role]] for role in ("unlabeled", "positive"))
-        wanted: list[tuple[Signal, np.ndarray]] = [("mixture", unlabeled), ("accompaniment", positive)]
+        """Files, offsets and tracks of a batch, each (records,).
+
+        In this order: unlabeled, positive, then the mixture of the targets where they are a stream of their own, and last their
+        accompaniment.
+        """
+        chosen = {role: rows[positions[role]] for role, rows in self._rows.items()}
+        wanted: list[tuple[Signal, np.ndarray]] = [("mixture", chosen["unlabeled"]), ("accompaniment", chosen["positive"])]
+        if "target" in chosen:
+            wanted.append(("mixture", chosen["target"]))
         if with_target:
-            wanted.append(("accompaniment", unlabeled))
+            wanted.append(("accompaniment", chosen.get("target", chosen["unlabeled"])))
         files = [self._index[signal].shard[rows].astype(np.int64) + self._first_shard[signal] for signal, rows in wanted]
         offsets = [self._index[signal].offset[rows] for signal, rows in wanted]
         tracks = [self._index[signal].track[rows] for signal, rows in wanted]
@@ -340,7 +361,8 @@ class _Reader:
         spec = self._dataset.spec
         dtype = tf.as_dtype(spec.dtype)
         paths = tf.constant(self._paths)
-        records = rows * (3 if with_target else 2)
+        of_target = "target" in self._rows
+        records = rows * (2 + of_target + with_target)
 
         def places(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             return self.places(positions(int(step)), with_target)
@@ -362,8 +384,9 @@ class _Reader:
             batch = {"unlabeled": stft[:rows], "positive": stft[rows : 2 * rows]}
             batch |= {"unlabeled_track": track[:rows], "positive_track": track[rows : 2 * rows]}
             if with_target:
-                ratio = tf.reshape(level[2 * rows :] / level[:rows], [rows, 1, 1, 1, 1])
-                difference = tf.cast(stft[:rows], tf.float32) - ratio * tf.cast(stft[2 * rows :], tf.float32)
+                mixture = slice(2 * rows, 3 * rows) if of_target else slice(rows)
+                ratio = tf.reshape(level[-rows:] / level[mixture], [rows, 1, 1, 1, 1])
+                difference = tf.cast(stft[mixture], tf.float32) - ratio * tf.cast(stft[-rows:], tf.float32)
                 batch["target"] = tf.cast(difference, dtype)
             return batch
 

@@ -177,12 +177,15 @@ class RemixConfig:
             where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
         label_frequency: c, the probability that the positive is the larger of two exchangeable accompaniments; 1/2 by symmetry.
         weight_exponent: p in the weight |x|^p of a bin.
+        labels: `binary`: which of the two is larger; `ratio`: the share of the positive in the sum of the two magnitudes.  Both
+            have the same mean where the target is silent; the second is less random.
     """
 
     gain_db: float = 6.0
     positive_gain_db: float = 0.0
     label_frequency: float = 0.5
     weight_exponent: float = 1.0
+    labels: Literal["binary", "ratio"] = "binary"
 
     def __post_init__(self) -> None:
         _require(self.gain_db >= 0, self, "gain_db", "0 or more")
@@ -190,7 +193,51 @@ class RemixConfig:
         _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 
-ObjectiveConfig = PUConfig | BrierPUConfig | SupervisedConfig | MixITConfig | NoisyTargetConfig | RemixConfig
+@dataclasses.dataclass(frozen=True)
+class BootstrapConfig(RemixConfig):
+    """`remix`, then the same with the target that a teacher takes out of the mixture in the place of the mixture.
+
+    The teacher is an earlier state of the network that is trained.  What is added to a positive is then as sparse as a real
+    target, so the sum is as dense as a real mixture (Neural Egg Separation, Halperin et al. 2019; RemixIT, Tzinis et al. 2022).
+
+    Attributes:
+        remix_steps: steps of `remix` before there is a teacher.
+        teacher: `average`: the moving average of the parameters (`train.ema_decay`); `round`: what separated at the
+            beginning of the round: the same average, or the parameters where there is none.
+        round_steps: steps of a round.
+    """
+
+    remix_steps: int = 400
+    teacher: Literal["average", "round"] = "average"
+    round_steps: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.remix_steps >= 0, self, "remix_steps", "0 or more")
+        _require(self.round_steps > 0, self, "round_steps", "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class PNUConfig(RemixConfig):
+    """`remix`, and supervised learning from a few tracks whose target is known, in one loss.
+
+    Attributes:
+        supervised_weight: lambda in lambda * supervised + (1 - lambda) * remix.
+        stem_tracks: how many of the tracks that give mixtures give their targets too; all of them where there are fewer.
+    """
+
+    supervised_weight: float = 0.5
+    stem_tracks: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 <= self.supervised_weight <= 1, self, "supervised_weight", "in [0, 1]")
+        _require(self.stem_tracks > 0, self, "stem_tracks", "positive")
+
+
+ObjectiveConfig = (
+    PUConfig | BrierPUConfig | SupervisedConfig | MixITConfig | NoisyTargetConfig | RemixConfig | BootstrapConfig | PNUConfig
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,12 +298,21 @@ class Config:
     objective: ObjectiveConfig = PUConfig()
     train: TrainConfig = TrainConfig()
 
+    def __post_init__(self) -> None:
+        if isinstance(self.objective, BootstrapConfig):
+            steps = f"less than train.num_steps = {self.train.num_steps}"
+            _require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
+            averaged = self.objective.teacher == "round" or self.train.ema_decay > 0
+            _require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0")
+
 
 def uses_stems(config: Config) -> list[str]:
     """The reasons why a run of `config` is not free of stems, in words; empty when it needs none."""
     reasons = []
     if isinstance(config.objective, SupervisedConfig):
         reasons.append("supervised training")
+    if isinstance(config.objective, PNUConfig):
+        reasons.append(f"targets of {config.objective.stem_tracks} tracks")
     if config.train.select_by == "si_sdr_improvement":
         reasons.append("checkpoint selected by SI-SDR")
     if config.data.activity_on == "target":

@@ -12,7 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxpu import losses
-from jaxpu.config import BrierPUConfig, Config, MixITConfig, NoisyTargetConfig, PUConfig, RemixConfig, SupervisedConfig
+from jaxpu.config import (
+    BootstrapConfig,
+    BrierPUConfig,
+    Config,
+    MixITConfig,
+    NoisyTargetConfig,
+    PNUConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+)
 from jaxpu.models import make_model
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
@@ -31,14 +41,44 @@ class Batch(NamedTuple):
     Attributes:
         unlabeled: complex64 (n, frames, bins), STFT of mixtures.
         positive: complex64 (n, frames, bins), STFT of recordings without the target.
-        target: complex64 (n, frames, bins) of the unlabeled ones, or None; PU objectives never read it.
+        target: complex64 (n, frames, bins) of the unlabeled ones, or of others for objectives with `target_tracks`, or None; PU
+            objectives never read it.
         example_index: int32 (n,), position of each example in the global batch.
+        taught: what a teacher makes of the unlabeled ones; None for objectives without a teacher, and in evaluation.
     """
 
     unlabeled: jax.Array
     positive: jax.Array
     target: jax.Array | None
     example_index: jax.Array
+    taught: "Taught | None" = None
+
+
+class Taught(NamedTuple):
+    """Mixtures as a teacher returns them.
+
+    Attributes:
+        estimate: complex64 (n, frames, bins), its estimate of the target; the mixture itself while there is no teacher yet.
+        by_teacher: float32 scalar, 1 where the estimate is a teacher's and 0 where it is the mixture.
+    """
+
+    estimate: jax.Array
+    by_teacher: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """When an objective has which teacher.
+
+    At step k it is the network as it was at the last step at which k - first_step was a multiple of `round_steps`.
+
+    Attributes:
+        first_step: the first step with a teacher.
+        round_steps: steps of a round; 1 follows the moving average.
+    """
+
+    first_step: int
+    round_steps: int
 
 
 class Loss(NamedTuple):
@@ -61,10 +101,12 @@ class Objective:
 
     Attributes:
         num_outputs: logits per bin.
-        needs_target: whether the loss reads the target of the unlabeled patches.
+        needs_target: whether the loss reads targets.
         hyperparameters: initial values of what is traced.
         loss: (network, batch, key, hyperparameters, axis_name) to `Loss`.
         mask: (logits (n, frames, bins, num_outputs), hyperparameters) to the mask, float32 (n, frames, bins) in [0, 1].
+        teacher: for objectives whose loss reads `Batch.taught`.
+        target_tracks: for objectives that read targets of that many tracks, independent of the unlabeled patches.
     """
 
     num_outputs: int
@@ -72,6 +114,8 @@ class Objective:
     hyperparameters: dict[str, float]
     loss: Callable[[Network, Batch, jax.Array, Hyperparameters, str | None], Loss]
     mask: Callable[[jax.Array, Hyperparameters], jax.Array]
+    teacher: Teacher | None = None
+    target_tracks: int | None = None
 
 
 def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
@@ -229,6 +273,13 @@ def noisy_target(config: NoisyTargetConfig) -> Objective:
     return Objective(1, False, _traced(config), loss, _keep_positive)
 
 
+def _share_of_positive(positive: jax.Array, other: jax.Array, labels: str) -> jax.Array:
+    """Labels of bins, float32: 1 where the positive is all there is, and 1/2 on average where both have the same distribution."""
+    if labels == "binary":
+        return (jnp.abs(positive) > jnp.abs(other)).astype(jnp.float32)
+    return jnp.abs(positive) / (jnp.abs(positive) + jnp.abs(other) + WEIGHT_FLOOR)
+
+
 def remix(config: RemixConfig) -> Objective:
     """Positives in context: which bins of g1 u + g2 p does the positive p dominate?
 
@@ -242,16 +293,51 @@ def remix(config: RemixConfig) -> Objective:
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         positive = batch.positive * (10 ** (hyperparameters["positive_gain_db"] / 20)).astype(batch.positive.dtype)
-        unlabeled, positive = _with_gains(batch.unlabeled, positive, batch.example_index, key, hyperparameters["gain_db"])
-        remixed = unlabeled + positive
+        other = batch.unlabeled if batch.taught is None else batch.taught.estimate
+        other, positive = _with_gains(other, positive, batch.example_index, key, hyperparameters["gain_db"])
+        remixed = other + positive
         logits = network(remixed, 2 * batch.example_index)
-        labels = (jnp.abs(positive) > jnp.abs(unlabeled)).astype(jnp.float32)
+        labels = _share_of_positive(positive, other, config.labels)
+        if batch.taught is not None:
+            # Beside a mixture, the positive is all of the accompaniment with probability c; beside an estimate of the target it
+            # always is.  With labels of c instead of 1 the logits mean the same in both.
+            labels *= 1 - batch.taught.by_teacher * (1 - hyperparameters["label_frequency"])
         weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
         value = losses.binary_cross_entropy(logits[..., 0], labels, weights, axis_name=axis_name)
         metrics = {"label_share": losses.weighted_mean(labels, weights, axis_name)}
         return Loss(value, value, metrics | mask_statistics(mask(logits, hyperparameters), remixed, axis_name))
 
     return Objective(1, False, _traced(config), loss, mask)
+
+
+def bootstrap(config: BootstrapConfig) -> Objective:
+    """`remix`, then remixes of what a teacher takes for the target, round after round.
+
+    Its training loss moves with the teacher.  On held-out tracks it has none: there the loss is that of `remix`.
+    """
+    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps)
+    return dataclasses.replace(remix(config), teacher=teacher)
+
+
+def pnu(config: PNUConfig) -> Objective:
+    """`remix` of all mixtures beside supervised learning of a few targets, both added to positives of other songs.
+
+    A convex combination of a supervised and a PU risk, as in PNU learning (Sakai et al. 2017).  What is compared between
+    checkpoints is the loss of `remix` alone.
+    """
+    unlabeled_part = remix(config)
+
+    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
+        assert batch.target is not None
+        of_unlabeled = unlabeled_part.loss(network, batch, key, hyperparameters, axis_name)
+        # As if a teacher knew the target.
+        labeled = batch._replace(taught=Taught(batch.target, jnp.float32(1)))
+        of_target = unlabeled_part.loss(network, labeled, jax.random.fold_in(key, 1), hyperparameters, axis_name)
+        weight = hyperparameters["supervised_weight"]
+        value = weight * of_target.loss + (1 - weight) * of_unlabeled.loss
+        return Loss(value, of_unlabeled.risk, of_unlabeled.metrics | {"supervised_loss": of_target.loss})
+
+    return dataclasses.replace(unlabeled_part, needs_target=True, loss=loss, target_tracks=config.stem_tracks)
 
 
 OBJECTIVES: dict[type, Callable[[Any], Objective]] = {
@@ -261,6 +347,8 @@ OBJECTIVES: dict[type, Callable[[Any], Objective]] = {
     MixITConfig: mixit,
     NoisyTargetConfig: noisy_target,
     RemixConfig: remix,
+    BootstrapConfig: bootstrap,
+    PNUConfig: pnu,
 }
 
 

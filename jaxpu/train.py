@@ -22,7 +22,7 @@ from jaxpu.checkpoints import RunCheckpoints
 from jaxpu.config import Config, ConfigError, TrainConfig, to_json, uses_stems
 from jaxpu.losses import weighted_mean
 from jaxpu.models import make_model
-from jaxpu.objectives import Batch, Objective, make_objective, mask_statistics
+from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics
 from jaxpu.run_log import RunLog, StopSignal
 from jaxpu.stft import istft
 from jaxpu.watchdog import Watchdog
@@ -49,6 +49,7 @@ class TrainState:
         opt_state: of the optimiser.
         ema_params: moving average of `params`; empty without one.
         hyperparameters: of the objective, traced float32 scalars.
+        teacher: variables of the teacher, as `separation_variables` has them; empty without one.
     """
 
     step: jax.Array
@@ -57,6 +58,7 @@ class TrainState:
     opt_state: Any
     ema_params: Any
     hyperparameters: dict[str, jax.Array]
+    teacher: Any
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -80,7 +82,7 @@ def init_state(config: Config) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
     variables = jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))(key)
     params = variables["params"]
-    return TrainState(
+    state = TrainState(
         step=jnp.int32(0),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
@@ -88,7 +90,11 @@ def init_state(config: Config) -> TrainState:
         # A copy: the step gives the memory of the state back, and cannot do so twice.
         ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else {},
         hyperparameters={name: jnp.float32(value) for name, value in objective.hyperparameters.items()},
+        teacher={},
     )
+    if objective.teacher is not None:
+        state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, separation_variables(config, state)))
+    return state
 
 
 def decode(batch: dict[str, jax.Array]) -> Batch:
@@ -133,6 +139,9 @@ def make_train_step(config: Config) -> StepFunction:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         model = _network(config, objective, axis_name)
         decoded = decode(batch)
+        if objective.teacher is not None:
+            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled)
+            decoded = decoded._replace(taught=taught)
         dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
@@ -172,6 +181,24 @@ def make_train_step(config: Config) -> StepFunction:
         return next_state, statistics
 
     return step
+
+
+def _teach(
+    config: Config, objective: Objective, teacher: Teacher, state: TrainState, unlabeled: jax.Array
+) -> tuple[TrainState, Taught]:
+    """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
+    steps_taught = state.step - teacher.first_step
+    has_teacher = steps_taught >= 0
+    new_round = has_teacher & (steps_taught % teacher.round_steps == 0)
+    variables = jax.tree.map(lambda new, old: jnp.where(new_round, new, old), separation_variables(config, state), state.teacher)
+
+    def estimate() -> jax.Array:
+        model = _network(config, objective, None)
+        logits = model.apply(variables, unlabeled, jnp.zeros(unlabeled.shape[0], jnp.int32), train=False)
+        return objective.mask(logits, state.hyperparameters).astype(unlabeled.dtype) * unlabeled
+
+    taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
+    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32))
 
 
 def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:
@@ -292,9 +319,13 @@ class _Run:
             best_score, evaluations_since_best, results = info["best_score"], info["evaluations_since_best"], info["results"]
         first_step = int(state.step)
         self.log.start(first_step)
-        needs_target = make_objective(self.config.objective).needs_target
+        objective = make_objective(self.config.objective)
         batches = self._batches(
-            "train", with_target=needs_target, start_step=first_step, num_steps=settings.num_steps - first_step
+            "train",
+            with_target=objective.needs_target,
+            num_target_tracks=objective.target_tracks,
+            start_step=first_step,
+            num_steps=settings.num_steps - first_step,
         )
         pending: list[dict[str, jax.Array]] = []
         stopped = "all steps done"
@@ -362,7 +393,13 @@ class _Run:
         return {**results, "step": int(state.step), "best_score": best_score, "stopped": stopped}
 
     def _batches(
-        self, split: Literal["train", "validation"], *, with_target: bool, start_step: int = 0, num_steps: int | None = None
+        self,
+        split: Literal["train", "validation"],
+        *,
+        with_target: bool,
+        num_target_tracks: int | None = None,
+        start_step: int = 0,
+        num_steps: int | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         settings = self.config.train
         local = settings.batch_size // parallel.process_count()
@@ -375,6 +412,7 @@ class _Run:
             num_steps=num_steps,
             disjoint_tracks=settings.disjoint_tracks,
             with_target=with_target,
+            num_target_tracks=num_target_tracks,
             process_index=parallel.process_index(),
             process_count=parallel.process_count(),
         ):

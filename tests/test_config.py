@@ -12,6 +12,7 @@ import pytest
 
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu.config import (
+    BootstrapConfig,
     BrierPUConfig,
     Config,
     ConfigError,
@@ -19,6 +20,7 @@ from jaxpu.config import (
     NoisyTargetConfig,
     ObjectiveConfig,
     PatchCNNConfig,
+    PNUConfig,
     PUConfig,
     RemixConfig,
     SupervisedConfig,
@@ -70,6 +72,11 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (RemixConfig, "label_frequency", 0.0, "in (0, 1]"),
     (RemixConfig, "label_frequency", 1.5, "in (0, 1]"),
     (RemixConfig, "weight_exponent", -1.0, "0 or more"),
+    (BootstrapConfig, "gain_db", -1.0, "0 or more"),
+    (BootstrapConfig, "remix_steps", -1, "0 or more"),
+    (BootstrapConfig, "round_steps", 0, "positive"),
+    (PNUConfig, "supervised_weight", 1.5, "in [0, 1]"),
+    (PNUConfig, "stem_tracks", 0, "positive"),
     (TrainConfig, "num_steps", 0, "positive"),
     (TrainConfig, "batch_size", -8, "positive"),
     (TrainConfig, "eval_every", 0, "positive"),
@@ -130,7 +137,18 @@ def test_every_field_with_limits_has_a_row() -> None:
     for cls in (PatchCNNConfig, *typing.get_args(ObjectiveConfig), TrainConfig):
         for field in dataclasses.fields(cls):
             if isinstance(field.default, (int, float, tuple)) and not isinstance(field.default, bool):
-                assert (cls.__name__, field.name) in rows | free
+                assert any((base.__name__, field.name) in rows | free for base in cls.__mro__)
+
+
+def test_a_bootstrap_needs_steps_for_its_teacher_and_an_average_to_take() -> None:
+    train = TrainConfig(num_steps=400, ema_decay=0.9)
+    Config(objective=BootstrapConfig(remix_steps=399), train=train)
+    with pytest.raises(ConfigError, match=r"^BootstrapConfig.remix_steps is 400; it must be less than train.num_steps = 400\.$"):
+        Config(objective=BootstrapConfig(remix_steps=400), train=train)
+    without = dataclasses.replace(train, ema_decay=0.0)
+    with pytest.raises(ConfigError, match=r"^BootstrapConfig.teacher is 'average'; .* 'round' where train.ema_decay is 0"):
+        Config(objective=BootstrapConfig(remix_steps=1), train=without)
+    Config(objective=BootstrapConfig(remix_steps=1, teacher="round"), train=without)
 
 
 def test_limits_themselves_are_allowed() -> None:
@@ -153,10 +171,14 @@ CONFIGS = [
     Config(objective=BrierPUConfig(class_prior=0.3)),
     Config(objective=MixITConfig(minimum_over="batch")),
     Config(objective=NoisyTargetConfig(gain_db=3.0)),
+    Config(objective=PNUConfig(stem_tracks=1)),
+    Config(objective=BootstrapConfig(remix_steps=7, teacher="round", labels="ratio")),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["defaults", "changed", "supervised", "brier_pu", "mixit", "noisy_target"])
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=["defaults", "changed", "supervised", "brier_pu", "mixit", "noisy_target", "pnu", "bootstrap"]
+)
 def test_json_and_back(config: Config) -> None:
     restored = from_json(json.loads(json.dumps(to_json(config))))
     assert restored == config
@@ -174,7 +196,7 @@ def test_stored_configs_of_another_version_are_refused() -> None:
     values = to_json(Config())
     values["objective"]["kind"] = "ElsewhereConfig"
     with pytest.raises(
-        ConfigError, match=r"^The stored config has a 'ElsewhereConfig' where one of PUConfig, .*, RemixConfig must be;"
+        ConfigError, match=r"^The stored config has a 'ElsewhereConfig' where one of PUConfig, .*, PNUConfig must be;"
     ):
         from_json(values)
     values = to_json(Config())
@@ -191,7 +213,7 @@ def test_fields_that_a_stored_config_lacks_take_their_defaults() -> None:
 
 def test_reasons_why_a_run_uses_stems() -> None:
     assert uses_stems(Config()) == []
-    for objective in (BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig()):
+    for objective in (BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig(), BootstrapConfig()):
         assert uses_stems(Config(objective=objective)) == []
     config = Config(
         data=DataConfig(activity_on="target", target_to_accompaniment_db=(-5.0, 10.0)),

@@ -13,17 +13,19 @@ import pytest
 
 from jaxpu import losses
 from jaxpu.config import (
+    BootstrapConfig,
     BrierPUConfig,
     Config,
     MixITConfig,
     NoisyTargetConfig,
     PatchCNNConfig,
+    PNUConfig,
     PUConfig,
     RemixConfig,
     SupervisedConfig,
 )
 from jaxpu.models import make_model
-from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, make_mask_fn, make_objective
+from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, Taught, make_mask_fn, make_objective
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -43,6 +45,9 @@ CONFIGS: list[Any] = [
     MixITConfig(minimum_over="batch"),
     NoisyTargetConfig(),
     RemixConfig(),
+    RemixConfig(labels="ratio"),
+    BootstrapConfig(),
+    PNUConfig(),
 ]
 # In these positive logits keep the target, in the others they mean that it is inactive.
 POSITIVE_KEEPS = (SupervisedConfig, MixITConfig, NoisyTargetConfig)
@@ -143,7 +148,7 @@ def test_what_needs_no_target_never_reads_it(config: Any) -> None:
         return objective.loss(network, batch._replace(target=target), KEY, hyperparameters(objective), None)
 
     poisoned = run(jnp.full_like(batch.target, jnp.nan))
-    assert objective.needs_target == isinstance(config, SupervisedConfig)
+    assert objective.needs_target == isinstance(config, SupervisedConfig | PNUConfig)
     if objective.needs_target:
         assert bool(jnp.isnan(poisoned.loss))
     else:
@@ -398,6 +403,59 @@ def test_remix_posterior_over_c_recovers_where_the_target_plays() -> None:
     np.testing.assert_allclose(rescaled, 1 - 0.5 / 0.8, rtol=1e-6)
 
 
+@pytest.mark.parametrize("labels", ["binary", "ratio"])
+def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) -> None:
+    objective, batch = make_objective(RemixConfig(labels=labels, gain_db=0.0, weight_exponent=0.0)), make_batch(512, 16)
+    batch = batch._replace(unlabeled=batch.unlabeled.at[..., :2].set(0))
+    result = objective.loss(constant_network(jnp.zeros(4)), batch, KEY, hyperparameters(objective), None)
+    # Where the unlabeled signal is silent too, in half of the bins, the positive is all there is.
+    np.testing.assert_allclose(result.metrics["label_share"], (1 + 0.5) / 2, atol=0.01)
+
+
+def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequency() -> None:
+    """So that the mask means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
+    objective, batch = make_objective(BootstrapConfig(gain_db=0.0, label_frequency=0.4)), make_batch(256, 16)
+    assert batch.target is not None
+    assert objective.teacher is not None
+
+    def labels_of(taught: Taught | None) -> float:
+        value = objective.loss(
+            constant_network(jnp.zeros(4)), batch._replace(taught=taught), KEY, hyperparameters(objective), None
+        )
+        return float(value.metrics["label_share"])
+
+    # Weighted by |x|: the label of a bin is 1 where the positive is the larger.
+    share = np.asarray(jnp.abs(batch.positive) > jnp.abs(batch.target), np.float32)
+    weight = np.abs(np.asarray(batch.target + batch.positive))
+    by_hand = (share * weight).sum() / weight.sum()
+    np.testing.assert_allclose(labels_of(Taught(batch.target, jnp.float32(1))), 0.4 * by_hand, rtol=1e-4)
+    np.testing.assert_allclose(labels_of(Taught(batch.target, jnp.float32(0))), by_hand, rtol=1e-4)
+    # A teacher that returns the mixture, and no teacher, are the same as `remix`.
+    as_remix = labels_of(None)
+    assert labels_of(Taught(batch.unlabeled, jnp.float32(0))) == as_remix
+    remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
+    plain = remix.loss(constant_network(jnp.zeros(4)), batch, KEY, hyperparameters(remix), None)
+    assert float(plain.metrics["label_share"]) == as_remix
+
+
+def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
+    objective, remix, batch = make_objective(PNUConfig()), make_objective(RemixConfig()), make_batch(16)
+    network = constant_network(jnp.linspace(-1.0, 1.0, 4))
+
+    def run(weight: float) -> Loss:
+        return objective.loss(network, batch, KEY, hyperparameters(objective, supervised_weight=weight), None)
+
+    unlabeled, both, supervised = run(0.0), run(0.25), run(1.0)
+    plain = remix.loss(network, batch, KEY, hyperparameters(remix), None)
+    assert float(unlabeled.loss) == float(plain.loss)
+    assert {float(result.risk) for result in (unlabeled, both, supervised)} == {float(plain.risk)}
+    np.testing.assert_allclose(both.loss, 0.25 * supervised.loss + 0.75 * unlabeled.loss, rtol=1e-6)
+    assert batch.target is not None
+    taught = batch._replace(taught=Taught(batch.target, jnp.float32(1)))
+    known = remix.loss(network, taught, jax.random.fold_in(KEY, 1), hyperparameters(remix), None)
+    np.testing.assert_allclose(supervised.loss, known.loss, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("config", "name", "values"),
     [
@@ -415,6 +473,7 @@ def test_remix_posterior_over_c_recovers_where_the_target_plays() -> None:
         (RemixConfig(), "gain_db", [0.0, 3.0, 9.0]),
         (RemixConfig(), "positive_gain_db", [-3.0, 0.0, 3.0]),
         (RemixConfig(), "label_frequency", [0.4, 0.5, 0.7]),
+        (PNUConfig(), "supervised_weight", [0.0, 0.5, 1.0]),
     ],
     ids=str,
 )

@@ -15,11 +15,13 @@ import jaxpu.train
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu import losses, parallel
 from jaxpu.config import (
+    BootstrapConfig,
     BrierPUConfig,
     Config,
     MixITConfig,
     NoisyTargetConfig,
     PatchCNNConfig,
+    PNUConfig,
     PUConfig,
     RemixConfig,
     SupervisedConfig,
@@ -88,6 +90,7 @@ CASES: dict[str, tuple[Config, float | None]] = {
     "pu-sgd": (make_config(PUConfig(gamma=0.5), DROPOUT), 0.5),
     "pu-clipped-adam": (make_config(PUConfig(gamma=0.5), DROPOUT, gradient_clip=0.02, ema_decay=0.9), None),
     "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), 0.05),
+    "bootstrap-norm-sgd": (make_config(BootstrapConfig(remix_steps=3, teacher="round", round_steps=4), BATCH_NORM), 0.05),
     "supervised-norm-sgd": (make_config(SupervisedConfig(), BATCH_NORM), 0.002),
 }
 
@@ -123,6 +126,7 @@ def start(case: str, **hyperparameters: float) -> TrainState:
         ("pu-clipped-adam", 0.0, {"class_prior": 0.2}, 1.0),
         ("pu-clipped-adam", 1.0, {"class_prior": 0.9}, 4.0),
         ("remix-norm-sgd", None, {}, 1.0),
+        ("bootstrap-norm-sgd", None, {}, 1.0),
         ("supervised-norm-sgd", None, {}, 1.0),
     ],
 )
@@ -147,7 +151,7 @@ def test_eight_devices_equal_one(
             assert relative_difference(state_eight.opt_state, state_one.opt_state) < 1e-5, "gradients"
     assert int(state_eight.step) == NUM_STEPS
     assert relative_difference(state_eight.params, state_one.params, begin.params) < tolerance
-    for part in ("batch_stats", "ema_params"):
+    for part in ("batch_stats", "ema_params", "teacher"):
         if jax.tree.leaves(getattr(state_one, part)):
             assert relative_difference(getattr(state_eight, part), getattr(state_one, part)) < tolerance
 
@@ -160,6 +164,7 @@ def test_eight_devices_equal_one(
         MixITConfig(minimum_over="batch"),
         NoisyTargetConfig(),
         SupervisedConfig(remix_songs=True),
+        PNUConfig(),
     ],
     ids=lambda objective: type(objective).__name__,
 )
@@ -170,7 +175,7 @@ def test_the_first_step_and_evaluation_of_the_other_objectives_on_eight_devices_
     def both(state: TrainState, batch: Any, key: jax.Array, axis_name: str | None = None) -> Any:
         return train_step(state, batch, key, axis_name)[1], evaluate_step(state, batch, key, axis_name)
 
-    state, batch = make_state(config), make_batch(0, with_target=isinstance(objective, SupervisedConfig))
+    state, batch = make_state(config), make_batch(0, with_target=isinstance(objective, SupervisedConfig | PNUConfig))
     expected = jax.jit(functools.partial(both, axis_name=None))(state, batch, KEY)
     actual = parallel.over_devices(both)(state, batch, KEY)
     assert {"loss", "gradient_norm", "kept_energy", "inactive_share"} <= set(expected[0])
@@ -248,7 +253,7 @@ def test_devices_in_words() -> None:
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize(
     "objective",
-    [PUConfig(), BrierPUConfig(), SupervisedConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig()],
+    [PUConfig(), BrierPUConfig(), SupervisedConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig(), BootstrapConfig()],
     ids=lambda objective: type(objective).__name__,
 )
 def test_the_train_step_lowers_for_accelerators(objective: Any, platform: str) -> None:
@@ -259,7 +264,7 @@ def test_the_train_step_lowers_for_accelerators(objective: Any, platform: str) -
     )
     batch = {
         name: jax.ShapeDtypeStruct(value.shape, np.float16 if value.dtype == np.float32 else value.dtype)
-        for name, value in make_batch(0, with_target=isinstance(objective, SupervisedConfig)).items()
+        for name, value in make_batch(0, with_target=isinstance(objective, SupervisedConfig | PNUConfig)).items()
     }
     state = jax.eval_shape(lambda: init_state(config))
     exported = export.export(jax.jit(make_train_step(config)), platforms=[platform])(state, batch, jax.eval_shape(lambda: KEY))

@@ -29,8 +29,8 @@ from data_pipeline.records import DataError
 from data_pipeline.spec import STEMS, DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.checkpoints import RunCheckpoints, load_model
-from jaxpu.config import Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig, to_json
-from jaxpu.train import TrainingError, TrainState, init_state, make_optimizer, make_train_step, train
+from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig, to_json
+from jaxpu.train import TrainingError, TrainState, init_state, make_optimizer, make_train_step, separation_variables, train
 
 RATE = 8000
 DATA = DataConfig(
@@ -351,6 +351,63 @@ def test_the_seed_decides_the_initial_parameters() -> None:
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
 
 
+def random_batches(num: int, *, positive_gain: float = 1.0) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "unlabeled": rng.standard_normal((8, *DATA.patch.patch_shape)).astype(np.float32),
+            "positive": np.float32(positive_gain) * rng.standard_normal((8, *DATA.patch.patch_shape)).astype(np.float32),
+            "index": np.arange(8, dtype=np.int32),
+        }
+        for _ in range(num)
+    ]
+
+
+BOOTSTRAP = BootstrapConfig(remix_steps=3, teacher="round", round_steps=2)
+
+
+def test_a_bootstrap_is_remix_until_it_has_a_teacher_and_the_teacher_changes_by_the_round() -> None:
+    config, key = change(REMIX, objective=BOOTSTRAP, ema_decay=0.9), jax.random.key(0)
+    batches = random_batches(8)
+    step, remix_step = jax.jit(make_train_step(config)), jax.jit(make_train_step(change(REMIX, ema_decay=0.9)))
+    state, remix_state = init_state(config), init_state(change(REMIX, ema_decay=0.9))
+    separated, teachers, same_as_remix = [], [], []
+    for batch in batches:
+        separated.append(separation_variables(config, state)["params"])
+        state, _ = step(state, batch, key)
+        remix_state, _ = remix_step(remix_state, batch, key)
+        teachers.append(state.teacher["params"])
+        difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, remix_state.params)
+        same_as_remix.append(max(jax.tree.leaves(difference)) < 1e-6)
+    assert same_as_remix == [True] * 3 + [False] * 5
+    for number in range(8):
+        # The teacher of steps 3 and 4 (counted from 0) is what separated before step 3, of steps 5 and 6 before 5, ...
+        of_step = separated[0] if number < 3 else separated[3 + 2 * ((number - 3) // 2)]
+        assert_same(teachers[number], of_step)
+
+
+def test_a_teacher_by_average_is_what_separates_at_every_step() -> None:
+    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, teacher="average"), ema_decay=0.9)
+    step, state = jax.jit(make_train_step(config)), init_state(config)
+    for number, batch in enumerate(random_batches(6)):
+        before = separation_variables(config, state)
+        state, _ = step(state, batch, jax.random.key(0))
+        if number >= 3:
+            assert_same(state.teacher, before)
+
+
+def test_a_bootstrap_killed_within_a_round_goes_on_to_the_bit(data_dir: Path, tmp_path: Path) -> None:
+    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, remix_steps=10, round_steps=20), eval_every=15)
+    straight_result = train(config, data_dir, tmp_path / "straight", progress=False)
+    with when(logged(tmp_path / "resumed", 20), lambda: os.kill(os.getpid(), signal.SIGTERM)) as sent:
+        assert train(config, data_dir, tmp_path / "resumed", progress=False)["stopped"].startswith("asked to stop")
+    assert sent.is_set()
+    assert train(config, data_dir, tmp_path / "resumed", progress=False)["loss"] == straight_result["loss"]
+    state = last_state(config, tmp_path / "resumed")
+    assert_same(state, last_state(config, tmp_path / "straight"))
+    assert jax.tree.leaves(state.teacher)
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -380,16 +437,10 @@ def test_many_hyperparameters_at_once_equal_runs_alone() -> None:
     config = change(REMIX, objective=PUConfig())
     step = jax.jit(make_train_step(config))
     state = init_state(config)
-    rng = np.random.default_rng(0)
-    batches = [
-        {name: rng.standard_normal((8, *DATA.patch.patch_shape)).astype(np.float32) for name in ("unlabeled", "positive")}
-        | {"index": np.arange(8, dtype=np.int32)}
-        for _ in range(3)
-    ]
     key = jax.random.key(0)
     # At the highest prior the bracket is negative: both sides of the clamp in one vmap.
     values = {"class_prior": jnp.asarray([0.1, 0.2, 0.99]), "gamma": jnp.asarray([1.0, 0.5, 0.3])}
-    batches = [batch | {"positive": 2 * batch["positive"]} for batch in batches]
+    batches = random_batches(3, positive_gain=2.0)
 
     def run(step: Any, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
         for batch in batches:

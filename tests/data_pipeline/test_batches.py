@@ -137,6 +137,28 @@ def test_disjoint_halves_never_share_a_track(dataset):
     assert halves[1] == halves[2]  # the dataset's seed draws them, not the run's
 
 
+def test_targets_of_some_tracks_are_a_stream_of_their_own(dataset):
+    options = {"disjoint_tracks": True, "with_target": True, "num_target_tracks": 1}
+    batches = take(dataset, 12, **options)
+    same(take(dataset, 4, start_step=8, **options), batches[8:])
+    # Mixtures and positives are those of a run without stems.
+    same([{name: batch[name] for name in batch if name != "target"} for batch in batches], take(dataset, 12))
+    aligned = take(dataset, 12, with_target=True)
+    track_of = {
+        t.tobytes(): int(track) for batch in aligned for t, track in zip(batch["target"], batch["unlabeled_track"], strict=True)
+    }
+
+    def tracks_of(batches):
+        return {track_of[target.tobytes()] for batch in batches for target in batch["target"]}
+
+    assert len(tracks_of(batches)) == 1
+    # More tracks than there are: all of them, none of the half that gives positives.
+    assert tracks_of(take(dataset, 12, **options | {"num_target_tracks": 99})) == set(track_of.values())
+    assert len(set(track_of.values())) > 1
+    with pytest.raises(DataError, match=r"num_target_tracks is 0; it must be positive"):
+        dataset.batches("train", batch_size=4, seed=0, **options | {"num_target_tracks": 0})
+
+
 @pytest.mark.parametrize("level", ["clip", "recording", "reference"])
 def test_target_is_mixture_less_accompaniment_in_the_mixtures_scale(source, tmp_path, level):
     patch = dataclasses.replace(CONFIG.patch, level=level)

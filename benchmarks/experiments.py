@@ -1,0 +1,147 @@
+"""The experiments of docs/results.md: which runs there are, in the order in which they are done.
+
+All share network, patches, steps and clips a step; an objective alone has its own learning rate only where the table says so.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipeline.spec import DataConfig, PatchSpec
+from jaxpu.config import (
+    BootstrapConfig,
+    BrierPUConfig,
+    Config,
+    MixITConfig,
+    NoisyTargetConfig,
+    PatchCNNConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+    TrainConfig,
+)
+
+SEEDS = (0, 1, 2)
+PRIORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+TARGETS = ("vocals", "drums", "bass", "other")
+
+NUM_STEPS = 800
+PATCH = PatchSpec(
+    sample_rate=11_025, clip_samples=16_536, n_fft=1024, win_length=1024, hop_length=512, window="hann", level="reference"
+)
+MODEL = PatchCNNConfig(
+    channels=16,
+    growth=1,
+    blocks=3,
+    dilations=((1, 1), (1, 1), (2, 2), (2, 2), (4, 4), (4, 4), (8, 8), (1, 1)),
+    normalization="batch",
+    features="log",
+)
+TRAIN = TrainConfig(
+    num_steps=NUM_STEPS,
+    batch_size=6,
+    learning_rate=4e-3,
+    schedule="cosine",
+    gradient_clip=1.0,
+    ema_decay=0.99,
+    eval_every=100,
+    eval_batches=12,
+)
+REMIX = RemixConfig(labels="ratio")
+BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One run and its scores on the test songs.
+
+    Attributes:
+        block: heading that it stands under.
+        method: row that it stands in.
+        config: of the run; its target and seed are those of the table.
+    """
+
+    block: str
+    method: str
+    config: Config
+
+    @property
+    def target(self) -> str:
+        """The stem, or stems joined by +."""
+        return "+".join(self.config.data.target)
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.config.train.seed
+
+    @property
+    def name(self) -> str:
+        """Of its files: unique."""
+        method = "".join(letter if letter.isalnum() or letter in ".+" else "-" for letter in self.method)
+        return f"{self.target}_{method}_{self.seed}"
+
+
+def config_of(objective: Any, target: str, seed: int, **settings: Any) -> Config:
+    """The shared config with this objective, target and seed, and `settings` of training changed."""
+    # The halves of the songs from which mixtures and accompaniment come are drawn by the data's seed: the same for all.
+    return Config(
+        data=DataConfig(patch=PATCH, target=(target,), activity_on="off"),
+        model=MODEL,
+        objective=objective,
+        train=dataclasses.replace(TRAIN, seed=seed, **settings),
+    )
+
+
+def supervised(loss: Any, target: str, seed: int, *, half: bool = False, **settings: Any) -> Config:
+    """Supervised on remixed stems of all training songs, or of the half that gives the mixtures elsewhere."""
+    return config_of(SupervisedConfig(loss=loss, remix_songs=True), target, seed, disjoint_tracks=half, **settings)
+
+
+def experiments() -> Iterator[Experiment]:
+    """All of them, in order."""
+
+    def pu(prior: float) -> PUConfig:
+        return PUConfig(class_prior=prior, mask="soft")
+
+    block = "vocals"
+    for seed in SEEDS:
+        yield Experiment(block, "remix", config_of(REMIX, "vocals", seed))
+        yield Experiment(block, "bootstrap", config_of(BOOTSTRAP, "vocals", seed))
+        yield Experiment(block, "supervised, ratio mask", supervised("ratio_mask", "vocals", seed))
+        if seed == 0:
+            yield Experiment(block, "supervised, signal approximation", supervised("signal_approximation", "vocals", seed))
+            for loss, name in (("ratio_mask", "ratio mask"), ("signal_approximation", "signal approximation")):
+                for rate in (2e-3, 8e-3):
+                    config = supervised(loss, "vocals", seed, learning_rate=rate)
+                    yield Experiment(block, f"supervised, {name}, rate {rate:g}", config)
+            yield Experiment(block, "supervised, ratio mask, half of the songs", supervised("ratio_mask", "vocals", 0, half=True))
+            for prior in PRIORS:
+                yield Experiment(block, f"pu, prior {prior:g}", config_of(pu(prior), "vocals", seed))
+    for prior in PRIORS:
+        for seed in SEEDS[1:]:
+            yield Experiment(block, f"pu, prior {prior:g}", config_of(pu(prior), "vocals", seed))
+    for target in TARGETS[1:]:
+        for seed in SEEDS:
+            yield Experiment(target, "remix", config_of(REMIX, target, seed))
+            yield Experiment(target, "bootstrap", config_of(BOOTSTRAP, target, seed))
+            yield Experiment(target, "supervised, ratio mask", supervised("ratio_mask", target, seed))
+            yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
+    others = {
+        "remix, binary labels": RemixConfig(),
+        "noisy_target": NoisyTargetConfig(),
+        "mixit": MixITConfig(),
+        "brier_pu, prior 0.7": BrierPUConfig(class_prior=0.7),
+        "pu unbiased, prior 0.7": PUConfig(estimator="unbiased", class_prior=0.7, mask="soft"),
+        "pu absolute, prior 0.7": PUConfig(estimator="absolute", class_prior=0.7, mask="soft"),
+        "pu balanced, prior 0.7": PUConfig(estimator="balanced", class_prior=0.7, mask="soft"),
+        "pu, hard mask, prior 0.7": PUConfig(class_prior=0.7),
+    }
+    for seed in SEEDS:
+        for method, objective in others.items():
+            yield Experiment("other objectives", method, config_of(objective, "vocals", seed))
+    for seed in SEEDS:
+        for offset_db in (-6.0, -3.0, 3.0, 6.0):
+            for method, base in (("remix", REMIX), ("bootstrap", BOOTSTRAP)):
+                objective = dataclasses.replace(base, positive_gain_db=offset_db)
+                yield Experiment("levels", f"{method}, positives {offset_db:+g} dB", config_of(objective, "vocals", seed))

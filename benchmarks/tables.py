@@ -1,0 +1,167 @@
+"""The tables and pictures of docs/results.md from the JSON files of finished experiments."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiments import TARGETS, Experiment, experiments
+
+BEGIN, END = "<!-- Written by make results: begin -->", "<!-- Written by make results: end -->"
+RESAMPLES = 2000
+NOT_RUN = "not run"
+
+Result = dict[str, Any]
+
+
+def write_all(results: Path, document: Path) -> None:
+    """Replaces what stands between the two marks of the document, and draws the learning curves.
+
+    Raises:
+        ValueError: the document has no marks.
+    """
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    text = document.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{document} must have a line {BEGIN!r} and a line {END!r}.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    temporary = document.with_suffix(".tmp")
+    temporary.write_text(before + BEGIN + "\n\n" + markdown(found) + "\n" + END + after)
+    temporary.replace(document)
+    for target in TARGETS:
+        draw_curves(results / f"curves_{target}.png", target, found)
+
+
+def markdown(found: dict[str, Result]) -> str:
+    """All tables, block by block."""
+    parts = []
+    for block in dict.fromkeys(experiment.block for experiment in experiments()):
+        of_block = [experiment for experiment in experiments() if experiment.block == block]
+        target = of_block[0].target
+        parts += [f"### {block[0].upper()}{block[1:]}", "", table(of_block, found, stronger_supervised(target, found)), ""]
+        if block == target:
+            parts += [baselines(target, found), ""]
+            if any(result["target"] == target for result in found.values()):
+                parts += [f"![Learning curves, {target}](results/curves_{target}.png)", ""]
+    return "\n".join(parts)
+
+
+def table(of_block: Iterable[Experiment], found: dict[str, Result], reference: list[Result]) -> str:
+    """Markdown: one row per method, over its seeds."""
+    by_method: dict[str, list[Experiment]] = {}
+    for experiment in of_block:
+        by_method.setdefault(experiment.method, []).append(experiment)
+    lines = [
+        "| | seeds | SI-SDR improvement | gap closed | SDR target | SDR accomp. | kept (least to most) | blank | training |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method, runs in by_method.items():
+        results = [found[run.name] for run in runs if run.name in found]
+        if not results:
+            lines.append(f"| {method} | 0 of {len(runs)} | " + " | ".join([NOT_RUN] * 7) + " |")
+            continue
+        improvement = scores(results, "si_sdr_improvement")
+        kept = scores(results, "kept_energy")
+        low, high = interval(improvement, np.mean)
+        closed = "-"
+        if reference and not method.startswith("supervised"):
+            closed = gap_closed(improvement, scores(reference, "si_sdr_improvement"))
+        cells = [
+            method,
+            f"{len(results)} of {len(runs)}",
+            f"{improvement.mean():.2f} ({low:.2f} to {high:.2f}; seeds {spread(improvement)})",
+            closed,
+            *(f"{np.median(scores(results, f'sdr_{source}'), axis=1).mean():.2f}" for source in ("target", "accompaniment")),
+            f"{np.median(kept):.2f} ({kept.min():.2f} to {kept.max():.2f})",
+            f"{scores(results, 'blank_rate').mean():.0%}",
+            f"{np.mean([result['train_s'] for result in results]):.0f} s",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def baselines(target: str, found: dict[str, Result]) -> str:
+    """One line of what doing nothing, the fixed mask and the oracle masks reach."""
+    result = found.get(f"{target}_remix_0")
+    if result is None:
+        return f"Baselines: {NOT_RUN}."
+    means = {
+        method: np.mean([track["si_sdr_improvement"] for track in tracks.values()])
+        for method, tracks in result["scores"].items()
+        if method != "model"
+    }
+    return "Baselines, SI-SDR improvement: " + ", ".join(f"{method} {mean:.2f}" for method, mean in means.items()) + "."
+
+
+def stronger_supervised(target: str, found: dict[str, Result]) -> list[Result]:
+    """The runs of the supervised method with the best mean, of those with the most seeds."""
+    groups: dict[str, list[Result]] = {}
+    for result in found.values():
+        if result["target"] == target and result["method"].startswith("supervised"):
+            groups.setdefault(result["method"], []).append(result)
+    if not groups:
+        return []
+    most = max(map(len, groups.values()))
+    return max((group for group in groups.values() if len(group) == most), key=lambda g: scores(g, "si_sdr_improvement").mean())
+
+
+def scores(results: list[Result], key: str) -> np.ndarray:
+    """float64 (seeds, songs), of the songs by name; NaN where museval has no frame."""
+    names = sorted(results[0]["scores"]["model"])
+    rows = [[result["scores"]["model"][name][key] for name in names] for result in results]
+    return np.array(rows, np.float64)
+
+
+def interval(values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> tuple[float, float]:
+    """95 % bootstrap interval: seeds and songs are drawn with replacement.  `values` is (seeds, songs)."""
+    rng = np.random.default_rng(0)
+    num_seeds, num_songs = values.shape
+    drawn = [
+        statistic(values[rng.integers(num_seeds, size=num_seeds)][:, rng.integers(num_songs, size=num_songs)])
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def gap_closed(values: np.ndarray, supervised: np.ndarray) -> str:
+    """(method - mixture) / (supervised - mixture) in SI-SDR, with its interval; the same songs are drawn for both."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES):
+        songs = rng.integers(values.shape[1], size=values.shape[1])
+        ours, theirs = (array[rng.integers(len(array), size=len(array))][:, songs].mean() for array in (values, supervised))
+        drawn.append(ours / theirs)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{values.mean() / supervised.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def spread(values: np.ndarray) -> str:
+    """Standard deviation of the seeds' means."""
+    means = values.mean(axis=1)
+    return f"± {means.std(ddof=1):.2f}" if len(means) > 1 else "-"
+
+
+def draw_curves(path: Path, target: str, found: dict[str, Result]) -> None:
+    """SI-SDR improvement on the validation songs by step, mean over seeds, a line per method; nothing where there is no run."""
+    from matplotlib.figure import Figure
+
+    groups: dict[str, list[Result]] = {}
+    for experiment in experiments():
+        if experiment.block == target and experiment.name in found:
+            groups.setdefault(experiment.method, []).append(found[experiment.name])
+    if not groups:
+        return
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for method, results in groups.items():
+        steps = [line["step"] for line in results[0]["validation"]]
+        curves = [[line["si_sdr_improvement"] for line in result["validation"]] for result in results]
+        axes.plot(steps, np.mean(curves, axis=0), label=method, linestyle="--" if method.startswith("supervised") else "-")
+    axes.set(xlabel="step", ylabel="SI-SDR improvement on validation clips in dB", title=target)
+    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=90)
+    temporary.replace(path)

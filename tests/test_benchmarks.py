@@ -1,0 +1,159 @@
+"""The experiments of docs/results.md: run once, resumable one by one, and tables that say what they should."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from data_pipeline.synthetic import synthesize
+from jaxpu.config import Config, PatchCNNConfig
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+MARKS = "before\n<!-- Written by make results: begin -->\nold\n<!-- Written by make results: end -->\nafter\n"
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType, ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import experiments
+    import results
+    import tables
+
+    return experiments, results, tables
+
+
+def result(target: str, method: str, seed: int, improvements: list[float]) -> dict[str, Any]:
+    """What an experiment leaves behind, with these scores by song."""
+    songs = {
+        f"Song {number}": {
+            "si_sdr_improvement": value,
+            "sdr_target": value - 1,
+            "sdr_accompaniment": value + 1,
+            "kept_energy": 0.5 + number / 4,
+            "blank_rate": 0.25,
+        }
+        for number, value in enumerate(improvements)
+    }
+    validation = [{"step": 100, "si_sdr_improvement": 1.0}, {"step": 200, "si_sdr_improvement": 2.0}]
+    identity = {"target": target, "method": method, "seed": seed, "train_s": 60.0}
+    return identity | {"validation": validation, "scores": {"model": songs, "mixture": songs}}
+
+
+def test_names_are_unique_and_all_share_what_they_should(modules: tuple[ModuleType, ...]) -> None:
+    every = list(modules[0].experiments())
+    assert len({experiment.name for experiment in every}) == len(every)
+    first = every[0].config
+    for experiment in every:
+        config = experiment.config
+        assert (config.model, config.data.patch) == (first.model, first.data.patch)
+        same = dataclasses.replace(
+            config.train,
+            seed=first.train.seed,
+            learning_rate=first.train.learning_rate,
+            disjoint_tracks=first.train.disjoint_tracks,
+        )
+        assert same == first.train
+        rate = "rate" in experiment.method
+        assert rate == (config.train.learning_rate != first.train.learning_rate)
+        everything = experiment.method.startswith("supervised") and "half" not in experiment.method
+        assert config.train.disjoint_tracks != everything
+
+
+def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None:
+    experiments, _, tables = modules
+    made = {}
+    for experiment in experiments.experiments():
+        if experiment.target == "vocals" and experiment.block == "vocals":
+            if experiment.method == "remix":
+                values = [4.0 + experiment.seed, 6.0 + experiment.seed]
+            elif experiment.method == "supervised, ratio mask":
+                values = [8.0, 8.0]
+            elif experiment.method == "supervised, ratio mask, rate 0.008":  # better, but of one seed alone
+                values = [20.0, 20.0]
+            else:
+                continue
+            made[experiment.name] = result("vocals", experiment.method, experiment.seed, values)
+    for name, values in made.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(values))
+    document = tmp_path / "results.md"
+    document.write_text(MARKS)
+    tables.write_all(tmp_path, document)
+    text = document.read_text()
+    assert text.startswith("before\n<!-- Written")
+    assert text.endswith("end -->\nafter\n")
+    assert "old" not in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| remix |")][:1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "3 of 3"
+    assert cells[2].startswith("6.00 (")
+    assert cells[2].endswith("seeds ± 1.00)")
+    assert cells[3].startswith("0.75 (")
+    assert cells[4:6] == ["5.00", "7.00"]
+    assert cells[6] == "0.62 (0.50 to 0.75)"
+    assert cells[7:] == ["25%", "60 s"]
+    low, high = (float(value) for value in cells[3].split("(")[1].rstrip(")").split(" to "))
+    assert 0.5 <= low < 0.75 < high <= 1
+    (not_run,) = [line for line in text.splitlines() if line.startswith("| bootstrap |")][:1]
+    assert not_run == "| bootstrap | 0 of 3 | " + " | ".join(["not run"] * 7) + " |"
+    assert "mixture 5.00" in text
+    assert (tmp_path / "curves_vocals.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "curves_drums.png").exists()
+    # The same files give the same document.
+    tables.write_all(tmp_path, document)
+    assert document.read_text() == text
+    document.write_text("no marks")
+    with pytest.raises(ValueError, match="must have a line"):
+        tables.write_all(tmp_path, document)
+
+
+def test_an_experiment_is_run_once_and_the_rest_later(
+    modules: tuple[ModuleType, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiments, results, tables = modules
+    corpus = synthesize(tmp_path / "corpus", num_train=6, num_test=2, seconds=4.0, sample_rate=8000)
+
+    def shrink(experiment: Any) -> Any:
+        config: Config = experiment.config
+        patch = dataclasses.replace(
+            config.data.patch, sample_rate=8000, clip_samples=2048, n_fft=256, win_length=256, hop_length=128
+        )
+        small = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, patch=patch, validation_share=0.34),
+            model=PatchCNNConfig(channels=2, blocks=0, features="log"),
+            train=dataclasses.replace(config.train, num_steps=8, batch_size=8, eval_every=4, eval_batches=1),
+        )
+        return dataclasses.replace(experiment, config=small)
+
+    methods = ("remix", "supervised, ratio mask")
+    chosen = [
+        shrink(each)
+        for each in experiments.experiments()
+        if each.target == "vocals" and each.seed == 0 and each.block == "vocals" and each.method in methods
+    ]
+    assert len(chosen) == 2
+    for module in (results, tables):
+        monkeypatch.setattr(module, "experiments", lambda: iter(chosen))
+    document = tmp_path / "results.md"
+    document.write_text(MARKS)
+    common = [str(corpus), "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"), "--document", str(document)]
+    results.main([*common, "--minutes", "0.0001"])
+    assert [path.name for path in (tmp_path / "results").glob("*.json")] == ["vocals_remix_0.json"]
+    assert "not run" in document.read_text()
+    written = (tmp_path / "results" / "vocals_remix_0.json").read_text()
+    results.main(common)
+    assert (tmp_path / "results" / "vocals_remix_0.json").read_text() == written
+    assert "not run" not in document.read_text()
+    values = json.loads(written)
+    assert values["uses_stems"] == []
+    assert values["train_s"] > 0
+    assert [line["step"] for line in values["validation"]] == [4, 8]
+    assert {"model", "mixture"} < set(values["scores"])
+    assert set(values["scores"]["model"]) == {path.name for path in (corpus / "test").iterdir()}
+    supervised = json.loads((tmp_path / "results" / "vocals_supervised--ratio-mask_0.json").read_text())
+    assert supervised["uses_stems"] == ["supervised training"]
+    assert set(supervised["scores"]) == {"model"}
+    capsys.readouterr()
