@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from data_pipeline.batches import PatchDataset
 from jaxpu import parallel
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
 from jaxpu.objectives import make_objective
@@ -48,8 +47,8 @@ MEMORY_SHARE = 0.8
 """Of the device's memory; the rest is for evaluation, batches on their way and fragments."""
 
 NOTE = (
-    "Each row is the checkpoint that its run selected, on the validation songs. SI-SDR improvement uses their stems. "
-    "Held-out losses of different hyperparameters are different functions: compare them between seeds, not between rows."
+    "Each row is the checkpoint that its run selected, on the validation songs. SI-SDR improvement uses their stems.\n"
+    "The held-out loss depends on the objective's hyperparameters: compare it between runs that share them."
 )
 
 
@@ -154,7 +153,7 @@ def sweep(
     dataset = open_data(config, data_dir)
     sweep_dir = Path(sweep_dir)
     train_step, evaluate_step = make_group_steps(config)
-    groups = _groups(grid, at_once or _number_that_fits(train_step, config, dataset))
+    groups = _groups(grid, at_once or _number_that_fits(train_step, config))
     stopped: dict[str, str] = {}
     with StopSignal() as stop_signal:
         for number, group in enumerate(groups, 1):
@@ -192,12 +191,12 @@ def make_group_steps(config: Config) -> tuple[Any, Any]:
     return jax.jit(over_runs, donate_argnums=0), jax.jit(jax.vmap(jax.vmap(evaluate_step, (0, None, None))))
 
 
-def _number_that_fits(train_step: Any, config: Config, dataset: PatchDataset) -> int:
+def _number_that_fits(train_step: Any, config: Config) -> int:
     """Runs that the device's memory holds at once; 1 where the backend does not say how much it has, as on CPUs.
 
-    Under vmap the kernels differ from run to run, and such convolutions become grouped ones, which XLA does not run in parallel
-    on a CPU: a step of configs/demo.py took 6.5 s a run for 4 runs under vmap, and 0.6 s a run for one at a time (2 cores, jax
-    0.10.2).  A loop inside the program (`jax.lax.map`) took 6.3 s or more: its convolutions run on one thread.
+    The kernels differ from run to run, so that vmap makes grouped convolutions, which are slow on CPUs: a step of configs/demo.py
+    took 6.5 s a run with 4 runs under vmap, and 0.6 s a run one at a time (2 busy cores, jax 0.10.2).  A loop inside the
+    program (`jax.lax.map`) was no better: 6.3 s or more.
     """
     limit = parallel.memory_limit_bytes()
     if limit is None:
@@ -359,7 +358,10 @@ def _plot(table: list[dict[str, Any]], swept: list[str], path: Path) -> None:
     from matplotlib.figure import Figure
 
     score = "si_sdr_improvement" if any("si_sdr_improvement" in row for row in table) else "held_out_loss"
-    labels = {"si_sdr_improvement": "SI-SDR improvement in dB (validation, uses stems)", "held_out_loss": "held-out loss"}
+    labels = {
+        "si_sdr_improvement": "SI-SDR improvement in dB (validation, uses stems)",
+        "held_out_loss": "held-out loss (of each objective)",
+    }
     figure = Figure(figsize=(10, 4), layout="constrained")
     first, *others = swept
     for axes, name in zip(figure.subplots(1, 2), (score, "kept_energy"), strict=True):
@@ -374,7 +376,7 @@ def _plot(table: list[dict[str, Any]], swept: list[str], path: Path) -> None:
             axes.fill_between(x, [min(points[value]) for value in x], [max(points[value]) for value in x], alpha=0.2)
         if first == "learning_rate":
             axes.set_xscale("log")
-        axes.set(xlabel=first, ylabel=labels.get(name, "share of the energy that the mask keeps"))
+        axes.set(xlabel=first, ylabel=labels[name])
         if others and lines:
             axes.legend()
     num_seeds = len({row["seed"] for row in table})

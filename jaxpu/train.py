@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -80,10 +81,8 @@ def make_optimizer(config: TrainConfig, learning_rate: jax.Array | None = None) 
 def init_state(config: Config) -> TrainState:
     """The state before the first step, a function of the config and its seed."""
     objective = make_objective(config.objective)
-    model = make_model(config.model, num_outputs=objective.num_outputs, dtype=jnp.float32)
-    stft = jnp.zeros((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
-    key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
-    variables = jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))(key)
+    initialize = _initializer(config.model, objective.num_outputs, config.data.patch.frames, config.data.patch.bins)
+    variables = initialize(jax.random.fold_in(jax.random.key(config.train.seed), _INIT))
     params = variables["params"]
     return TrainState(
         step=jnp.int32(0),
@@ -94,6 +93,14 @@ def init_state(config: Config) -> TrainState:
         ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else {},
         hyperparameters={name: jnp.float32(value) for name, value in objective.hyperparameters.items()},
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _initializer(model_config: Any, num_outputs: int, frames: int, bins: int) -> Callable[[jax.Array], Any]:
+    """Key to the variables of a network, compiled once for all runs of a sweep."""
+    model = make_model(model_config, num_outputs=num_outputs, dtype=jnp.float32)
+    stft = jnp.zeros((1, frames, bins), jnp.complex64)
+    return jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))
 
 
 def decode(batch: dict[str, jax.Array]) -> Batch:
