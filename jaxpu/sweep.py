@@ -361,6 +361,7 @@ def _plot(table: list[dict[str, Any]], swept: list[str], path: Path) -> None:
     labels = {
         "si_sdr_improvement": "SI-SDR improvement in dB (validation, uses stems)",
         "held_out_loss": "held-out loss (of each objective)",
+        "kept_energy": "share of the energy that the mask keeps",
     }
     figure = Figure(figsize=(10, 4), layout="constrained")
     first, *others = swept
