@@ -123,7 +123,8 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Trains every combination of the values with every seed, or goes on where the same sweep stopped.
 
-    Writes a folder for each run, as `jaxpu.train.train` does, and `sweep.json` and `sweep.png` once all are over.  Further
+    Writes a folder for each run, as `jaxpu.train.train` does, and `sweep.json` and `sweep.png` at the end.  SIGTERM and SIGINT
+    save what is being trained, and end the sweep with the table of what there is.  Further
     values or seeds may be given later: runs that are finished are not done again.  A run whose loss is not finite is listed
     with the reason, and does not end the others.
 
@@ -152,6 +153,7 @@ def sweep(
     grid = make_grid(config, over, num_seeds)
     dataset = open_data(config, data_dir)
     sweep_dir = Path(sweep_dir)
+    sweep_dir.mkdir(parents=True, exist_ok=True)
     train_step, evaluate_step = make_group_steps(config)
     groups = _groups(grid, at_once or _number_that_fits(train_step, config))
     stopped: dict[str, str] = {}

@@ -1,11 +1,13 @@
 """Many runs at once: each is the run that it would be alone, killed or not."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +37,7 @@ from jaxpu.config import (
     to_json,
 )
 from jaxpu.sweep import format_table, make_grid, parse_over, sweep
-from jaxpu.train import init_state, train
+from jaxpu.train import ASKED_TO_STOP, init_state, train
 
 RATE = 8000
 CONFIG = Config(
@@ -102,6 +104,11 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "clips_per_s"} for line in lines]
 
 
+def last_state(config: Config, run_dir: Path) -> Any:
+    with RunCheckpoints(run_dir) as checkpoints:
+        return jax.device_get(checkpoints.restore(init_state(config))[0])
+
+
 def assert_same_run(actual: Path, expected: Path, *, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Config, log, state and best variables; equal to the bit without tolerances."""
     config = from_json(json.loads((expected / "config.json").read_text()))
@@ -114,11 +121,7 @@ def assert_same_run(actual: Path, expected: Path, *, rtol: float = 0.0, atol: fl
     assert [(line["kind"], line["step"], *line) for line in lines] == [(line["kind"], line["step"], *line) for line in wanted]
     for line, want in zip(lines, wanted, strict=True):
         jax.tree.map(close, *({name: value for name, value in each.items() if name != "kind"} for each in (line, want)))
-    states = []
-    for directory in (actual, expected):
-        with RunCheckpoints(directory) as checkpoints:
-            states.append(jax.device_get(checkpoints.restore(init_state(config))[0]))
-    jax.tree.map(close, *states)
+    jax.tree.map(close, last_state(config, actual), last_state(config, expected))
     jax.tree.map(close, load_model(actual).variables, load_model(expected).variables)
 
 
@@ -187,6 +190,30 @@ def test_kill_and_resume_equals_a_straight_sweep(
     assert sweep(CONFIG, data_dir, tmp_path, OVER, num_seeds=2, at_once=4, progress=False) == straight[1]
     for row in straight[1]:
         assert_same_run(tmp_path / row["folder"], straight[0] / row["folder"])
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(
+    straight: tuple[Path, list[dict[str, Any]]], data_dir: Path, tmp_path: Path
+) -> None:
+    first, second = (tmp_path / f"class_prior={value},seed=0" for value in OVER["class_prior"])
+
+    def ask() -> None:
+        while not (first / "checkpoints" / "8").exists():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    table = sweep(CONFIG, data_dir, tmp_path, OVER, at_once=1, progress=False)
+    thread.join()
+    assert table[0]["step"] >= 8
+    assert table[1] == {"class_prior": 0.9, "seed": 0, "stopped": ASKED_TO_STOP, "folder": second.name}
+    assert "asked to stop" in format_table(table)
+    table = sweep(CONFIG, data_dir, tmp_path, OVER, at_once=1, progress=False)
+    assert [row["stopped"] for row in table] == ["all steps done"] * 2
+    for run_dir in (first, second):
+        states = (last_state(CONFIG, root / run_dir.name) for root in (tmp_path, straight[0]))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *states)
 
 
 def test_one_run_at_a_time_and_more_seeds_later(
