@@ -1,4 +1,4 @@
-"""The command line: `jaxpu prepare | train | evaluate | separate | synthesize | demo`."""
+"""The command line: `jaxpu prepare | train | sweep | evaluate | separate | synthesize | demo`."""
 
 import dataclasses
 import sys
@@ -20,13 +20,14 @@ USAGE = """jaxpu: separate a sound from recordings without ever having that soun
   jaxpu prepare CONFIG --musdb18 DIR                            MUSDB18 (.stem.mp4) -> patches
   jaxpu prepare CONFIG --musdb18hq DIR                          MUSDB18-HQ (wav) -> patches
   jaxpu train CONFIG                                            patches -> checkpoints
+  jaxpu sweep CONFIG --over class_prior=.4:.9:6 --seeds 3       many runs, a table and a plot
   jaxpu evaluate RUN DATA                                       scores on the test songs of a corpus
   jaxpu separate RUN FILE_OR_FOLDER... -o DIR                   any recording -> target and accompaniment
   jaxpu synthesize DIR                                          a small multitrack corpus from a seed
 
 CONFIG is a Python file or one of: {configs}.
 Every field of it can be set on the command line: jaxpu train baseline --objective.class-prior 0.7
-`jaxpu COMMAND --help` (for prepare and train: `jaxpu train CONFIG --help`) lists everything.
+`jaxpu COMMAND --help` (for prepare, train and sweep: `jaxpu train CONFIG --help`) lists everything.
 """
 
 
@@ -72,6 +73,28 @@ class TrainArguments:
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
+    run: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepArguments:
+    """Many runs that differ in hyperparameters and seeds.  The same command goes on where it stopped.
+
+    Attributes:
+        config: of all runs, but for what is swept.
+        over: NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... of a number of the objective, or learning_rate.  Given several
+            times, all combinations are trained.
+        seeds: runs of each combination, with the config's seed and the following ones.
+        at_once: runs trained at once; as many as the device's memory holds by default, and one on CPUs.
+        data: what `jaxpu prepare` wrote; data/CONFIG by default.
+        run: where the runs, the table and the plot go; runs/sweep-CONFIG by default.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    seeds: int = 1
+    at_once: int | None = None
     data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
     run: Path | None = None
 
@@ -213,6 +236,23 @@ def _train(args: Sequence[str]) -> int:
     return 0
 
 
+def _sweep(args: Sequence[str]) -> int:
+    name, config, rest = _config_argument("sweep", args)
+    arguments = _parse(SweepArguments, f"sweep {name}", rest, SweepArguments(config))
+    from jaxpu.sweep import format_table, parse_over, sweep
+
+    over = [parse_over(text) for text in arguments.over]
+    if len(dict(over)) < len(over):
+        raise UsageError(f"--over is given twice for one name: {', '.join(arguments.over)}. Put all its values into one.")
+    run = arguments.run or Path("runs") / f"sweep-{name}"
+    data = arguments.data or Path("data") / name
+    table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
+    print(format_table(table))
+    print(f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run.")
+    print(f"Next: jaxpu separate {run / table[0]['folder']} RECORDING -o DIR")
+    return 0
+
+
 def _evaluate(args: Sequence[str]) -> int:
     arguments = _parse(EvaluateArguments, "evaluate", args)
     from data_pipeline.tracks import detect_source
@@ -281,6 +321,7 @@ def _demo(args: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": _prepare,
     "train": _train,
+    "sweep": _sweep,
     "evaluate": _evaluate,
     "separate": _separate,
     "synthesize": _synthesize,

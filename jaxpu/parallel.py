@@ -68,6 +68,11 @@ def one_device() -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
+def memory_limit_bytes() -> int | None:
+    """Memory that JAX may use on this process's first device; None where the backend does not say, as on CPUs."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def describe() -> str:
     """The devices in words, for logs and reports."""
     kinds = sorted({device.device_kind for device in jax.devices()})

@@ -1,6 +1,8 @@
 """Training: a pure step, and one loop around it.  One script for CPU, GPU and TPU, one device or many."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -30,6 +32,9 @@ from jaxpu.watchdog import Watchdog
 LOG_EVERY = 20
 """Steps between reads of the statistics from the device; reading every step would make the device wait for the host."""
 
+ALL_STEPS_DONE = "all steps done"
+ASKED_TO_STOP = "asked to stop; run the same command again to go on"
+
 # Streams of random numbers, folded into the run's key so that they never meet.
 _INIT, _TRAIN, _EVALUATE = range(3)
 
@@ -48,7 +53,7 @@ class TrainState:
         batch_stats: running statistics of batch normalisation; empty without it.
         opt_state: of the optimiser.
         ema_params: moving average of `params`; empty without one.
-        hyperparameters: of the objective, traced float32 scalars.
+        hyperparameters: of the objective, traced float32 scalars; `learning_rate` among them takes the config's place.
         teacher: variables of the teacher, as `separation_variables` has them; empty without one.
     """
 
@@ -61,14 +66,15 @@ class TrainState:
     teacher: Any
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam with the schedule and clipping of the config."""
+def make_optimizer(config: TrainConfig, learning_rate: jax.Array | None = None) -> optax.GradientTransformation:
+    """Adam with the schedule and clipping of the config, and its learning rate unless another one is given."""
+    peak: Any = config.learning_rate if learning_rate is None else learning_rate
     if config.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(config.learning_rate, max(config.num_steps - config.warmup_steps, 1))
+        schedule = optax.cosine_decay_schedule(peak, max(config.num_steps - config.warmup_steps, 1))
     else:
-        schedule = optax.constant_schedule(config.learning_rate)
+        schedule = optax.constant_schedule(peak)
     if config.warmup_steps:
-        warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+        warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
         schedule = optax.join_schedules([warmup, schedule], [config.warmup_steps])
     clip = [] if config.gradient_clip is None else [optax.clip_by_global_norm(config.gradient_clip)]
     return optax.chain(*clip, optax.adam(schedule))
@@ -77,10 +83,8 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def init_state(config: Config) -> TrainState:
     """The state before the first step, a function of the config and its seed."""
     objective = make_objective(config.objective)
-    model = make_model(config.model, num_outputs=objective.num_outputs, dtype=jnp.float32)
-    stft = jnp.zeros((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
-    key = jax.random.fold_in(jax.random.key(config.train.seed), _INIT)
-    variables = jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))(key)
+    initialize = _initializer(config.model, objective.num_outputs, config.data.patch.frames, config.data.patch.bins)
+    variables = initialize(jax.random.fold_in(jax.random.key(config.train.seed), _INIT))
     params = variables["params"]
     state = TrainState(
         step=jnp.int32(0),
@@ -95,6 +99,14 @@ def init_state(config: Config) -> TrainState:
     if objective.teacher is not None:
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, separation_variables(config, state)))
     return state
+
+
+@functools.lru_cache(maxsize=1)
+def _initializer(model_config: Any, num_outputs: int, frames: int, bins: int) -> Callable[[jax.Array], Any]:
+    """Key to the variables of a network, compiled once for all runs of a sweep."""
+    model = make_model(model_config, num_outputs=num_outputs, dtype=jnp.float32)
+    stft = jnp.zeros((1, frames, bins), jnp.complex64)
+    return jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))
 
 
 def decode(batch: dict[str, jax.Array]) -> Batch:
@@ -132,7 +144,6 @@ def make_train_step(config: Config) -> StepFunction:
         `decode` takes; `key` is the run's: the step folds itself in.  With `axis_name`, the batch is shared by devices.
     """
     objective = make_objective(config.objective)
-    optimizer = make_optimizer(config.train)
 
     def step(
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array, axis_name: str | None = None
@@ -167,6 +178,7 @@ def make_train_step(config: Config) -> StepFunction:
         if axis_name is not None:
             # The loss already holds a sum over devices, and each device differentiated all of it: average, do not add.
             gradients = jax.lax.pmean(gradients, axis_name)
+        optimizer = make_optimizer(config.train, state.hyperparameters.get("learning_rate"))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -268,6 +280,13 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
             be selected by scores that the data cannot give.
     """
     parallel.check_batch_size(config.train.batch_size)
+    dataset = open_data(config, data_dir)
+    with open_run(config, dataset, run_dir) as run, StopSignal() as stop_signal:
+        return run.train(stop_signal, progress=progress and parallel.process_index() == 0)
+
+
+def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
+    """The data, checked to be what `config` needs; raises as `train` does."""
     dataset = PatchDataset.open(data_dir)
     dataset.check(config.data)
     if config.train.select_by == "si_sdr_improvement" and not dataset.has_stems:
@@ -275,122 +294,154 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
             f"TrainConfig.select_by is 'si_sdr_improvement', but the data in {data_dir} have no stems to score with. "
             "Use held_out_loss or last."
         )
+    return dataset
+
+
+@contextlib.contextmanager
+def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path) -> Iterator["Run"]:
+    """The run in `run_dir`, made if it does not exist; raises `ConfigError` when the folder belongs to another config."""
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_config(config, run_dir / "config.json")
-    with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log, StopSignal() as stop_signal:
-        return _Run(config, dataset, checkpoints, log, stop_signal, progress).train()
+    with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
+        yield Run(config, dataset, checkpoints, log)
 
 
-class _Run:
-    """One run: what the loop shares."""
+class Run:
+    """One run: its data and folder, and what is kept of it on the host.  `train` has one of them, `jaxpu.sweep` many.
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: PatchDataset,
-        checkpoints: RunCheckpoints,
-        log: RunLog,
-        stop_signal: StopSignal,
-        progress: bool,
-    ) -> None:
+    Attributes:
+        train_key: of the training steps, which fold themselves in.
+        results: of the last evaluation.
+        stopped: why the run is over before its last step; None where it is not.
+    """
+
+    def __init__(self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog) -> None:
         self.config = config
         self.dataset = dataset
         self.checkpoints = checkpoints
         self.log = log
-        self.stop_signal = stop_signal
-        self.progress = progress and parallel.process_index() == 0
-        self.with_target = dataset.has_stems
+        self.watchdog = Watchdog(getattr(config.objective, "class_prior", None))
         key = jax.random.key(config.train.seed)
         self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
-        self.evaluate_step = parallel.over_devices(make_evaluate_step(config))
+        self.results: dict[str, Any] = {}
+        self.best_score, self.evaluations_since_best = -math.inf, 0
+        self.stopped: str | None = None
 
-    def train(self) -> dict[str, Any]:
-        settings = self.config.train
-        step_function = parallel.over_devices(make_train_step(self.config), donate_state=True)
-        watchdog = Watchdog(getattr(self.config.objective, "class_prior", None))
+    def start(self) -> TrainState:
+        """The state to go on from, before the first step or at the last checkpoint."""
         # Resuming: 1. the state before the first step, for its shapes; 2. the last checkpoint, if there is one; 3. the lines of
         # the log after it are dropped; 4. the batches start at its step.  Keys are folded from (seed, step), so nothing else.
         state = init_state(self.config)
-        results: dict[str, Any] = {}
-        best_score, evaluations_since_best = -math.inf, 0
         if self.checkpoints.latest_step is not None:
             state, info = self.checkpoints.restore(state)
-            best_score, evaluations_since_best, results = info["best_score"], info["evaluations_since_best"], info["results"]
+            self.best_score, self.evaluations_since_best = info["best_score"], info["evaluations_since_best"]
+            self.results, self.stopped = info["results"], info.get("stopped")
+        self.log.start(int(state.step))
+        return state
+
+    def train(self, stop_signal: StopSignal, *, progress: bool) -> dict[str, Any]:
+        """Trains on all devices; returns what the function `train` does."""
+        settings = self.config.train
+        step_function = parallel.over_devices(make_train_step(self.config), donate_state=True)
+        evaluate_step = parallel.over_devices(make_evaluate_step(self.config))
+        state = self.start()
         first_step = int(state.step)
-        self.log.start(first_step)
-        objective = make_objective(self.config.objective)
-        batches = self._batches(
-            "train",
-            with_target=objective.needs_target,
-            num_target_tracks=objective.target_tracks,
-            start_step=first_step,
-            num_steps=settings.num_steps - first_step,
-        )
         pending: list[dict[str, jax.Array]] = []
-        stopped = "all steps done"
-        bar = tqdm(total=settings.num_steps, initial=first_step, desc="train", unit="step", disable=not self.progress)
+        bar = tqdm(total=settings.num_steps, initial=first_step, desc="train", unit="step", disable=not progress)
         since, examples = time.perf_counter(), 0
+        # A run that was stopped is as finished as one that did all its steps.
+        batches = self.train_batches(first_step) if self.stopped is None else ()
         for step, batch in enumerate(batches, first_step + 1):
             state, statistics = step_function(state, batch, self.train_key)
             pending.append(statistics)
             examples += settings.batch_size
             bar.update()
-            evaluate_now = step % settings.eval_every == 0 or step == settings.num_steps or self.stop_signal.received
+            evaluate_now = step % settings.eval_every == 0 or step == settings.num_steps or stop_signal.received
             if len(pending) < LOG_EVERY and not evaluate_now:
                 continue
             values = [{name: float(value) for name, value in item.items()} for item in jax.device_get(pending)]
-            warnings = self._check(step - len(pending), values, watchdog)
             pending = []
-            self.log.write(
-                "train",
-                step,
-                **{name: float(np.mean([item[name] for item in values])) for name in values[0]},
-                clips_per_s=examples / (time.perf_counter() - since),
-            )
+            self.note_steps(step, values, clips_per_s=examples / (time.perf_counter() - since))
             since, examples = time.perf_counter(), 0
-            for warning in warnings:
-                tqdm.write(warning, file=sys.stderr)
-                self.log.write("warning", step, text=warning)
-            blank_stop = bool(warnings) and settings.on_blank == "stop"
-            if not evaluate_now and not blank_stop:
+            if not evaluate_now and self.stopped is None:
                 continue
-            results = self._evaluate(state)
-            score = _score(settings.select_by, results, step)
-            evaluations_since_best = 0 if score > best_score else evaluations_since_best + 1
-            best_score = max(score, best_score)
-            self.log.write("evaluate", step, **results)
+            evaluated = jax.device_get([evaluate_step(state, batch, key) for batch, key in self.validation_batches()])
+            results = {name: float(np.mean([item[name] for item in evaluated])) for name in evaluated[0]}
+            self.note_evaluation(step, state, results)
             bar.set_postfix({name: f"{value:.3g}" for name, value in results.items() if name in ("loss", "si_sdr_improvement")})
-            info = {
-                "step": step,
-                "select_by": settings.select_by,
-                "score": score,
-                "uses_stems": uses_stems(self.config),
-                "data_fingerprint": self.dataset.fingerprint,
-                "best_score": best_score,
-                "evaluations_since_best": evaluations_since_best,
-                "results": results,
-            }
-            self.checkpoints.save(
-                step,
-                state=state,
-                variables=separation_variables(self.config, state),
-                score=score,
-                config=self.config,
-                info=info,
-            )
             since = time.perf_counter()
-            if blank_stop:
-                stopped = "blank output"
-            elif settings.patience and evaluations_since_best >= settings.patience:
-                stopped = f"no better checkpoint in {settings.patience} evaluations"
-            elif self.stop_signal.received:
-                stopped = "asked to stop; run the same command again to go on"
-            else:
-                continue
-            break
+            if self.stopped is not None or stop_signal.received:
+                break
         bar.close()
-        return {**results, "step": int(state.step), "best_score": best_score, "stopped": stopped}
+        step = int(state.step)
+        asked = stop_signal.received and step < settings.num_steps
+        stopped = self.stopped or (ASKED_TO_STOP if asked else ALL_STEPS_DONE)
+        return {**self.results, "step": step, "best_score": self.best_score, "stopped": stopped}
+
+    def note_steps(self, step: int, values: list[dict[str, float]], *, clips_per_s: float) -> None:
+        """Logs the mean statistics of the steps up to `step`; the watchdog may set `stopped`.
+
+        Raises:
+            TrainingError: when a loss is not finite.
+        """
+        warnings = self._check(step - len(values), values)
+        means = {name: float(np.mean([item[name] for item in values])) for name in values[0]}
+        self.log.write("train", step, **means, clips_per_s=clips_per_s)
+        for warning in warnings:
+            tqdm.write(warning, file=sys.stderr)
+            self.log.write("warning", step, text=warning)
+        if warnings and self.config.train.on_blank == "stop":
+            self.stopped = "blank output"
+
+    def note_evaluation(self, step: int, state: TrainState, results: dict[str, float]) -> None:
+        """Logs an evaluation and saves a checkpoint; lost patience sets `stopped`."""
+        settings = self.config.train
+        score = selection_score(settings.select_by, results, step)
+        self.evaluations_since_best = 0 if score > self.best_score else self.evaluations_since_best + 1
+        self.best_score = max(score, self.best_score)
+        self.results = results
+        if self.stopped is None and settings.patience and self.evaluations_since_best >= settings.patience:
+            self.stopped = f"no better checkpoint in {settings.patience} evaluations"
+        self.log.write("evaluate", step, **results)
+        info = {
+            "step": step,
+            "select_by": settings.select_by,
+            "score": score,
+            "uses_stems": uses_stems(self.config),
+            "data_fingerprint": self.dataset.fingerprint,
+            "best_score": self.best_score,
+            "evaluations_since_best": self.evaluations_since_best,
+            "results": results,
+            "stopped": self.stopped,
+        }
+        self.checkpoints.save(
+            step,
+            state=state,
+            variables=separation_variables(self.config, state),
+            score=score,
+            config=self.config,
+            info=info,
+        )
+
+    def train_batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of the steps after `first_step`; they depend on the seed alone."""
+        objective = make_objective(self.config.objective)
+        return self._batches(
+            "train",
+            with_target=objective.needs_target,
+            num_target_tracks=objective.target_tracks,
+            start_step=first_step,
+            num_steps=self.config.train.num_steps - first_step,
+        )
+
+    def validation_batches(self) -> Iterator[tuple[dict[str, np.ndarray], jax.Array]]:
+        """Batches of the validation tracks, drawn from all of them, with keys; the same at every evaluation."""
+        one_pass = max(self.dataset.num_clips("validation", "mixture") // self.config.train.batch_size, 1)
+        num_batches = min(self.config.train.eval_batches, one_pass)
+        batches = self._batches("validation", with_target=self.dataset.has_stems, num_steps=num_batches)
+        for number, batch in enumerate(batches):
+            yield batch, jax.random.fold_in(self.evaluate_key, number)
 
     def _batches(
         self,
@@ -418,7 +469,7 @@ class _Run:
         ):
             yield {name: batch[name] for name in ("unlabeled", "positive", "target") if name in batch} | {"index": index}
 
-    def _check(self, step_before: int, values: list[dict[str, float]], watchdog: Watchdog) -> list[str]:
+    def _check(self, step_before: int, values: list[dict[str, float]]) -> list[str]:
         """Stops on a loss that is not finite, and asks the watchdog."""
         warnings = []
         for step, item in enumerate(values, step_before + 1):
@@ -428,25 +479,13 @@ class _Run:
                     f"Lower train.learning_rate (now {self.config.train.learning_rate:g}) or set train.gradient_clip. "
                     "The last checkpoint is kept."
                 )
-            warning = watchdog.update(step, item)
+            warning = self.watchdog.update(step, item)
             if warning:
                 warnings.append(warning)
         return warnings
 
-    def _evaluate(self, state: TrainState) -> dict[str, float]:
-        """Means over batches of the validation tracks, drawn from all of them; the same batches and keys at every evaluation."""
-        one_pass = max(self.dataset.num_clips("validation", "mixture") // self.config.train.batch_size, 1)
-        num_batches = min(self.config.train.eval_batches, one_pass)
-        batches = self._batches("validation", with_target=self.with_target, num_steps=num_batches)
-        results = [
-            self.evaluate_step(state, batch, jax.random.fold_in(self.evaluate_key, number))
-            for number, batch in enumerate(batches)
-        ]
-        values = jax.device_get(results)
-        return {name: float(np.mean([item[name] for item in values])) for name in values[0]}
 
-
-def _score(select_by: str, results: dict[str, float], step: int) -> float:
+def selection_score(select_by: str, results: dict[str, float], step: int) -> float:
     """What the best checkpoint has most of."""
     return {
         "held_out_loss": lambda: -results["loss"],

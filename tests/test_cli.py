@@ -140,7 +140,7 @@ def test_synthesize(tmp_path, capsys):
 def test_help_lists_commands_and_configs(capsys):
     assert run() == 0
     printed = capsys.readouterr().out
-    for word in ("prepare", "train", "evaluate", "separate", "synthesize", "demo", *config_names()):
+    for word in ("prepare", "train", "sweep", "evaluate", "separate", "synthesize", "demo", *config_names()):
         assert word in printed
     with pytest.raises(SystemExit) as stopped:
         run("train", "baseline", "--help")
@@ -154,6 +154,9 @@ def test_help_lists_commands_and_configs(capsys):
         (["sing"], "there is no command 'sing'; it must be one of prepare, train"),
         (["train"], "Say which config: jaxpu train CONFIG"),
         (["train", "nothing"], "There is no config 'nothing'"),
+        (["sweep", "baseline"], "Say what to sweep: --over NAME=START:STOP:COUNT, one of class_prior, beta"),
+        (["sweep", "baseline", "--over", "prior=.4:.9:6"], "prior cannot be swept with PUConfig; it must be one of class_prior"),
+        (["sweep", "baseline", "--over", "gamma"], "--over is 'gamma'; it must be NAME=START:STOP:COUNT"),
         (["prepare", "baseline"], "0 sources are given. Give one"),
         (["prepare", "baseline", "--with", "songs"], "--with and --without belong together"),
         (["prepare", "baseline", "--download"], "--download needs --musdb18"),

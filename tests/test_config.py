@@ -213,8 +213,9 @@ def test_fields_that_a_stored_config_lacks_take_their_defaults() -> None:
 
 def test_reasons_why_a_run_uses_stems() -> None:
     assert uses_stems(Config()) == []
-    for objective in (BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig(), BootstrapConfig()):
+    for objective in (BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig(), BootstrapConfig(teacher="round")):
         assert uses_stems(Config(objective=objective)) == []
+    assert uses_stems(Config(objective=PNUConfig(stem_tracks=2))) == ["targets of 2 tracks"]
     config = Config(
         data=DataConfig(activity_on="target", target_to_accompaniment_db=(-5.0, 10.0)),
         objective=SupervisedConfig(),
