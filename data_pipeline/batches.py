@@ -176,6 +176,7 @@ class PatchDataset:
             "unlabeled": (rows, channels, frames, bins, 2), spec.dtype; STFTs of mixtures, real and imaginary part.
             "positive": of the same shape, STFTs of accompaniments.
             "unlabeled_track", "positive_track": int32 (rows,).
+            "unlabeled_level", "positive_level": float32 (rows,), what the clips were divided by before they were transformed.
             "target" if `with_target`: as "unlabeled", in the scale of the mixture: M - A level_A / level_M.
 
         Raises:
@@ -361,6 +362,7 @@ class _Reader:
         def assemble(stft: Any, level: Any, track: Any) -> Any:
             batch = {"unlabeled": stft[:rows], "positive": stft[rows : 2 * rows]}
             batch |= {"unlabeled_track": track[:rows], "positive_track": track[rows : 2 * rows]}
+            batch |= {"unlabeled_level": level[:rows], "positive_level": level[rows : 2 * rows]}
             if with_target:
                 ratio = tf.reshape(level[2 * rows :] / level[:rows], [rows, 1, 1, 1, 1])
                 difference = tf.cast(stft[:rows], tf.float32) - ratio * tf.cast(stft[2 * rows :], tf.float32)

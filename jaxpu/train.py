@@ -23,6 +23,7 @@ from jaxpu.config import Config, ConfigError, TrainConfig, to_json, uses_stems
 from jaxpu.losses import weighted_mean
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, make_objective, mask_statistics
+from jaxpu.prior import with_estimate
 from jaxpu.run_log import RunLog, StopSignal
 from jaxpu.stft import istft
 from jaxpu.watchdog import Watchdog
@@ -223,7 +224,8 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
 def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Trains, or goes on where a run of the same config in `run_dir` stopped.
 
-    Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`.
+    Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`; and
+    `run_dir/prior.json` where the config asks for an estimate of the class prior.
 
     Args:
         config: of the run.
@@ -251,8 +253,9 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_config(config, run_dir / "config.json")
+    config, prior = with_estimate(config, dataset, run_dir, progress=progress)
     with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log, StopSignal() as stop_signal:
-        return _Run(config, dataset, checkpoints, log, stop_signal, progress).train()
+        return _Run(config, dataset, checkpoints, log, stop_signal, progress, prior).train()
 
 
 class _Run:
@@ -266,6 +269,7 @@ class _Run:
         log: RunLog,
         stop_signal: StopSignal,
         progress: bool,
+        prior: dict[str, Any] | None,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -273,6 +277,7 @@ class _Run:
         self.log = log
         self.stop_signal = stop_signal
         self.progress = progress and parallel.process_index() == 0
+        self.prior = prior
         self.with_target = dataset.has_stems
         key = jax.random.key(config.train.seed)
         self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
@@ -339,6 +344,7 @@ class _Run:
                 "best_score": best_score,
                 "evaluations_since_best": evaluations_since_best,
                 "results": results,
+                "prior": self.prior,
             }
             self.checkpoints.save(
                 step,
