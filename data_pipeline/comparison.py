@@ -22,7 +22,7 @@ from data_pipeline.spec import PatchSpec
 CLIPS_PER_RECORDING = 24
 """About so many clips of a recording are looked at, but no more than a third: it must cost little beside the transform."""
 
-FRAMES_PER_CLIP = 16
+FRAMES_PER_CLIP = 8
 """And so many frames of each."""
 
 MIN_RECORDINGS = 3
@@ -42,7 +42,7 @@ other (where mixtures have more, it may be the target), of bandwidths as a share
 SILENT_DB = -50.0
 """A frame this far below the mean power of its recording counts as silent."""
 
-MIN_TO_SUSPECT = 10
+MIN_TO_SUSPECT = 15
 MIN_AUC = 0.85
 """No recording is suspected where a pile has fewer than so many, or where recordings with the target score higher than those
 without it for less than this share of all pairs."""
@@ -91,6 +91,7 @@ class StatisticsMeter:
         self._frames: list[np.ndarray] = []  # power of each
         self._clips: list[list[float]] = []
         self._starts, _ = third_octaves(spec)
+        self._sizes = np.diff(self._starts, append=spec.bins).astype(np.float32)
         self._seen = 0
         window = scipy.signal.get_window(spec.window, spec.win_length)
         # Parseval: bins but the first and last stand for two of the DFT's.
@@ -101,27 +102,29 @@ class StatisticsMeter:
         numbers = np.flatnonzero(active)
         chosen = numbers[(np.arange(len(numbers)) + self._seen) % self._every_clip == 0]
         self._seen += len(numbers)
-        for number in chosen:
-            parts = stft[number, :, :: self._every_frame].astype(np.float32) * levels[number]
-            power = np.einsum("cfbp,cfbp->fb", parts, parts) / len(parts)
-            self._power += power.sum(0)
-            self._frames.append(power.sum(1))
-            self._clips.append(self._features(power))
+        if not len(chosen):
+            return
+        parts = stft[chosen, :, :: self._every_frame].astype(np.float32)
+        parts *= levels[chosen].astype(np.float32)[:, None, None, None, None]
+        np.square(parts, out=parts)
+        power = (parts[..., 0] + parts[..., 1]).mean(axis=1)  # (clips, frames, bins); a sum over an axis of 2 would be slow
+        self._power += power.sum((0, 1), dtype=np.float64)
+        self._frames.append(power.sum(-1).ravel())
+        self._clips += self._features(power)
 
-    def _features(self, power: np.ndarray) -> list[float]:
-        """See `Statistics.clips`; float32 (frames, bins)."""
-        sizes = np.diff(self._starts, append=self._spec.bins)
-        bands = np.add.reduceat(power, self._starts, axis=1)
-        total = bands.sum() / len(bands) + 1e-20
-        level = 10 * np.log10(power / total + 1e-9)
-        mean_level = np.add.reduceat(level.mean(0), self._starts) / sizes
+    def _features(self, power: np.ndarray) -> list[list[float]]:
+        """See `Statistics.clips`; float32 (clips, frames, bins)."""
+        bands = np.add.reduceat(power, self._starts, axis=-1)
+        total = bands.sum((1, 2), keepdims=True) / bands.shape[1] + np.float32(1e-20)
+        level, band_level = 10 * np.log10(power / total + np.float32(1e-9)), bands / total
         features = [
-            10 * np.log10(bands.mean(0) / total + 1e-8),
-            (10 * np.log10(bands / total + 1e-6)).std(0),
-            np.add.reduceat(level.std(0), self._starts) / sizes,
-            mean_level - (10 * np.log10(bands / total / sizes + 1e-9)).mean(0),
+            10 * np.log10(band_level.mean(1) + 1e-8),
+            (10 * np.log10(band_level + np.float32(1e-6))).std(1),
+            np.add.reduceat(level.std(1), self._starts, axis=-1) / self._sizes,
+            np.add.reduceat(level.mean(1), self._starts, axis=-1) / self._sizes
+            - (10 * np.log10(band_level / self._sizes + 1e-9)).mean(1),
         ]
-        return np.concatenate(features).round(2).tolist()
+        return np.concatenate(features, axis=-1).round(2).tolist()
 
     def result(self) -> Statistics | None:
         """The statistics; None where no clip is active, or all are silent."""
@@ -157,9 +160,9 @@ def _bandwidth_hz(power: np.ndarray, spec: PatchSpec) -> float:
     level = _db(np.add.reduceat(power, starts) / np.diff(starts, append=spec.bins))
     level = np.maximum(level - level.max(), _FLOOR_DB)
     highest_above = np.maximum.accumulate(level[::-1])[::-1]
-    for band in range(len(level) // 8, len(level) - 2):
-        if level[band] - highest_above[band + 2] > _CLIFF_DB:
-            return round(float(starts[band + 1] * spec.sample_rate / spec.n_fft), 1)
+    for band in range(len(level) // 8, len(level) - 3):
+        if level[band] - highest_above[band + 3] > _CLIFF_DB:
+            return round(float(starts[band + 2] * spec.sample_rate / spec.n_fft), 1)
     return spec.sample_rate / 2
 
 

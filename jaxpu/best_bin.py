@@ -6,8 +6,8 @@ threshold the unlabeled ones hold at least pi times the share that the positive 
 scores so high.  So pi is the least ratio of the two shares, taken where its upper confidence bound is the lowest.
 
 On music the premise does not hold: inactive bins of a mixture have the target around them, and positives come from passages
-without any.  A network sees that, and the estimate becomes the share of passages that look like positive recordings, which is
-far too low (docs/results.md).  With a network that can tell nothing apart it is 1.
+without any.  A network sees that, and the estimate becomes the share of passages that look like positive recordings, which
+is too low: 0.30 instead of 0.68 on synthetic songs (docs/results.md).  With a network that can tell nothing apart it is 1.
 """
 
 import dataclasses

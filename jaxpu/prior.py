@@ -344,7 +344,7 @@ def in_words(estimate: Estimate | None) -> str:
 CAUTION = """\
 log-max: needs positives as loud as the accompaniment in the mixtures{levels}
 best bin: from other tracks, held out. It takes inactive bins of mixtures for the same as bins of recordings without the target.
-In music they have the target around them, a network sees that, and the estimate is too low, often by half."""
+In music they have the target around them, a network sees that, and the estimate is too low; by half on synthetic songs."""
 
 
 def table(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> str:

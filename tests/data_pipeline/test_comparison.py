@@ -46,11 +46,11 @@ def song(seed, target=False, seconds=8):
 
 @pytest.fixture(scope="module")
 def mixtures():
-    return {f"mixture {seed}": measure(song(seed, target=True)) for seed in range(12)}
+    return {f"mixture {seed}": measure(song(seed, target=True)) for seed in range(16)}
 
 
 def positives(change=lambda samples: samples):
-    return {f"positive {seed}": measure(change(song(seed))) for seed in range(12)}
+    return {f"positive {seed}": measure(change(song(seed))) for seed in range(16)}
 
 
 def test_level_bandwidth_and_silence_by_hand():
@@ -61,7 +61,7 @@ def test_level_bandwidth_and_silence_by_hand():
     starts, centres = third_octaves(SPEC)
     assert starts[band] * RATE / SPEC.n_fft <= 1000 < starts[band + 1] * RATE / SPEC.n_fft
     assert centres[band] == pytest.approx(1000, rel=0.13)
-    assert found.spectrum_db[band] == 0
+    assert found.spectrum_db[band] == pytest.approx(0, abs=0.15)
     assert found.silent_share == 0
     noise = np.random.default_rng(0).normal(size=len(seconds))
     assert measure(noise).bandwidth_hz == RATE / 2
@@ -88,7 +88,7 @@ def test_levels_that_were_divided_out_are_put_back():
 def test_a_target_is_no_reason_to_warn(mixtures):
     found = compare(mixtures, positives(), SPEC)
     assert found["warnings"] == []
-    assert found["recordings"] == {"unlabeled": 12, "positive": 12}
+    assert found["recordings"] == {"unlabeled": 16, "positive": 16}
     assert 1 < found["means"]["level_db"]["unlabeled"] - found["means"]["level_db"]["positive"] < 3
     json.dumps(found)
 
@@ -130,7 +130,7 @@ def test_a_difference_has_to_stand_out_of_the_spread(mixtures):
     assert compare(mixtures, uneven, SPEC)["warnings"] == []
     few = dict(list(positives(lambda samples: samples / 4).items())[:2])
     assert compare(mixtures, few, SPEC) == {
-        "warnings": [], "suspicious": [], "means": {}, "recordings": {"unlabeled": 12, "positive": 2}
+        "warnings": [], "suspicious": [], "means": {}, "recordings": {"unlabeled": 16, "positive": 2}
     }  # fmt: skip
 
 
@@ -151,9 +151,9 @@ def test_mixtures_among_the_positives_are_listed_and_no_others(mixtures):
 
 
 def test_nothing_is_listed_where_the_piles_cannot_be_told_apart():
-    piles = [{str(seed): measure(song(seed)) for seed in range(first, first + 12)} for first in (0, 12)]
+    piles = [{str(seed): measure(song(seed)) for seed in range(first, first + 20)} for first in (0, 20)]
     assert suspicious(*piles) == []
-    few = [dict(list(pile.items())[:9]) for pile in piles]
+    few = [dict(list(pile.items())[:14]) for pile in piles]
     assert suspicious(*few) == []
 
 
