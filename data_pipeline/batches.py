@@ -179,6 +179,7 @@ class PatchDataset:
             "unlabeled": (rows, channels, frames, bins, 2), spec.dtype; STFTs of mixtures, real and imaginary part.
             "positive": of the same shape, STFTs of accompaniments.
             "unlabeled_track", "positive_track": int32 (rows,).
+            "unlabeled_level", "positive_level": float32 (rows,), what the clips were divided by before they were transformed.
             "target" if `with_target`: as "unlabeled", in the scale of its mixture: M - A level_A / level_M.
 
         Raises:
@@ -383,6 +384,7 @@ class _Reader:
         def assemble(stft: Any, level: Any, track: Any) -> Any:
             batch = {"unlabeled": stft[:rows], "positive": stft[rows : 2 * rows]}
             batch |= {"unlabeled_track": track[:rows], "positive_track": track[rows : 2 * rows]}
+            batch |= {"unlabeled_level": level[:rows], "positive_level": level[rows : 2 * rows]}
             if with_target:
                 mixture = slice(2 * rows, 3 * rows) if of_target else slice(rows)
                 ratio = tf.reshape(level[-rows:] / level[mixture], [rows, 1, 1, 1, 1])

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from data_pipeline.audio import AudioError, AudioInfo, resampled_length
 from data_pipeline.batches import FORMAT, SIGNALS, UNFINISHED_FOLDER, PatchDataset, read_info
+from data_pipeline.comparison import StatisticsMeter
 from data_pipeline.patches import PatchMaker
 from data_pipeline.publishing import MadeTrack, is_planned, plan, publish, shard_file
 from data_pipeline.records import FRAME_BYTES, DataError, RecordWriter, WriteError, encode_example, writing
@@ -327,17 +328,22 @@ def _write_records(job: _Job, config: DataConfig, folder: Path) -> dict[str, Any
     track = _patch_maker(config).track(job.track, scratch)
     rows: dict[str, list[tuple[int, int, bool]]] = {}
     files: dict[str, int] = {}
+    # Positives of a source with stems are its mixtures less the target: there is nothing to compare.
+    meter = None if job.track.target else StatisticsMeter(config.patch, track.num_clips)
     with contextlib.ExitStack() as stack:
         writers: dict[str, RecordWriter] = {}
         for patches in track.patches():
             if patches.signal not in writers:
                 writers[patches.signal] = stack.enter_context(RecordWriter(folder / shard_file(patches.signal)))
+            if meter:
+                meter.add(patches.stft, patches.levels, patches.active)
             for start, active, level, stft in zip(patches.starts, patches.active, patches.levels, patches.stft, strict=True):
                 example = encode_example(track=job.id, start=int(start), level=float(level), stft=stft)
                 offset = writers[patches.signal].write(example)
                 rows.setdefault(patches.signal, []).append((offset, int(start), bool(active)))
         files = {shard_file(signal): writer.size for signal, writer in writers.items()}
     shutil.rmtree(scratch)
+    statistics = meter.result() if meter else None
     return {
         "files": files,
         "rows": rows,  # by signal: offset, start, active
@@ -345,6 +351,7 @@ def _write_records(job: _Job, config: DataConfig, folder: Path) -> dict[str, Any
         "num_clips": track.num_clips,
         "kept": {signal: int(kept.sum()) for signal, kept in track.kept.items()},
         "unmixed": track.unmixed,
+        "statistics": dataclasses.asdict(statistics) if statistics else None,
     }
 
 

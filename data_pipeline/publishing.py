@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.batches import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
+from data_pipeline.comparison import Statistics, compare
 from data_pipeline.records import DataError, writing
 from data_pipeline.spec import DataConfig, PatchSpec
 
@@ -33,6 +34,7 @@ class MadeTrack:
         unmixed: clips whose ratio of target to accompaniment could not be set.
         rows: by signal, one (offset, start, active) for every record.
         files: bytes of every file, by name; a signal without records has none.
+        statistics: fields of `data_pipeline.comparison.Statistics`; None for a track with stems, or without an active clip.
     """
 
     id: int
@@ -45,6 +47,7 @@ class MadeTrack:
     unmixed: int
     rows: dict[str, list[tuple[int, int, bool]]]
     files: dict[str, int]
+    statistics: dict[str, Any] | None = None
 
 
 def shard_file(signal: str) -> str:
@@ -96,6 +99,7 @@ def plan(
                 files[shard] = track.files[shard_file(signal)]
             index |= {f"{name}/{field}": array for field, array in vars(_index(filled, signal)).items()}
 
+    comparison = None if has_stems else _compare(tracks, config.patch, say)
     with writing(unfinished):
         np.savez(unfinished / INDEX_FILE, **index)
         _write_tfds_metadata(unfinished, config.patch, shards, shard_lengths, files)
@@ -107,6 +111,7 @@ def plan(
             "uses_stems": uses_stems,
             "bytes": sum(files.values()),
             "counts": counts,
+            "comparison": comparison,
             "unmixed_clips": sum(track.unmixed for track in tracks),
             "skipped": skipped,
             "tracks": [
@@ -170,6 +175,22 @@ def _count(tracks: list[MadeTrack], signal: str, stored: int, spec: PatchSpec) -
         "kept_share": kept / clips if clips else 0.0,
         "kept_s": kept * spec.clip_s,
     }
+
+
+def _compare(tracks: list[MadeTrack], spec: PatchSpec, say: Callable[[str], None]) -> dict[str, Any]:
+    """Compares the two folders, and prints what to beware of."""
+    piles: dict[str, dict[str, Statistics]] = {signal: {} for signal in SIGNALS}
+    for track in tracks:
+        if track.statistics is not None:
+            (signal,) = track.kept
+            piles[signal][track.name] = Statistics(**track.statistics)
+    comparison = compare(piles["mixture"], piles["accompaniment"], spec)
+    for warning in comparison["warnings"]:
+        say(f"Warning: {warning}")
+    if comparison["suspicious"]:
+        listed = "\n".join(f"  {name}" for name in comparison["suspicious"])
+        say(f"Warning: the target seems to play in these recordings of the folder without it. Listen to them:\n{listed}")
+    return comparison
 
 
 def _index(tracks: list[MadeTrack], signal: str) -> Index:

@@ -1,4 +1,4 @@
-"""The command line: `jaxpu prepare | train | sweep | evaluate | separate | synthesize | demo`."""
+"""The command line: `jaxpu prepare | train | sweep | evaluate | separate | estimate-prior | synthesize | demo`."""
 
 import dataclasses
 import sys
@@ -23,6 +23,7 @@ USAGE = """jaxpu: separate a sound from recordings without ever having that soun
   jaxpu sweep CONFIG --over class_prior=.4:.9:6 --seeds 3       many runs, a table and a plot
   jaxpu evaluate RUN DATA                                       scores on the test songs of a corpus
   jaxpu separate RUN FILE_OR_FOLDER... -o DIR                   any recording -> target and accompaniment
+  jaxpu estimate-prior DATA [CONFIG]                            share of bins without the target in prepared data
   jaxpu synthesize DIR                                          a small multitrack corpus from a seed
 
 CONFIG is a Python file or one of: {configs}.
@@ -179,6 +180,23 @@ class DemoArguments:
     seconds: float = 20.0
 
 
+@dataclasses.dataclass(frozen=True)
+class EstimatePriorArguments:
+    """The class prior of prepared data: from stems where there are any, and from positive and unlabeled data alone.
+
+    Attributes:
+        config: its network, weight exponent, batch size and seed matter; that of the demo by default.
+        out: a JSON file for the figures.
+        best_bin: also by best-bin estimation, which trains a classifier; some minutes on a CPU.
+        steps: that train the classifier.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    best_bin: bool = True
+    steps: int = 300
+
+
 Arguments = TypeVar("Arguments")
 
 
@@ -304,6 +322,33 @@ def _separate(args: Sequence[str]) -> int:
     return 1 if report.failed else 0
 
 
+def _estimate_prior(args: Sequence[str]) -> int:
+    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+        raise UsageError("Say which data: jaxpu estimate-prior DATA [CONFIG], a folder that `jaxpu prepare` wrote.")
+    from data_pipeline.batches import PatchDataset
+
+    has_config = len(args) > 1 and not args[1].startswith("-")
+    config = load_config(args[1] if has_config else "demo")
+    rest: Sequence[str] = args
+    if not args[0].startswith("-"):
+        dataset = PatchDataset.open(args[0])
+        config, rest = dataclasses.replace(config, data=dataset.config), args[2 if has_config else 1 :]
+    arguments = _parse(EstimatePriorArguments, "estimate-prior DATA", rest, EstimatePriorArguments(config))
+    dataset.check(arguments.config.data)
+    from jaxpu import prior
+    from jaxpu.best_bin import estimate_best_bin
+
+    found = {"log_max": prior.estimate(dataset, arguments.config)}
+    if dataset.has_stems:
+        found = {"oracle": prior.oracle(dataset, arguments.config), **found}
+    if arguments.best_bin:
+        found["best_bin"] = estimate_best_bin(dataset, arguments.config, num_steps=arguments.steps)
+    print(prior.table(found, dataset, arguments.config))
+    if arguments.out is not None:
+        prior.write_json(arguments.out, found, dataset, arguments.config)
+    return 0
+
+
 def _demo(args: Sequence[str]) -> int:
     arguments = _parse(DemoArguments, "demo", args, DemoArguments(load_config("demo")))
     from jaxpu.demo import demo
@@ -324,6 +369,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "sweep": _sweep,
     "evaluate": _evaluate,
     "separate": _separate,
+    "estimate-prior": _estimate_prior,
     "synthesize": _synthesize,
     "demo": _demo,
 }

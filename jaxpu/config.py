@@ -18,9 +18,17 @@ class ConfigError(ValueError):
     """A config that cannot be found, read or used; the message says which value and what it must be."""
 
 
+ClassPrior = float | Literal["estimate"]
+"""A class prior, or what `jaxpu.prior.estimate_prior` makes of the data before training."""
+
+
 def _require(condition: bool, owner: object, field: str, requirement: str) -> None:
     if not condition:
         raise ConfigError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {requirement}.")
+
+
+def _is_class_prior(value: object) -> bool:
+    return value == "estimate" or (isinstance(value, (int, float)) and 0 < value < 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +88,8 @@ class PUConfig:
         estimator: of the risk: `unbiased`, `non_negative` (nnPU), `absolute` (absPU) or `balanced` (ImbPU); see
             `jaxpu.losses.pu_loss`.
         surrogate: margin loss: `sigmoid` or `logistic`.
-        class_prior: share of the positive class (target inactive) among unlabeled bins.
+        class_prior: share of the positive class (target inactive) among unlabeled bins; `estimate` takes it from the data before
+            training (`jaxpu estimate-prior`).
         beta: tolerance of the clamp: it acts where the risk of the negative class is below -beta (Kiryo et al. 2017).
         gamma: weight of the step that is taken back where the clamp acts.  The clamp, and so beta and gamma, belong to
             `non_negative` and `balanced`.
@@ -90,14 +99,14 @@ class PUConfig:
 
     estimator: Literal["unbiased", "non_negative", "absolute", "balanced"] = "non_negative"
     surrogate: Literal["sigmoid", "logistic"] = "sigmoid"
-    class_prior: float = 0.6
+    class_prior: ClassPrior = 0.6
     beta: float = 0.0
     gamma: float = 0.096
     weight_exponent: float = 1.0
     mask: Literal["hard", "soft"] = "hard"
 
     def __post_init__(self) -> None:
-        _require(0 < self.class_prior < 1, self, "class_prior", "between 0 and 1")
+        _require(_is_class_prior(self.class_prior), self, "class_prior", "between 0 and 1, or 'estimate'")
         _require(self.beta >= 0, self, "beta", "0 or more")
         _require(0 <= self.gamma <= 1, self, "gamma", "in [0, 1]")
         _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
@@ -110,15 +119,16 @@ class BrierPUConfig:
     It overfits in the long run, so stop early.
 
     Attributes:
-        class_prior: share of the positive class (target inactive) among unlabeled bins.
+        class_prior: share of the positive class (target inactive) among unlabeled bins; `estimate` takes it from the data before
+            training (`jaxpu estimate-prior`).
         weight_exponent: p in the weight |x|^p of a bin.
     """
 
-    class_prior: float = 0.6
+    class_prior: ClassPrior = 0.6
     weight_exponent: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.class_prior < 1, self, "class_prior", "between 0 and 1")
+        _require(_is_class_prior(self.class_prior), self, "class_prior", "between 0 and 1, or 'estimate'")
         _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 

@@ -15,7 +15,9 @@ from jaxpu import losses
 from jaxpu.config import (
     BootstrapConfig,
     BrierPUConfig,
+    ClassPrior,
     Config,
+    ConfigError,
     MixITConfig,
     NoisyTargetConfig,
     PNUConfig,
@@ -132,8 +134,17 @@ def _bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
 
 
 def _traced(config: Any) -> dict[str, float]:
-    """The float fields of an objective's config."""
-    return {field.name: float(getattr(config, field.name)) for field in dataclasses.fields(config) if field.type is float}
+    """The float fields of an objective's config.  Raises ConfigError where the class prior is still to be estimated."""
+    if getattr(config, "class_prior", None) == "estimate":
+        raise ConfigError(
+            f"{type(config).__name__}.class_prior is 'estimate': it becomes a number when training starts. "
+            "Use jaxpu.prior.with_estimate, or give a number."
+        )
+    return {
+        field.name: float(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if field.type in (float, ClassPrior)
+    }
 
 
 def _keep_positive(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:

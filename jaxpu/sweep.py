@@ -163,7 +163,10 @@ def sweep(
                 break
             with contextlib.ExitStack() as stack:
                 runs = [
-                    [stack.enter_context(open_run(point.config, dataset, sweep_dir / point.name)) for point in row]
+                    [
+                        stack.enter_context(open_run(point.config, dataset, sweep_dir / point.name, progress=False))
+                        for point in row
+                    ]
                     for row in group
                 ]
                 label = f"group {number} of {len(groups)}, runs: {sum(map(len, group))}"

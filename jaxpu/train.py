@@ -25,6 +25,7 @@ from jaxpu.config import Config, ConfigError, TrainConfig, to_json, uses_stems
 from jaxpu.losses import weighted_mean
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics
+from jaxpu.prior import with_estimate
 from jaxpu.run_log import RunLog, StopSignal
 from jaxpu.stft import istft
 from jaxpu.watchdog import Watchdog
@@ -262,7 +263,8 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
 def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Trains, or goes on where a run of the same config in `run_dir` stopped.
 
-    Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`.
+    Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`; and
+    `run_dir/prior.json` where the config asks for an estimate of the class prior.
 
     Args:
         config: of the run.
@@ -281,7 +283,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     """
     parallel.check_batch_size(config.train.batch_size)
     dataset = open_data(config, data_dir)
-    with open_run(config, dataset, run_dir) as run, StopSignal() as stop_signal:
+    with open_run(config, dataset, run_dir, progress=progress) as run, StopSignal() as stop_signal:
         return run.train(stop_signal, progress=progress and parallel.process_index() == 0)
 
 
@@ -298,13 +300,14 @@ def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
 
 
 @contextlib.contextmanager
-def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path) -> Iterator["Run"]:
+def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, progress: bool) -> Iterator["Run"]:
     """The run in `run_dir`, made if it does not exist; raises `ConfigError` when the folder belongs to another config."""
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_config(config, run_dir / "config.json")
+    config, prior = with_estimate(config, dataset, run_dir, progress=progress)
     with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
-        yield Run(config, dataset, checkpoints, log)
+        yield Run(config, dataset, checkpoints, log, prior)
 
 
 class Run:
@@ -316,12 +319,15 @@ class Run:
         stopped: why the run is over before its last step; None where it is not.
     """
 
-    def __init__(self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog) -> None:
+    def __init__(
+        self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog, prior: dict[str, Any] | None
+    ) -> None:
         self.config = config
         self.dataset = dataset
         self.checkpoints = checkpoints
         self.log = log
         self.watchdog = Watchdog(getattr(config.objective, "class_prior", None))
+        self.prior = prior
         key = jax.random.key(config.train.seed)
         self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
         self.results: dict[str, Any] = {}
@@ -414,6 +420,7 @@ class Run:
             "evaluations_since_best": self.evaluations_since_best,
             "results": results,
             "stopped": self.stopped,
+            "prior": self.prior,
         }
         self.checkpoints.save(
             step,

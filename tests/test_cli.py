@@ -140,7 +140,8 @@ def test_synthesize(tmp_path, capsys):
 def test_help_lists_commands_and_configs(capsys):
     assert run() == 0
     printed = capsys.readouterr().out
-    for word in ("prepare", "train", "sweep", "evaluate", "separate", "synthesize", "demo", *config_names()):
+    commands = ("prepare", "train", "sweep", "evaluate", "separate", "estimate-prior", "synthesize", "demo")
+    for word in (*commands, *config_names()):
         assert word in printed
     with pytest.raises(SystemExit) as stopped:
         run("train", "baseline", "--help")
@@ -164,6 +165,8 @@ def test_help_lists_commands_and_configs(capsys):
         (["train", "baseline", "--prepared", "missing"], "missing"),
         (["separate", "missing", "song.wav", "-o", "out"], "missing is no run"),
         (["evaluate", "missing", "corpus"], "missing is no run"),
+        (["estimate-prior"], "Say which data: jaxpu estimate-prior DATA [CONFIG]"),
+        (["estimate-prior", "missing"], "missing: holds no prepared data"),
     ],
 )
 def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, message):
@@ -178,6 +181,7 @@ def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, message):
     ("option", "value", "message"),
     [
         ("--objective.class-prior", "1.7", "PUConfig.class_prior is 1.7"),
+        ("--objective.class-prior", "guess", "--objective.class-prior"),
         ("--objective.gain-db", "3", "--objective.gain-db"),
         ("--data.target", "bass/drums", "DataConfig.target is ('bass/drums',)"),
         ("--train.select-by", "luck", "--train.select-by"),

@@ -57,14 +57,14 @@ REFUSED: list[tuple[type, str, Any, str]] = [
         ((1, 0),) * 6,
         "empty or 6 pairs of positive numbers, one for each convolution that is not pointwise",
     ),
-    (PUConfig, "class_prior", 0.0, "between 0 and 1"),
-    (PUConfig, "class_prior", 1.0, "between 0 and 1"),
-    (PUConfig, "class_prior", float("nan"), "between 0 and 1"),
+    (PUConfig, "class_prior", 0.0, "between 0 and 1, or 'estimate'"),
+    (PUConfig, "class_prior", 1.0, "between 0 and 1, or 'estimate'"),
+    (PUConfig, "class_prior", float("nan"), "between 0 and 1, or 'estimate'"),
     (PUConfig, "beta", -0.1, "0 or more"),
     (PUConfig, "gamma", 1.1, "in [0, 1]"),
     (PUConfig, "gamma", -0.1, "in [0, 1]"),
     (PUConfig, "weight_exponent", -1.0, "0 or more"),
-    (BrierPUConfig, "class_prior", 1.0, "between 0 and 1"),
+    (BrierPUConfig, "class_prior", 1.0, "between 0 and 1, or 'estimate'"),
     (BrierPUConfig, "weight_exponent", -1.0, "0 or more"),
     (SupervisedConfig, "gain_db", -1.0, "0 or more"),
     (NoisyTargetConfig, "gain_db", -1.0, "0 or more"),
@@ -201,7 +201,7 @@ def test_stored_configs_of_another_version_are_refused() -> None:
         from_json(values)
     values = to_json(Config())
     values["objective"]["class_prior"] = 2.0
-    with pytest.raises(ConfigError, match=r"^PUConfig.class_prior is 2.0; it must be between 0 and 1\.$"):
+    with pytest.raises(ConfigError, match=r"^PUConfig.class_prior is 2.0; it must be between 0 and 1, or 'estimate'\.$"):
         from_json(values)
 
 

@@ -71,7 +71,15 @@ def clip_of(expected, signal, track, patch):
 
 def test_batches_have_the_promised_shapes_and_types(dataset):
     (batch,) = take(dataset, 1, with_target=True)
-    assert batch.keys() == {"unlabeled", "positive", "target", "unlabeled_track", "positive_track"}
+    assert batch.keys() == {
+        "unlabeled",
+        "positive",
+        "target",
+        "unlabeled_track",
+        "positive_track",
+        "unlabeled_level",
+        "positive_level",
+    }
     for name in ("unlabeled", "positive", "target"):
         assert (batch[name].shape, batch[name].dtype) == ((4, *CONFIG.patch.patch_shape), np.float16)
     for name in ("unlabeled_track", "positive_track"):
