@@ -11,6 +11,7 @@ in the folder of --work.  A run that was killed goes on where it was.
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from jaxpu import __version__, parallel
 from jaxpu.checkpoints import load_model
 from jaxpu.config import to_json
 from jaxpu.evaluate import evaluate
-from jaxpu.train import train
+from jaxpu.train import ASKED_TO_STOP, train
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -70,6 +71,8 @@ def run(experiment: Experiment, corpus: Musdb18HQ, work: Path) -> dict[str, Any]
         prepare(corpus, experiment.config.data, data_dir)
     run_dir = work / "runs" / experiment.name
     ended = train(experiment.config, data_dir, run_dir)
+    if ended["stopped"] == ASKED_TO_STOP:
+        sys.exit(f"{experiment.name}: {ASKED_TO_STOP}.")
     model = load_model(run_dir)
     # Doing nothing and the masks are the same for every run of a target.
     first = experiment.seed == 0 and experiment.method == "remix"

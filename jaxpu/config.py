@@ -210,21 +210,32 @@ class BootstrapConfig(RemixConfig):
     The teacher is an earlier state of the network that is trained.  What is added to a positive is then as sparse as a real
     target, so the sum is as dense as a real mixture (Neural Egg Separation, Halperin et al. 2019; RemixIT, Tzinis et al. 2022).
 
+    A network that has not learnt much is unsure everywhere: its masks are small, and so would be the targets that the next one
+    learns from, down to blank output.  So the scores r of the teacher are stretched: of the mixtures' bins, weighted by |u|,
+    the two quantiles below give the r that counts as "target silent" and as "nothing but target".
+
     Attributes:
         remix_steps: steps of `remix` before there is a teacher.
         teacher: `average`: the moving average of the parameters (`train.ema_decay`); `round`: what separated at the
             beginning of the round: the same average, or the parameters where there is none.
         round_steps: steps of a round.
+        silent_quantile: of r; a little less than the share of the energy in bins where the target is silent or weak.
+        alone_quantile: of r.
     """
 
     remix_steps: int = 400
     teacher: Literal["average", "round"] = "average"
     round_steps: int = 200
+    silent_quantile: float = 0.7
+    alone_quantile: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.remix_steps >= 0, self, "remix_steps", "0 or more")
         _require(self.round_steps > 0, self, "round_steps", "positive")
+        _require(0 < self.silent_quantile < 1, self, "silent_quantile", "between 0 and 1")
+        below = f"0 or more, and less than silent_quantile = {self.silent_quantile:g}"
+        _require(0 <= self.alone_quantile < self.silent_quantile, self, "alone_quantile", below)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,9 @@ Network = Callable[[jax.Array, jax.Array], jax.Array]
 Hyperparameters = dict[str, jax.Array]
 """Traced float32 scalars, so that many values can be trained at once under vmap."""
 
+MAX_STRETCH = 5.0
+"""How much larger the masks of a teacher become at most, compared to those that `remix` would give them."""
+
 WEIGHT_FLOOR = 1e-7
 """Added to magnitudes before they weigh a bin, as in PULSE."""
 
@@ -77,10 +80,13 @@ class Teacher:
     Attributes:
         first_step: the first step with a teacher.
         round_steps: steps of a round; 1 follows the moving average.
+        mask: (logits (n, frames, bins, num_outputs) of mixtures, the mixtures complex64 (n, frames, bins), hyperparameters,
+            axis_name) to the teacher's mask, float32 (n, frames, bins) in [0, 1].
     """
 
     first_step: int
     round_steps: int
+    mask: Callable[[jax.Array, jax.Array, Hyperparameters, str | None], jax.Array]
 
 
 class Loss(NamedTuple):
@@ -326,7 +332,16 @@ def bootstrap(config: BootstrapConfig) -> Objective:
 
     Its training loss moves with the teacher.  On held-out tracks it has none: there the loss is that of `remix`.
     """
-    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps)
+
+    def mask(logits: jax.Array, stft: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> jax.Array:
+        scores = jax.nn.sigmoid(logits[..., 0])
+        quantiles = jnp.stack([hyperparameters["silent_quantile"], hyperparameters["alone_quantile"]])
+        silent, alone = losses.weighted_quantiles(scores, jnp.abs(stft), quantiles, axis_name=axis_name)
+        # Where nothing tells bins apart there may be no target at all: do not make one up from noise.
+        span = jnp.maximum(silent - alone, hyperparameters["label_frequency"] / MAX_STRETCH)
+        return jnp.clip((silent - scores) / span, 0, 1)
+
+    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps, mask)
     return dataclasses.replace(remix(config), teacher=teacher)
 
 

@@ -152,7 +152,7 @@ def make_train_step(config: Config) -> StepFunction:
         model = _network(config, objective, axis_name)
         decoded = decode(batch)
         if objective.teacher is not None:
-            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled)
+            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, axis_name)
             decoded = decoded._replace(taught=taught)
         dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
@@ -197,7 +197,7 @@ def make_train_step(config: Config) -> StepFunction:
 
 
 def _teach(
-    config: Config, objective: Objective, teacher: Teacher, state: TrainState, unlabeled: jax.Array
+    config: Config, objective: Objective, teacher: Teacher, state: TrainState, unlabeled: jax.Array, axis_name: str | None
 ) -> tuple[TrainState, Taught]:
     """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
     steps_taught = state.step - teacher.first_step
@@ -208,7 +208,7 @@ def _teach(
     def estimate() -> jax.Array:
         model = _network(config, objective, None)
         logits = model.apply(variables, unlabeled, jnp.zeros(unlabeled.shape[0], jnp.int32), train=False)
-        return objective.mask(logits, state.hyperparameters).astype(unlabeled.dtype) * unlabeled
+        return teacher.mask(logits, unlabeled, state.hyperparameters, axis_name).astype(unlabeled.dtype) * unlabeled
 
     taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
     return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32))

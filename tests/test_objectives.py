@@ -438,6 +438,26 @@ def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequen
     assert float(plain.metrics["label_share"]) == as_remix
 
 
+def test_the_teacher_of_a_bootstrap_is_sure_where_its_scores_differ_and_only_there() -> None:
+    objective, batch = make_objective(BootstrapConfig(silent_quantile=0.6, alone_quantile=0.1)), make_batch(16)
+    assert objective.teacher is not None
+
+    def mask(logits: list[float]) -> np.ndarray:
+        """Of four bins, equally loud."""
+        stft = jnp.ones_like(batch.unlabeled)
+        stacked = jnp.broadcast_to(jnp.asarray(logits)[None, None, :, None], (*stft.shape, 1))
+        assert objective.teacher is not None
+        return np.asarray(objective.teacher.mask(stacked, stft, hyperparameters(objective), None))[0, 0]
+
+    def logit(scores: list[float]) -> list[float]:
+        return [math.log(score / (1 - score)) for score in scores]
+
+    # `remix` would give them masks of 0.4, 0.2, 0.04 and 0.
+    np.testing.assert_allclose(mask(logit([0.3, 0.4, 0.48, 0.6])), [1, 8 / 18, 0, 0], atol=0.02)
+    # An unsure network that tells bins apart by less than a fifth of what it could: stretched five times, and no more.
+    np.testing.assert_allclose(mask(logit([0.46, 0.5, 0.5, 0.5])), [0.4, 0, 0, 0], atol=0.02)
+
+
 def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
     objective, remix, batch = make_objective(PNUConfig()), make_objective(RemixConfig()), make_batch(16)
     network = constant_network(jnp.linspace(-1.0, 1.0, 4))
@@ -474,6 +494,7 @@ def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
         (RemixConfig(), "positive_gain_db", [-3.0, 0.0, 3.0]),
         (RemixConfig(), "label_frequency", [0.4, 0.5, 0.7]),
         (PNUConfig(), "supervised_weight", [0.0, 0.5, 1.0]),
+        (BootstrapConfig(), "label_frequency", [0.4, 0.5, 0.7]),
     ],
     ids=str,
 )
