@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from jax.experimental.compilation_cache import compilation_cache
 
 from data_pipeline.builder import prepare
 from data_pipeline.spec import STEMS, DataConfig, PatchSpec
@@ -39,6 +37,8 @@ from jaxpu.config import (
 from jaxpu.sweep import format_table, make_grid, parse_over, sweep
 from jaxpu.train import ASKED_TO_STOP, init_state, train
 
+pytestmark = pytest.mark.usefixtures("shared_compilations")
+
 RATE = 8000
 CONFIG = Config(
     data=DataConfig(
@@ -51,25 +51,6 @@ CONFIG = Config(
     train=TrainConfig(num_steps=24, batch_size=8, learning_rate=0.01, eval_every=8, eval_batches=2),
 )
 OVER = {"class_prior": (0.3, 0.9)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The same program compiles once, in this process and in those that it starts with this environment."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

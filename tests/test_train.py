@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-from jax.experimental.compilation_cache import compilation_cache
 
 from data_pipeline.batches import PatchDataset
 from data_pipeline.builder import prepare
@@ -31,6 +30,8 @@ from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.checkpoints import RunCheckpoints, load_model
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig, to_json
 from jaxpu.train import TrainingError, TrainState, init_state, make_optimizer, make_train_step, separation_variables, train
+
+pytestmark = pytest.mark.usefixtures("shared_compilations")
 
 RATE = 8000
 DATA = DataConfig(
@@ -54,26 +55,6 @@ def change(config: Config, *, objective: Any = None, model: dict[str, Any] | Non
         model=dataclasses.replace(config.model, **(model or {})),
         train=dataclasses.replace(config.train, **settings),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Runs of the same config compile once, in this process and in those that it starts with this environment."""
-    directory = tmp_path_factory.mktemp("compiled")
-    settings = {
-        "jax_compilation_cache_dir": str(directory),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
