@@ -48,7 +48,7 @@ TRAIN = TrainConfig(
     eval_batches=12,
 )
 REMIX = RemixConfig(labels="ratio")
-BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 2)
+BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 4)
 
 
 @dataclasses.dataclass(frozen=True)

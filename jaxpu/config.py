@@ -219,15 +219,15 @@ class BootstrapConfig(RemixConfig):
         teacher: `average`: the moving average of the parameters (`train.ema_decay`); `round`: what separated at the
             beginning of the round: the same average, or the parameters where there is none.
         round_steps: steps of a round.
-        silent_quantile: of r; a little less than the share of the energy in bins where the target is silent or weak.
-        alone_quantile: of r.
+        silent_quantile: of r, by weight: masks are 0 from there up.
+        alone_quantile: of r, by weight: masks are 1 from there down.
     """
 
     remix_steps: int = 400
     teacher: Literal["average", "round"] = "average"
     round_steps: int = 200
-    silent_quantile: float = 0.7
-    alone_quantile: float = 0.02
+    silent_quantile: float = 0.8
+    alone_quantile: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()

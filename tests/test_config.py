@@ -76,7 +76,7 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (BootstrapConfig, "remix_steps", -1, "0 or more"),
     (BootstrapConfig, "round_steps", 0, "positive"),
     (BootstrapConfig, "silent_quantile", 1.0, "between 0 and 1"),
-    (BootstrapConfig, "alone_quantile", 0.8, "0 or more, and less than silent_quantile = 0.7"),
+    (BootstrapConfig, "alone_quantile", 0.8, "0 or more, and less than silent_quantile = 0.8"),
     (PNUConfig, "supervised_weight", 1.5, "in [0, 1]"),
     (PNUConfig, "stem_tracks", 0, "positive"),
     (TrainConfig, "num_steps", 0, "positive"),
