@@ -1,9 +1,10 @@
 """`pnu` on the demo's data, network and budget: `remix` and the vocals of three songs.  Uses stems.
 
-    jaxpu demo -o demo
-    jaxpu train demo_pnu --prepared demo/data --run demo/pnu
+    jaxpu demo
+    jaxpu train demo_pnu --prepared demo/data
 
-Hardware: 2 CPU cores, 10 minutes.  Nobody has measured its score yet.
+Hardware: 2 CPU cores; nobody has measured the time yet.
+Score to expect: nobody has measured it yet.
 """
 
 import dataclasses

@@ -54,9 +54,11 @@ def test_names_are_unique_and_all_share_what_they_should(modules: tuple[ModuleTy
             seed=first.train.seed,
             learning_rate=first.train.learning_rate,
             disjoint_tracks=first.train.disjoint_tracks,
+            select_by=first.train.select_by,
         )
         assert same == first.train
-        rate = "rate" in experiment.method
+        assert (config.train.select_by == "last") == experiment.method.startswith("bootstrap")
+        rate = ", rate " in experiment.method
         assert rate == (config.train.learning_rate != first.train.learning_rate)
         everything = experiment.method.startswith("supervised") and "half" not in experiment.method
         assert config.train.disjoint_tracks != everything
