@@ -137,8 +137,12 @@ def _network(config: Config, objective: Objective, axis_name: str | None) -> Any
 StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_train_step(config: Config) -> StepFunction:
+def make_train_step(config: Config, optimizer: optax.GradientTransformation | None = None) -> StepFunction:
     """The pure training step of a config.
+
+    Args:
+        config: of the run.
+        optimizer: in the place of the config's; the state's `opt_state` must be its own.
 
     Returns:
         (state, batch, key, axis_name=None) to the next state and the step's statistics, float32 scalars.  `batch` is what
@@ -179,8 +183,8 @@ def make_train_step(config: Config) -> StepFunction:
         if axis_name is not None:
             # The loss already holds a sum over devices, and each device differentiated all of it: average, do not add.
             gradients = jax.lax.pmean(gradients, axis_name)
-        optimizer = make_optimizer(config.train, state.hyperparameters.get("learning_rate"))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        chosen = optimizer or make_optimizer(config.train, state.hyperparameters.get("learning_rate"))
+        updates, opt_state = chosen.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if config.train.ema_decay:

@@ -104,10 +104,7 @@ def sgd(rate: float) -> optax.GradientTransformation:
 def steps(case: str) -> tuple[Any, Any]:
     """The step of a case on one device, and on all eight."""
     config, rate = CASES[case]
-    with pytest.MonkeyPatch.context() as patch:
-        if rate is not None:
-            patch.setattr(jaxpu.train, "make_optimizer", lambda settings: sgd(rate))
-        step = make_train_step(config)
+    step = make_train_step(config, None if rate is None else sgd(rate))
     return jax.jit(functools.partial(step, axis_name=None)), parallel.over_devices(step)
 
 
