@@ -1,7 +1,8 @@
 """One objective = (batch, key) to network input and loss, and logits to mask.  The only place that knows polarity.
 
-Where bins are classified (`pu`, `brier_pu`, `remix` and what builds on it) a positive logit means class P, *target inactive*; where a mask is fitted
-to magnitudes (`supervised`, `mixit`, `noisy_target`) it means that the target is kept.  Masks always keep the target.
+Where bins are classified (`pu`, `brier_pu`, `remix` and what builds on it) a positive logit means class P, *target inactive*;
+where a mask is fitted to magnitudes (`supervised`, `mixit`, `noisy_target`) it means that the target is kept.  Masks always keep
+the target.
 """
 
 import dataclasses
