@@ -15,6 +15,7 @@ from jaxpu.config import (
     MixITConfig,
     NoisyTargetConfig,
     PatchCNNConfig,
+    PNUConfig,
     PUConfig,
     RemixConfig,
     SupervisedConfig,
@@ -48,8 +49,16 @@ TRAIN = TrainConfig(
     eval_batches=12,
 )
 REMIX = RemixConfig(labels="ratio")
-BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 4)
+BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=250, round_steps=NUM_STEPS)
 """Its held-out loss, which is that of `remix`, prefers early checkpoints: the last one is taken."""
+
+NETWORKS = {
+    "no dilation": dataclasses.replace(MODEL, dilations=()),
+    "dilation in time alone": dataclasses.replace(MODEL, dilations=tuple((time, 1) for time, _ in MODEL.dilations)),
+    "dilation in frequency alone": dataclasses.replace(MODEL, dilations=tuple((1, bins) for _, bins in MODEL.dilations)),
+    "dropout in place of normalization": dataclasses.replace(MODEL, normalization="none"),
+}
+"""With as many weights in their convolutions as the network of all other experiments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +69,13 @@ class Experiment:
         block: heading that it stands under.
         method: row that it stands in.
         config: of the run; its target and seed are those of the table.
+        unheard: it is the run of that target, method and seed, scored on the songs of another corpus.
     """
 
     block: str
     method: str
     config: Config
+    unheard: bool = False
 
     @property
     def target(self) -> str:
@@ -78,7 +89,12 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Of its files: unique."""
+        """Of its result: unique."""
+        return f"unheard_{self.run_name}" if self.unheard else self.run_name
+
+    @property
+    def run_name(self) -> str:
+        """Of its run."""
         method = "".join(letter if letter.isalnum() or letter in ".+" else "-" for letter in self.method)
         return f"{self.target}_{method}_{self.seed}"
 
@@ -130,6 +146,10 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
     others = {
         "remix, binary labels": RemixConfig(),
+        "remix, gains of 6 dB": dataclasses.replace(REMIX, gain_db=6.0),
+        "bootstrap, two rounds": dataclasses.replace(BOOTSTRAP, round_steps=275),
+        "bootstrap, moving average as teacher": dataclasses.replace(BOOTSTRAP, teacher="average"),
+        "bootstrap, positives alone": dataclasses.replace(BOOTSTRAP, rest_share=0.0),
         "noisy_target": NoisyTargetConfig(),
         "mixit": MixITConfig(),
         "brier_pu, prior 0.7": BrierPUConfig(class_prior=0.7),
@@ -140,10 +160,27 @@ def experiments() -> Iterator[Experiment]:
     }
     for seed in SEEDS:
         for method, objective in others.items():
-            yield Experiment("other objectives", method, config_of(objective, "vocals", seed))
+            criterion = "last" if isinstance(objective, BootstrapConfig) else TRAIN.select_by
+            yield Experiment("other objectives", method, config_of(objective, "vocals", seed, select_by=criterion))
     for seed in SEEDS:
         for offset_db in (-6.0, -3.0, 3.0, 6.0):
             for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", BOOTSTRAP, "last")):
                 objective = dataclasses.replace(base, positive_gain_db=offset_db)
                 config = config_of(objective, "vocals", seed, select_by=criterion)
                 yield Experiment("levels", f"{method}, positives {offset_db:+g} dB", config)
+    for seed in SEEDS:
+        for method, config in (
+            ("remix", config_of(REMIX, "vocals", seed)),
+            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last")),
+            ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed)),
+        ):
+            yield Experiment("unheard voices", method, config, unheard=True)
+    for seed in SEEDS:
+        for num_tracks in (1, 3, 10, 26):
+            objective = PNUConfig(labels="ratio", stem_tracks=num_tracks)
+            name = f"pnu, {num_tracks} song{'s' * (num_tracks > 1)} with stems"
+            yield Experiment("songs with stems", name, config_of(objective, "vocals", seed))
+    for seed in SEEDS:
+        for name, model in NETWORKS.items():
+            config = config_of(BOOTSTRAP, "vocals", seed, select_by="last")
+            yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))

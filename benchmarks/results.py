@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pictures
 import tables
-from experiments import Experiment, experiments
+from experiments import TARGETS, Experiment, experiments
 
 from data_pipeline.batches import PatchDataset
 from data_pipeline.builder import prepare
@@ -38,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, nargs="?", help="root of the corpus")
+    parser.add_argument("--unheard", type=Path, help="root of a corpus whose test songs have unheard voices")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "results", help="folder of prepared data and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files and pictures")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "results.md", help="file that the tables go into")
@@ -54,29 +56,37 @@ def main(args: Sequence[str] | None = None) -> None:
         deadline = time.monotonic() + 60 * arguments.minutes
         for number, experiment in enumerate(chosen, 1):
             path = arguments.results / f"{experiment.name}.json"
-            if path.exists():
+            if path.exists() or (experiment.unheard and arguments.unheard is None):
                 continue
             if time.monotonic() > deadline:
                 break
             print(f"{number}/{len(chosen)} {experiment.name}", flush=True)
-            write(path, json.dumps(run(experiment, Musdb18HQ(arguments.corpus), arguments.work), indent=1) + "\n")
+            test = Musdb18HQ(arguments.unheard if experiment.unheard else arguments.corpus)
+            result = run(experiment, Musdb18HQ(arguments.corpus), test, arguments.work)
+            write(path, json.dumps(result, indent=1) + "\n")
             tables.write_all(arguments.results, arguments.document)
+            if experiment.block == experiment.target:
+                songs, runs = Path(arguments.corpus) / "test", arguments.work / "runs"
+                found = tables.read_all(arguments.results)
+                pictures.draw_masks(arguments.results / f"masks_{experiment.target}.png", experiment.target, found, songs, runs)
+    for target in TARGETS:
+        pictures.draw_curves(arguments.results / f"curves_{target}.png", target, tables.read_all(arguments.results))
     tables.write_all(arguments.results, arguments.document)
 
 
-def run(experiment: Experiment, corpus: Musdb18HQ, work: Path) -> dict[str, Any]:
-    """Prepares, trains and scores one experiment; JSON-serialisable."""
+def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) -> dict[str, Any]:
+    """Prepares and trains one experiment on a corpus and scores it on the test songs of another; JSON-serialisable."""
     data_dir = work / "data" / experiment.target
     if not data_dir.is_dir():
         prepare(corpus, experiment.config.data, data_dir)
-    run_dir = work / "runs" / experiment.name
+    run_dir = work / "runs" / experiment.run_name
     ended = train(experiment.config, data_dir, run_dir)
     if ended["stopped"] == ASKED_TO_STOP:
         sys.exit(f"{experiment.name}: {ASKED_TO_STOP}.")
     model = load_model(run_dir)
     # Doing nothing and the masks are the same for every run of a target.
-    first = experiment.seed == 0 and experiment.method == "remix"
-    table = evaluate(model, corpus, work / "scores" / experiment.name, baselines=first)
+    first = experiment.seed == 0 and experiment.method == "remix" and not experiment.unheard
+    table = evaluate(model, test, work / "scores" / experiment.name, baselines=first)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     validation = [{name: value for name, value in line.items() if name != "kind"} for line in lines if line["kind"] == "evaluate"]
     return {

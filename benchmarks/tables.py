@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/results.md from the JSON files of finished experiments."""
+"""The tables of docs/results.md from the JSON files of finished experiments."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiments import TARGETS, Experiment, experiments
+from experiments import Experiment, experiments
 
 BEGIN, END = "<!-- Written by make results: begin -->", "<!-- Written by make results: end -->"
 RESAMPLES = 2000
@@ -16,34 +16,45 @@ Result = dict[str, Any]
 
 
 def write_all(results: Path, document: Path) -> None:
-    """Replaces what stands between the two marks of the document, and draws the learning curves.
+    """Replaces what stands between the two marks of the document.
 
     Raises:
         ValueError: the document has no marks.
     """
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    found = read_all(results)
     text = document.read_text()
     if BEGIN not in text or END not in text:
         raise ValueError(f"{document} must have a line {BEGIN!r} and a line {END!r}.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     temporary = document.with_suffix(".tmp")
-    temporary.write_text(before + BEGIN + "\n\n" + markdown(found) + "\n" + END + after)
+    temporary.write_text(
+        before + BEGIN + "\n\n" + markdown(found, {path.name for path in results.glob("*.png")}) + "\n" + END + after
+    )
     temporary.replace(document)
-    for target in TARGETS:
-        draw_curves(results / f"curves_{target}.png", target, found)
 
 
-def markdown(found: dict[str, Result]) -> str:
-    """All tables, block by block."""
+def read_all(results: Path) -> dict[str, Result]:
+    """What the experiments left behind, by their names."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+
+
+def markdown(found: dict[str, Result], pictures: set[str]) -> str:
+    """All tables, block by block, with those of the pictures that there are."""
     parts = []
     for block in dict.fromkeys(experiment.block for experiment in experiments()):
         of_block = [experiment for experiment in experiments() if experiment.block == block]
         target = of_block[0].target
-        parts += [f"### {block[0].upper()}{block[1:]}", "", table(of_block, found, stronger_supervised(target, found)), ""]
+        # Those of the block itself where it has any: what is scored on other songs is compared on them.
+        supervised = [each for each in of_block if each.method.startswith("supervised")]
+        same_target = [each for each in experiments() if each.block == target and each.method.startswith("supervised")]
+        reference = stronger_supervised(supervised or same_target, found)
+        parts += [f"### {block[0].upper()}{block[1:]}", "", table(of_block, found, reference), ""]
         if block == target:
             parts += [baselines(target, found), ""]
-            if any(result["target"] == target for result in found.values()):
-                parts += [f"![Learning curves, {target}](results/curves_{target}.png)", ""]
+            for name, title in ((f"curves_{target}.png", "Learning curves"), (f"masks_{target}.png", "Masks")):
+                if name in pictures:
+                    parts += [f"![{title}, {target}](results/{name})", ""]
+    parts += ["### Watchdog", "", watchdog(found.values()), ""]
     return "\n".join(parts)
 
 
@@ -94,12 +105,37 @@ def baselines(target: str, found: dict[str, Result]) -> str:
     return "Baselines, SI-SDR improvement: " + ", ".join(f"{method} {mean:.2f}" for method, mean in means.items()) + "."
 
 
-def stronger_supervised(target: str, found: dict[str, Result]) -> list[Result]:
-    """The runs of the supervised method with the best mean, of those with the most seeds."""
+def watchdog(results: Iterable[Result]) -> str:
+    """How often the watchdog was right, over all runs.
+
+    A run is blank where at an evaluation after the first tenth of its steps the masks keep less than a quarter of the true energy
+    of the validation clips.
+    """
+    runs = [result for result in results if not result["name"].startswith("unheard_")]
+    if not runs:
+        return f"Watchdog: {NOT_RUN}."
+
+    def is_blank(result: Result) -> bool:
+        later = [line for line in result["validation"] if line["step"] > result["config"]["train"]["num_steps"] / 10]
+        return any(line["kept_energy"] < 0.25 * line["true_kept_energy"] for line in later)
+
+    blank = [is_blank(result) for result in runs]
+    warned = [bool(result["warnings"]) for result in runs]
+    missed = sum(is_so and not said for is_so, said in zip(blank, warned, strict=True))
+    false = sum(said and not is_so for is_so, said in zip(blank, warned, strict=True))
+    return (
+        f"{len(runs)} runs, of which {sum(blank)} kept less than a quarter of the true energy of the validation clips at an "
+        f"evaluation after the first tenth of the steps: {missed} of them without a warning. Of the {len(runs) - sum(blank)} "
+        f"others {false} had one."
+    )
+
+
+def stronger_supervised(candidates: Iterable[Experiment], found: dict[str, Result]) -> list[Result]:
+    """The runs of the method with the best mean, of those with the most seeds."""
     groups: dict[str, list[Result]] = {}
-    for result in found.values():
-        if result["target"] == target and result["method"].startswith("supervised"):
-            groups.setdefault(result["method"], []).append(result)
+    for experiment in candidates:
+        if experiment.name in found:
+            groups.setdefault(experiment.method, []).append(found[experiment.name])
     if not groups:
         return []
     most = max(map(len, groups.values()))
@@ -141,27 +177,3 @@ def spread(values: np.ndarray) -> str:
     """Standard deviation of the seeds' means."""
     means = values.mean(axis=1)
     return f"± {means.std(ddof=1):.2f}" if len(means) > 1 else "-"
-
-
-def draw_curves(path: Path, target: str, found: dict[str, Result]) -> None:
-    """SI-SDR improvement on the validation songs by step, mean over seeds, a line per method; nothing where there is no run."""
-    from matplotlib.figure import Figure
-
-    groups: dict[str, list[Result]] = {}
-    for experiment in experiments():
-        if experiment.block == target and experiment.name in found:
-            groups.setdefault(experiment.method, []).append(found[experiment.name])
-    if not groups:
-        return
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for method, results in groups.items():
-        steps = [line["step"] for line in results[0]["validation"]]
-        curves = [[line["si_sdr_improvement"] for line in result["validation"]] for result in results]
-        axes.plot(steps, np.mean(curves, axis=0), label=method, linestyle="--" if method.startswith("supervised") else "-")
-    axes.set(xlabel="step", ylabel="SI-SDR improvement on validation clips in dB", title=target)
-    axes.axhline(0, color="grey", linewidth=0.5)
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=90)
-    temporary.replace(path)

@@ -13,4 +13,4 @@ import dataclasses
 
 from jaxpu.config import BrierPUConfig, load_config
 
-config = dataclasses.replace(load_config("demo"), objective=BrierPUConfig(class_prior=0.6))
+config = dataclasses.replace(load_config("demo_remix"), objective=BrierPUConfig(class_prior=0.6))

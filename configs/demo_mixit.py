@@ -13,4 +13,4 @@ import dataclasses
 
 from jaxpu.config import MixITConfig, load_config
 
-config = dataclasses.replace(load_config("demo"), objective=MixITConfig(minimum_over="example"))
+config = dataclasses.replace(load_config("demo_remix"), objective=MixITConfig(minimum_over="example"))

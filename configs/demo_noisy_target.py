@@ -11,4 +11,4 @@ import dataclasses
 
 from jaxpu.config import NoisyTargetConfig, load_config
 
-config = dataclasses.replace(load_config("demo"), objective=NoisyTargetConfig(gain_db=6.0))
+config = dataclasses.replace(load_config("demo_remix"), objective=NoisyTargetConfig(gain_db=6.0))

@@ -11,4 +11,4 @@ import dataclasses
 
 from jaxpu.config import PNUConfig, load_config
 
-config = dataclasses.replace(load_config("demo"), objective=PNUConfig(labels="ratio", stem_tracks=3))
+config = dataclasses.replace(load_config("demo_remix"), objective=PNUConfig(labels="ratio", stem_tracks=3))

@@ -13,4 +13,4 @@ import dataclasses
 
 from jaxpu.config import PUConfig, load_config
 
-config = dataclasses.replace(load_config("demo"), objective=PUConfig(class_prior=0.6, mask="soft"))
+config = dataclasses.replace(load_config("demo_remix"), objective=PUConfig(class_prior=0.6, mask="soft"))

@@ -14,4 +14,4 @@ import dataclasses
 
 from jaxpu.config import SupervisedConfig, load_config
 
-config = dataclasses.replace(load_config("demo"), objective=SupervisedConfig(remix_songs=True, gain_db=6.0))
+config = dataclasses.replace(load_config("demo_remix"), objective=SupervisedConfig(remix_songs=True, gain_db=6.0))

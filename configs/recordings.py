@@ -17,7 +17,7 @@ import dataclasses
 
 from jaxpu.config import RemixConfig, load_config
 
-_demo = load_config("demo")
+_demo = load_config("demo_remix")
 
 config = dataclasses.replace(
     _demo,

@@ -182,7 +182,8 @@ class RemixConfig:
     """Positives in context: learn which bins of mixture + positive the positive dominates (README, "How it works").
 
     Attributes:
-        gain_db: both signals get independent gains drawn uniformly from plus or minus this many dB.
+        gain_db: both signals get independent gains drawn uniformly from plus or minus this many dB.  The labels vary with them
+            and say less of where the target plays, so that learning takes longer.
         positive_gain_db: a constant gain of the positives.  They should be as loud as the accompaniment hidden in the mixtures;
             where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
         label_frequency: c, the probability that the positive is the larger of two exchangeable accompaniments; 1/2 by symmetry.
@@ -191,7 +192,7 @@ class RemixConfig:
             have the same mean where the target is silent; the second is less random.
     """
 
-    gain_db: float = 6.0
+    gain_db: float = 0.0
     positive_gain_db: float = 0.0
     label_frequency: float = 0.5
     weight_exponent: float = 1.0
@@ -214,25 +215,34 @@ class BootstrapConfig(RemixConfig):
     learns from, down to blank output.  So the scores r of the teacher are stretched: of the mixtures' bins, weighted by |u|,
     the two quantiles below give the r that counts as "target silent" and as "nothing but target".
 
+    Accompaniment that the teacher takes for target would never be contradicted where it plays in the mixtures alone.  So some of
+    the positives are what the teacher leaves of another mixture: most of such accompaniment is there.
+
     Attributes:
         remix_steps: steps of `remix` before there is a teacher.
-        teacher: `average`: the moving average of the parameters (`train.ema_decay`); `round`: what separated at the
-            beginning of the round: the same average, or the parameters where there is none.
+        teacher: `round`: what separated at the beginning of the round, the moving average of the parameters
+            (`train.ema_decay`), or the parameters where there is none; `average`: the moving average as it is, at every step.
         round_steps: steps of a round.
+        taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
+        rest_share: share of the positives that are what a teacher leaves of another mixture.
         silent_quantile: of r, by weight: masks are 0 from there up.
         alone_quantile: of r, by weight: masks are 1 from there down.
     """
 
     remix_steps: int = 400
-    teacher: Literal["average", "round"] = "average"
-    round_steps: int = 200
-    silent_quantile: float = 0.8
-    alone_quantile: float = 0.05
+    teacher: Literal["average", "round"] = "round"
+    round_steps: int = 1000
+    taught_gain_db: float = 6.0
+    rest_share: float = 0.5
+    silent_quantile: float = 0.7
+    alone_quantile: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.remix_steps >= 0, self, "remix_steps", "0 or more")
         _require(self.round_steps > 0, self, "round_steps", "positive")
+        _require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
+        _require(0 <= self.rest_share <= 1, self, "rest_share", "in [0, 1]")
         _require(0 < self.silent_quantile < 1, self, "silent_quantile", "between 0 and 1")
         below = f"0 or more, and less than silent_quantile = {self.silent_quantile:g}"
         _require(0 <= self.alone_quantile < self.silent_quantile, self, "alone_quantile", below)

@@ -66,10 +66,13 @@ class Taught(NamedTuple):
     Attributes:
         estimate: complex64 (n, frames, bins), its estimate of the target; the mixture itself while there is no teacher yet.
         by_teacher: float32 scalar, 1 where the estimate is a teacher's and 0 where it is the mixture.
+        rest: complex64 (n, frames, bins), what the teacher leaves of another mixture of the batch each; None where that is not
+            wanted.
     """
 
     estimate: jax.Array
     by_teacher: jax.Array
+    rest: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Loss(NamedTuple):
     Attributes:
         loss: what is differentiated.
         risk: what is compared between checkpoints on held-out tracks.
-        metrics: logged; `kept_energy` and `inactive_share` of the network's input are always among them.
+        metrics: logged; those of `mask_statistics`, of the network's input, are always among them.
     """
 
     loss: jax.Array
@@ -128,11 +131,12 @@ class Objective:
 
 
 def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
-    """Share of the energy of `stft` that `mask` keeps, and share of the bins in which it keeps less than half."""
+    """Share of the energy of `stft` that a mask keeps, share of the bins in which it keeps less than half, and mean energy."""
     energy = jnp.square(jnp.abs(stft))
     return {
         "kept_energy": losses.weighted_mean(jnp.square(mask), energy, axis_name),
         "inactive_share": losses.mean((mask < 0.5).astype(jnp.float32), axis_name),
+        "input_energy": losses.mean(energy, axis_name),
     }
 
 
@@ -152,6 +156,12 @@ def _traced(config: Any) -> dict[str, float]:
         for field in dataclasses.fields(config)
         if field.type in (float, ClassPrior)
     }
+
+
+def positives(batch: Batch, hyperparameters: Hyperparameters) -> jax.Array:
+    """Positives at the level at which the objective takes them, complex64 (n, frames, bins)."""
+    gain_db = hyperparameters.get("positive_gain_db", jnp.float32(0))
+    return batch.positive * (10 ** (gain_db / 20)).astype(batch.positive.dtype)
 
 
 def _keep_positive(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
@@ -310,16 +320,24 @@ def remix(config: RemixConfig) -> Objective:
         return jnp.clip(1 - jax.nn.sigmoid(logits[..., 0]) / hyperparameters["label_frequency"], 0, 1)
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
-        positive = batch.positive * (10 ** (hyperparameters["positive_gain_db"] / 20)).astype(batch.positive.dtype)
-        other = batch.unlabeled if batch.taught is None else batch.taught.estimate
-        other, positive = _with_gains(other, positive, batch.example_index, key, hyperparameters["gain_db"])
+        positive = positives(batch, hyperparameters)
+        other, gain_db = batch.unlabeled, hyperparameters["gain_db"]
+        if batch.taught is not None:
+            by_teacher = batch.taught.by_teacher
+            other = batch.taught.estimate
+            gain_db += by_teacher * (hyperparameters.get("taught_gain_db", gain_db) - gain_db)
+            if batch.taught.rest is not None:
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), batch.example_index)
+                take_rest = jax.vmap(jax.random.uniform)(keys) < by_teacher * hyperparameters["rest_share"]  # (n,)
+                positive = jnp.where(take_rest[:, None, None], batch.taught.rest, positive)
+        other, positive = _with_gains(other, positive, batch.example_index, key, gain_db)
         remixed = other + positive
         logits = network(remixed, 2 * batch.example_index)
         labels = _share_of_positive(positive, other, config.labels)
         if batch.taught is not None:
             # Beside a mixture, the positive is all of the accompaniment with probability c; beside an estimate of the target it
             # always is.  With labels of c instead of 1 the logits mean the same in both.
-            labels *= 1 - batch.taught.by_teacher * (1 - hyperparameters["label_frequency"])
+            labels *= 1 - by_teacher * (1 - hyperparameters["label_frequency"])
         weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
         value = losses.binary_cross_entropy(logits[..., 0], labels, weights, axis_name=axis_name)
         metrics = {"label_share": losses.weighted_mean(labels, weights, axis_name)}

@@ -22,9 +22,9 @@ from data_pipeline.batches import PatchDataset
 from jaxpu import metrics, parallel
 from jaxpu.checkpoints import RunCheckpoints
 from jaxpu.config import Config, ConfigError, TrainConfig, to_json, uses_stems
-from jaxpu.losses import weighted_mean
+from jaxpu.losses import mean, weighted_mean
 from jaxpu.models import make_model
-from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics
+from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics, positives
 from jaxpu.prior import with_estimate
 from jaxpu.run_log import RunLog, StopSignal
 from jaxpu.stft import istft
@@ -192,6 +192,8 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
         statistics["gradient_norm"] = optax.tree.norm(gradients)
+        statistics["unlabeled_energy"] = _mean_energy(decoded.unlabeled, axis_name)
+        statistics["positive_energy"] = _mean_energy(positives(decoded, state.hyperparameters), axis_name)
         next_state = dataclasses.replace(
             state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
         )
@@ -215,7 +217,20 @@ def _teach(
         return teacher.mask(logits, unlabeled, state.hyperparameters, axis_name).astype(unlabeled.dtype) * unlabeled
 
     taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
-    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32))
+    rest = _half_a_batch_on(unlabeled - taught, axis_name)
+    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32), rest)
+
+
+def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:
+    return mean(jnp.square(jnp.abs(stft)), axis_name)
+
+
+def _half_a_batch_on(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """For each example of the batch, (n, ...) on each device, the one that is half of the batch further on, around its end."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
+    everywhere = x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+    total = everywhere.shape[0]
+    return everywhere[(first + total // 2 + jnp.arange(x.shape[0])) % total]
 
 
 def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:
@@ -330,7 +345,7 @@ class Run:
         self.dataset = dataset
         self.checkpoints = checkpoints
         self.log = log
-        self.watchdog = Watchdog(getattr(config.objective, "class_prior", None))
+        self.watchdog = Watchdog(getattr(config.objective, "class_prior", None), grace_steps=config.train.num_steps // 10)
         self.prior = prior
         key = jax.random.key(config.train.seed)
         self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))

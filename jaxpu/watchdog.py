@@ -1,27 +1,40 @@
-"""Blank-output detection from the training statistics."""
+"""Blank-output detection from the training statistics, without stems."""
 
 import collections
 import dataclasses
+import math
 
 WINDOW_STEPS = 100
 """Statistics are averaged over this many steps, since those of one batch swing."""
 
-BLANK_KEPT_ENERGY = 0.01
-"""Output is called blank where the mask keeps less than this share of the input's energy (-20 dB)."""
+BLANK_SHARE = 0.25
+"""Output is called blank where the mask keeps less than this share of the energy that the target should have."""
+
+LEAST_TARGET_SHARE = 0.04
+"""Of the energy: what the target is taken to have where the levels show less, since they are uncertain."""
 
 
 @dataclasses.dataclass
 class Watchdog:
     """Follows the statistics of a run and says in words when its output goes blank.
 
+    What the target's energy should be is known without stems: that of the mixtures less that of the positives, if these are as
+    loud as the accompaniment in the mixtures.
+
     Attributes:
         class_prior: of the objective, or None where it has none; only used in the explanation.
+        grace_steps: steps before the first warning.
     """
 
     class_prior: float | None = None
-    _kept_energy: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=WINDOW_STEPS))
-    _inactive_share: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=WINDOW_STEPS))
-    _clamped: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=WINDOW_STEPS))
+    grace_steps: int = 0
+    _windows: dict[str, collections.deque[float]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(lambda: collections.deque(maxlen=WINDOW_STEPS))
+    )
+    # The levels of the data do not change in training, so every step counts.
+    _unlabeled_energy: float = 0.0
+    _positive_energy: float = 0.0
+    _steps: int = 0
     _blank: bool = False
 
     def update(self, step: int, metrics: dict[str, float]) -> str | None:
@@ -29,41 +42,57 @@ class Watchdog:
 
         Args:
             step: the step.
-            metrics: with `kept_energy` and `inactive_share`, and `clamped` where the objective has a clamp.
+            metrics: with `kept_energy`, `inactive_share`, `input_energy`, `unlabeled_energy` and `positive_energy`, and
+                `clamped` where the objective has a clamp.
 
         Returns:
             A warning when the output has gone blank over the last `WINDOW_STEPS` steps; None before, and while it stays blank.
         """
-        self._kept_energy.append(metrics["kept_energy"])
-        self._inactive_share.append(metrics["inactive_share"])
-        self._clamped.append(metrics.get("clamped", 0.0))
-        if len(self._kept_energy) < WINDOW_STEPS:
+        for name in ("kept_energy", "inactive_share", "input_energy", "clamped"):
+            self._windows[name].append(metrics.get(name, 0.0))
+        self._unlabeled_energy += metrics["unlabeled_energy"]
+        self._positive_energy += metrics["positive_energy"]
+        self._steps += 1
+        if self._steps < WINDOW_STEPS or step <= self.grace_steps:
             return None
-        was_blank, self._blank = self._blank, self.kept_energy < BLANK_KEPT_ENERGY
+        was_blank, self._blank = self._blank, self.kept_energy < BLANK_SHARE * self.target_share
         return self._explain(step) if self._blank and not was_blank else None
 
     @property
     def kept_energy(self) -> float:
         """Mean share of the input's energy that the mask kept over the window."""
-        return _mean(self._kept_energy)
+        return self._mean("kept_energy")
 
     @property
-    def inactive_share(self) -> float:
-        """Mean share of bins that the mask took for target inactive over the window."""
-        return _mean(self._inactive_share)
+    def target_share(self) -> float:
+        """Share of the input's energy that the target should have: what the mask should keep."""
+        target = (self._unlabeled_energy - self._positive_energy) / max(self._steps, 1)
+        return max(target / max(self._mean("input_energy"), 1e-12), LEAST_TARGET_SHARE)
 
     @property
-    def clamped_share(self) -> float:
-        """Share of the steps of the window on which the non-negative clamp acted."""
-        return _mean(self._clamped)
+    def positive_level_db(self) -> float:
+        """Level of the positives less that of the mixtures in dB."""
+        return 10 * math.log10(max(self._positive_energy, 1e-12) / max(self._unlabeled_energy, 1e-12))
+
+    def _mean(self, name: str) -> float:
+        window = self._windows[name]
+        return sum(window) / len(window) if window else 0.0
 
     def _explain(self, step: int) -> str:
+        side = "louder" if self.positive_level_db > 0 else "quieter"
         message = (
             f"Step {step}: the output is blank. Over the last {WINDOW_STEPS} steps the mask kept {self.kept_energy:.2%} of the "
-            f"energy and took {self.inactive_share:.1%} of the bins for target inactive; the clamp acted on "
-            f"{self.clamped_share:.0%} of the steps."
+            f"energy, where by the levels of the recordings the target has {self.target_share:.1%}, and took "
+            f"{self._mean('inactive_share'):.1%} of the bins for target inactive; the clamp acted on "
+            f"{self._mean('clamped'):.0%} of the steps. The recordings without the target are "
+            f"{abs(self.positive_level_db):.1f} dB {side} than the mixtures."
         )
         if self.class_prior is None:
+            if self.positive_level_db > -0.5:
+                return message + (
+                    " Likely reason: they should be quieter, by what the target adds to the mixtures. "
+                    "Lower positive_gain_db of the objective, or prepare the data with a common level."
+                )
             return message + " Check that the recordings without the target are as loud as the accompaniment of the others."
         if self.class_prior > 0.5:
             message += (
@@ -71,7 +100,3 @@ class Watchdog:
                 "answer, and the sigmoid loss has no gradient there."
             )
         return message + " Lower the class prior, or use the objective of configs/demo.py, which needs none."
-
-
-def _mean(values: collections.deque[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -37,8 +37,12 @@ def result(target: str, method: str, seed: int, improvements: list[float]) -> di
         }
         for number, value in enumerate(improvements)
     }
-    validation = [{"step": 100, "si_sdr_improvement": 1.0}, {"step": 200, "si_sdr_improvement": 2.0}]
-    identity = {"target": target, "method": method, "seed": seed, "train_s": 60.0}
+    validation = [
+        {"step": 100, "si_sdr_improvement": 1.0, "kept_energy": 0.4, "true_kept_energy": 0.5},
+        {"step": 200, "si_sdr_improvement": 2.0, "kept_energy": 0.1, "true_kept_energy": 0.5},
+    ]
+    identity = {"target": target, "method": method, "seed": seed, "train_s": 60.0, "name": f"{target}_{method}_{seed}"}
+    identity |= {"warnings": [], "config": {"train": {"num_steps": 200}}}
     return identity | {"validation": validation, "scores": {"model": songs, "mixture": songs}}
 
 
@@ -48,7 +52,8 @@ def test_names_are_unique_and_all_share_what_they_should(modules: tuple[ModuleTy
     first = every[0].config
     for experiment in every:
         config = experiment.config
-        assert (config.model, config.data.patch) == (first.model, first.data.patch)
+        assert config.data.patch == first.data.patch
+        assert (config.model == first.model) == (experiment.block != "networks")
         same = dataclasses.replace(
             config.train,
             seed=first.train.seed,
@@ -101,8 +106,9 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
     (not_run,) = [line for line in text.splitlines() if line.startswith("| bootstrap |")][:1]
     assert not_run == "| bootstrap | 0 of 3 | " + " | ".join(["not run"] * 7) + " |"
     assert "mixture 5.00" in text
-    assert (tmp_path / "curves_vocals.png").read_bytes().startswith(b"\x89PNG")
-    assert not (tmp_path / "curves_drums.png").exists()
+    # Every run keeps 0.1 of 0.5 at its last evaluation, and nobody warned.
+    assert "7 runs, of which 7 kept less than a quarter" in text
+    assert "7 of them without a warning" in text
     # The same files give the same document.
     tables.write_all(tmp_path, document)
     assert document.read_text() == text
@@ -137,7 +143,7 @@ def test_an_experiment_is_run_once_and_the_rest_later(
         if each.target == "vocals" and each.seed == 0 and each.block == "vocals" and each.method in methods
     ]
     assert len(chosen) == 2
-    for module in (results, tables):
+    for module in (results, tables, results.pictures):
         monkeypatch.setattr(module, "experiments", lambda: iter(chosen))
     document = tmp_path / "results.md"
     document.write_text(MARKS)
@@ -158,4 +164,6 @@ def test_an_experiment_is_run_once_and_the_rest_later(
     supervised = json.loads((tmp_path / "results" / "vocals_supervised--ratio-mask_0.json").read_text())
     assert supervised["uses_stems"] == ["supervised training"]
     assert set(supervised["scores"]) == {"model"}
+    assert {path.name for path in (tmp_path / "results").glob("*.png")} == {"curves_vocals.png", "masks_vocals.png"}
+    assert "](results/masks_vocals.png)" in document.read_text()
     capsys.readouterr()

@@ -414,7 +414,8 @@ def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) 
 
 def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequency() -> None:
     """So that the mask means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
-    objective, batch = make_objective(BootstrapConfig(gain_db=0.0, label_frequency=0.4)), make_batch(256, 16)
+    config = BootstrapConfig(gain_db=0.0, taught_gain_db=0.0, label_frequency=0.4)
+    objective, batch = make_objective(config), make_batch(256, 16)
     assert batch.target is not None
     assert objective.teacher is not None
 
@@ -436,6 +437,52 @@ def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequen
     remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
     plain = remix.loss(constant_network(jnp.zeros(4)), batch, KEY, hyperparameters(remix), None)
     assert float(plain.metrics["label_share"]) == as_remix
+
+
+def test_a_share_of_the_positives_is_what_a_teacher_leaves_of_another_mixture() -> None:
+    objective, batch = make_objective(BootstrapConfig(taught_gain_db=0.0, positive_gain_db=-6.0)), make_batch(2000)
+    one = jnp.ones_like(batch.unlabeled)
+    batch = batch._replace(positive=4 * one)
+
+    def positives(by_teacher: float, rest_share: float) -> np.ndarray:
+        """What is added to an estimate of 1 in one bin of each example, in dB."""
+        inputs: list[jax.Array] = []
+
+        def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+            inputs.append(stft)
+            return jnp.zeros((*stft.shape, 1))
+
+        taught = Taught(one, jnp.float32(by_teacher), 8 * one)
+        objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective, rest_share=rest_share), None)
+        return 20 * np.log10(np.abs(np.asarray(inputs[0]) - 1)[:, 0, 0])
+
+    # The known offset of the positives' level is not one of the mixtures'.
+    positive, rest = 20 * math.log10(4) - 6, 20 * math.log10(8)
+    np.testing.assert_allclose(positives(1.0, 0.0), positive, atol=1e-3)
+    np.testing.assert_allclose(positives(0.0, 1.0), positive, atol=1e-3)
+    np.testing.assert_allclose(positives(1.0, 1.0), rest, atol=1e-3)
+    mixed = positives(1.0, 0.25)
+    assert 0.21 < np.mean(np.abs(mixed - rest) < 1e-3) < 0.29
+    np.testing.assert_allclose(np.minimum(np.abs(mixed - rest), np.abs(mixed - positive)), 0, atol=1e-3)
+
+
+def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
+    objective, batch = make_objective(BootstrapConfig(gain_db=0.0, taught_gain_db=6.0)), make_batch(500)
+
+    def spread_db(by_teacher: float) -> float:
+        inputs: list[jax.Array] = []
+
+        def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+            inputs.append(stft)
+            return jnp.zeros((*stft.shape, 1))
+
+        silent = batch._replace(positive=jnp.zeros_like(batch.positive))
+        taught = Taught(jnp.ones_like(batch.unlabeled), jnp.float32(by_teacher))
+        objective.loss(network, silent._replace(taught=taught), KEY, hyperparameters(objective), None)
+        return float(np.ptp(20 * np.log10(np.abs(np.asarray(inputs[0])))))
+
+    assert spread_db(0.0) < 1e-3
+    assert 11 < spread_db(1.0) <= 12.01
 
 
 def test_the_teacher_of_a_bootstrap_is_sure_where_its_scores_differ_and_only_there() -> None:
