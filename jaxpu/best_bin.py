@@ -26,7 +26,7 @@ from jaxpu import parallel
 from jaxpu.config import BrierPUConfig, Config, TrainConfig
 from jaxpu.models import make_model
 from jaxpu.prior import Shares, bootstrapped, in_order, num_held, third_octaves, weight_exponent, weights
-from jaxpu.train import decode, init_state, make_train_step, separation_variables
+from jaxpu.step import decode, init_state, make_train_step, separation_variables
 
 CLASSIFIER_STEPS = 300
 """Steps that train the classifier."""

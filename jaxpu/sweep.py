@@ -28,20 +28,8 @@ from jaxpu import parallel
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
 from jaxpu.objectives import make_objective
 from jaxpu.run_log import StopSignal
-from jaxpu.train import (
-    ALL_STEPS_DONE,
-    ASKED_TO_STOP,
-    LOG_EVERY,
-    Run,
-    TrainingError,
-    TrainState,
-    init_state,
-    make_evaluate_step,
-    make_train_step,
-    open_data,
-    open_run,
-    selection_score,
-)
+from jaxpu.step import TrainState, init_state, make_evaluate_step, make_train_step
+from jaxpu.train import ALL_STEPS_DONE, ASKED_TO_STOP, LOG_EVERY, Run, TrainingError, open_data, open_run, selection_score
 
 MEMORY_SHARE = 0.8
 """Of the device's memory; the rest is for evaluation, batches on their way and fragments."""

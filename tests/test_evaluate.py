@@ -17,7 +17,7 @@ from jaxpu.checkpoints import TrainedModel
 from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig
 from jaxpu.evaluate import EvaluationError, evaluate, evaluate_separator, format_table
 from jaxpu.scoring import score_track
-from jaxpu.train import init_state, separation_variables
+from jaxpu.step import init_state, separation_variables
 
 RATE = 8000
 PATCH = PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=512, win_length=512, hop_length=128, window="hann")

@@ -34,8 +34,9 @@ from jaxpu.config import (
     from_json,
     to_json,
 )
+from jaxpu.step import init_state
 from jaxpu.sweep import format_table, make_grid, parse_over, sweep
-from jaxpu.train import ASKED_TO_STOP, init_state, train
+from jaxpu.train import ASKED_TO_STOP, train
 
 pytestmark = pytest.mark.usefixtures("shared_compilations")
 

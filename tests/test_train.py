@@ -29,7 +29,8 @@ from data_pipeline.spec import STEMS, DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.checkpoints import RunCheckpoints, load_model
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig, to_json
-from jaxpu.train import TrainingError, TrainState, init_state, make_optimizer, make_train_step, separation_variables, train
+from jaxpu.step import TrainState, init_state, make_optimizer, make_train_step, separation_variables
+from jaxpu.train import TrainingError, train
 
 pytestmark = pytest.mark.usefixtures("shared_compilations")
 

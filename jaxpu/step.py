@@ -1,0 +1,259 @@
+"""The pure functions of training: state, training step and evaluation step of a config.  No input or output.
+
+Everything here is a function of its arguments, so that it can be compiled for one device, many, or many runs at once.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpu import metrics
+from jaxpu.config import Config, TrainConfig
+from jaxpu.losses import mean, weighted_mean
+from jaxpu.models import make_model
+from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics, positives
+from jaxpu.stft import istft
+
+INIT_STREAM = 0
+"""Folded into the run's key for the initial parameters; other streams of random numbers have other numbers."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes in training, a tree of arrays without a device axis.
+
+    Attributes:
+        step: int32, steps done.
+        params: of the network, float32.
+        batch_stats: running statistics of batch normalisation; empty without it.
+        opt_state: of the optimiser.
+        ema_params: moving average of `params`; empty without one.
+        hyperparameters: of the objective, traced float32 scalars; `learning_rate` among them takes the config's place.
+        teacher: variables of the teacher, as `separation_variables` has them; empty without one.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any
+    hyperparameters: dict[str, jax.Array]
+    teacher: Any
+
+
+def make_optimizer(config: TrainConfig, learning_rate: jax.Array | None = None) -> optax.GradientTransformation:
+    """Adam with the schedule and clipping of the config, and its learning rate unless another one is given."""
+    peak: Any = config.learning_rate if learning_rate is None else learning_rate
+    if config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(peak, max(config.num_steps - config.warmup_steps, 1))
+    else:
+        schedule = optax.constant_schedule(peak)
+    if config.warmup_steps:
+        warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [config.warmup_steps])
+    clip = [] if config.gradient_clip is None else [optax.clip_by_global_norm(config.gradient_clip)]
+    return optax.chain(*clip, optax.adam(schedule))
+
+
+def init_state(config: Config) -> TrainState:
+    """The state before the first step, a function of the config and its seed."""
+    objective = make_objective(config.objective)
+    initialize = _initializer(config.model, objective.num_outputs, config.data.patch.frames, config.data.patch.bins)
+    variables = initialize(jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM))
+    params = variables["params"]
+    state = TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=make_optimizer(config.train).init(params),
+        # A copy: the step gives the memory of the state back, and cannot do so twice.
+        ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else {},
+        hyperparameters={name: jnp.float32(value) for name, value in objective.hyperparameters.items()},
+        teacher={},
+    )
+    if objective.teacher is not None:
+        state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, separation_variables(config, state)))
+    return state
+
+
+@functools.lru_cache(maxsize=1)
+def _initializer(model_config: Any, num_outputs: int, frames: int, bins: int) -> Callable[[jax.Array], Any]:
+    """Key to the variables of a network, compiled once for all runs of a sweep."""
+    model = make_model(model_config, num_outputs=num_outputs, dtype=jnp.float32)
+    stft = jnp.zeros((1, frames, bins), jnp.complex64)
+    return jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))
+
+
+def decode(batch: dict[str, jax.Array]) -> Batch:
+    """Stored patches to complex STFT, stereo channels as examples of their own.
+
+    Args:
+        batch: `unlabeled`, `positive` and maybe `target`: (n, channels, frames, bins, 2), real and imaginary parts;
+            `index`: int32 (n,).
+    """
+
+    def to_complex(patches: jax.Array) -> jax.Array:
+        parts = patches.astype(jnp.float32)
+        spectrum = jax.lax.complex(parts[..., 0], parts[..., 1])  # (n, channels, frames, bins)
+        return spectrum.reshape(-1, *spectrum.shape[2:])
+
+    num_channels = batch["unlabeled"].shape[1]
+    index = (batch["index"][:, None] * num_channels + jnp.arange(num_channels)[None]).reshape(-1)
+    target = to_complex(batch["target"]) if "target" in batch else None
+    return Batch(to_complex(batch["unlabeled"]), to_complex(batch["positive"]), target, index)
+
+
+def _network(config: Config, objective: Objective, axis_name: str | None) -> Any:
+    dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
+    return make_model(config.model, num_outputs=objective.num_outputs, dtype=dtype, axis_name=axis_name)
+
+
+StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(config: Config, optimizer: optax.GradientTransformation | None = None) -> StepFunction:
+    """The pure training step of a config.
+
+    Args:
+        config: of the run.
+        optimizer: in the place of the config's; the state's `opt_state` must be its own.
+
+    Returns:
+        (state, batch, key, axis_name=None) to the next state and the step's statistics, float32 scalars.  `batch` is what
+        `decode` takes; `key` is the run's: the step folds itself in.  With `axis_name`, the batch is shared by devices.
+    """
+    objective = make_objective(config.objective)
+
+    def step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array, axis_name: str | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        model = _network(config, objective, axis_name)
+        decoded = decode(batch)
+        if objective.teacher is not None:
+            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, axis_name)
+            decoded = decoded._replace(taught=taught)
+        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+            batch_stats = state.batch_stats
+
+            def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+                nonlocal batch_stats
+                logits, updates = model.apply(
+                    {"params": params, "batch_stats": batch_stats},
+                    stft,
+                    index,
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                    mutable=["batch_stats"],
+                )
+                batch_stats = updates.get("batch_stats", {})
+                return logits
+
+            result = objective.loss(network, decoded, loss_key, state.hyperparameters, axis_name)
+            return result.loss, (batch_stats, {"loss": result.risk, **result.metrics})
+
+        gradients, (batch_stats, statistics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        if axis_name is not None:
+            # The loss already holds a sum over devices, and each device differentiated all of it: average, do not add.
+            gradients = jax.lax.pmean(gradients, axis_name)
+        chosen = optimizer or make_optimizer(config.train, state.hyperparameters.get("learning_rate"))
+        updates, opt_state = chosen.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if config.train.ema_decay:
+            # A short memory at first, so that the initial parameters are soon forgotten.
+            decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+        statistics["gradient_norm"] = optax.tree.norm(gradients)
+        statistics["unlabeled_energy"] = _mean_energy(decoded.unlabeled, axis_name)
+        statistics["positive_energy"] = _mean_energy(positives(decoded, state.hyperparameters), axis_name)
+        next_state = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
+        )
+        return next_state, statistics
+
+    return step
+
+
+def _teach(
+    config: Config, objective: Objective, teacher: Teacher, state: TrainState, unlabeled: jax.Array, axis_name: str | None
+) -> tuple[TrainState, Taught]:
+    """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
+    steps_taught = state.step - teacher.first_step
+    has_teacher = steps_taught >= 0
+    new_round = has_teacher & (steps_taught % teacher.round_steps == 0)
+    variables = jax.tree.map(lambda new, old: jnp.where(new_round, new, old), separation_variables(config, state), state.teacher)
+
+    def estimate() -> jax.Array:
+        model = _network(config, objective, None)
+        logits = model.apply(variables, unlabeled, jnp.zeros(unlabeled.shape[0], jnp.int32), train=False)
+        return teacher.mask(logits, unlabeled, state.hyperparameters, axis_name).astype(unlabeled.dtype) * unlabeled
+
+    taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
+    rest = _half_a_batch_on(unlabeled - taught, axis_name)
+    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32), rest)
+
+
+def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:
+    return mean(jnp.square(jnp.abs(stft)), axis_name)
+
+
+def _half_a_batch_on(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """For each example of the batch, (n, ...) on each device, the one that is half of the batch further on, around its end."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
+    everywhere = x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+    total = everywhere.shape[0]
+    return everywhere[(first + total // 2 + jnp.arange(x.shape[0])) % total]
+
+
+def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:
+    """The variables that separate: averaged parameters where there are any."""
+    return {"params": state.ema_params if config.train.ema_decay else state.params, "batch_stats": state.batch_stats}
+
+
+def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
+    """The pure evaluation of one batch of held-out patches.
+
+    Returns:
+        (state, batch, key, axis_name=None) to float32 scalars: `loss` of the objective, without dropout; `kept_energy` and
+        `inactive_share` of the mask on plain mixtures; and where the batch has a target `si_sdr_improvement` in dB, the
+        mean over clips in which it plays, and `true_kept_energy`, its share of the energy.
+    """
+    objective = make_objective(config.objective)
+    patch = config.data.patch
+
+    def evaluate_step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array, axis_name: str | None = None
+    ) -> dict[str, jax.Array]:
+        model = _network(config, objective, axis_name)
+        variables = separation_variables(config, state)
+        decoded = decode(batch)
+
+        def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+            return model.apply(variables, stft, index, train=False)
+
+        results = {"loss": objective.loss(network, decoded, key, state.hyperparameters, axis_name).risk}
+        mask = objective.mask(network(decoded.unlabeled, 2 * decoded.example_index), state.hyperparameters)
+        results |= mask_statistics(mask, decoded.unlabeled, axis_name)
+        if decoded.target is not None:
+            # Up to the centre of the last frame: the samples behind it lie under the end of one window only.
+            masked = mask.astype(decoded.unlabeled.dtype) * decoded.unlabeled
+            mixture, target, estimate = (
+                istft(stft, patch, patch.hop_length * (patch.frames - 1)) for stft in (decoded.unlabeled, decoded.target, masked)
+            )
+            improvement = metrics.si_sdr(target, estimate) - metrics.si_sdr(target, mixture)
+            energy, mixture_energy = jnp.sum(target**2, -1), jnp.sum(mixture**2, -1)
+            # SI-SDR means nothing where the target is silent, here 60 dB below the mixture.
+            audible = (energy > 1e-6 * mixture_energy).astype(jnp.float32)
+            results["si_sdr_improvement"] = weighted_mean(improvement, audible, axis_name)
+            results["true_kept_energy"] = weighted_mean(energy / jnp.maximum(mixture_energy, 1e-12), mixture_energy, axis_name)
+        return results
+
+    return evaluate_step
