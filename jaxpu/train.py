@@ -103,7 +103,7 @@ class Run:
         self.dataset = dataset
         self.checkpoints = checkpoints
         self.log = log
-        self.watchdog = Watchdog(getattr(config.objective, "class_prior", None), grace_steps=config.train.num_steps // 10)
+        self.watchdog = Watchdog(getattr(config.objective, "class_prior", None))
         self.prior = prior
         key = jax.random.key(config.train.seed)
         self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))

@@ -10,6 +10,10 @@ WINDOW_STEPS = 100
 BLANK_SHARE = 0.25
 """Output is called blank where the mask keeps less than this share of the energy that the target should have."""
 
+RISING = 1.25
+"""A network that has not learnt much keeps little.  It is left in peace while it keeps so many times more in the second half of a
+window than in the first."""
+
 LEAST_TARGET_SHARE = 0.04
 """Of the energy: what the target is taken to have where the levels show less, since they are uncertain."""
 
@@ -23,11 +27,9 @@ class Watchdog:
 
     Attributes:
         class_prior: of the objective, or None where it has none; only used in the explanation.
-        grace_steps: steps before the first warning.
     """
 
     class_prior: float | None = None
-    grace_steps: int = 0
     _windows: dict[str, collections.deque[float]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(lambda: collections.deque(maxlen=WINDOW_STEPS))
     )
@@ -46,16 +48,18 @@ class Watchdog:
                 `clamped` where the objective has a clamp.
 
         Returns:
-            A warning when the output has gone blank over the last `WINDOW_STEPS` steps; None before, and while it stays blank.
+            A warning when the output is blank over the last `WINDOW_STEPS` steps, and not on its way up; None before, and while it
+            stays blank.
         """
         for name in ("kept_energy", "inactive_share", "input_energy", "clamped"):
             self._windows[name].append(metrics.get(name, 0.0))
         self._unlabeled_energy += metrics["unlabeled_energy"]
         self._positive_energy += metrics["positive_energy"]
         self._steps += 1
-        if self._steps < WINDOW_STEPS or step <= self.grace_steps:
+        if self._steps < WINDOW_STEPS:
             return None
-        was_blank, self._blank = self._blank, self.kept_energy < BLANK_SHARE * self.target_share
+        too_little = self.kept_energy < BLANK_SHARE * self.target_share
+        was_blank, self._blank = self._blank, too_little and (self._blank or not self._is_rising())
         return self._explain(step) if self._blank and not was_blank else None
 
     @property
@@ -73,6 +77,11 @@ class Watchdog:
     def positive_level_db(self) -> float:
         """Level of the positives less that of the mixtures in dB."""
         return 10 * math.log10(max(self._positive_energy, 1e-12) / max(self._unlabeled_energy, 1e-12))
+
+    def _is_rising(self) -> bool:
+        kept = list(self._windows["kept_energy"])
+        half = len(kept) // 2
+        return sum(kept[half:]) > RISING * sum(kept[:half])
 
     def _mean(self, name: str) -> float:
         window = self._windows[name]
