@@ -2,10 +2,10 @@
 
     jaxpu demo
 
-The last checkpoint separates: the held-out loss is that of `remix`, and prefers early ones (docs/methods.md).
+The last checkpoint separates (docs/methods.md).
 
-Hardware: 2 CPU cores, 8 minutes in all.
-Score to expect: TODO.
+Hardware: 2 CPU cores, 8 minutes in all, of which 5 train.
+Score to expect: +6.0 dB SI-SDR improvement on the test songs (docs/results.md).
 """
 
 import dataclasses

@@ -6,22 +6,22 @@
 
 The objective and the network of configs/demo.py.  Two folders share no reference level, so every recording is scaled to the same
 level; the recordings without the target are then louder than the accompaniment inside the others by what the target adds, and
-`positive_gain_db` takes that back.  Training stops when the objective on held-out recordings no longer improves.
+`positive_gain_db` takes that back.
 
-Hardware: a GPU, or a CPU and patience: 400 steps take about 5 minutes on 2 cores.
-Score to expect: on the demo's songs as two folders of FLAC and MP3, +3.7 dB SI-SDR after 400 steps (docs/results.md); nobody has
-measured the 4000 steps yet.
+Hardware: a GPU, or a CPU and patience: 800 steps take about 10 minutes on 2 cores.
+Score to expect: nobody has measured it yet; `remix` has +3.7 dB SI-SDR after 400 steps on the demo's songs as two folders of FLAC
+and MP3 (docs/results.md).
 """
 
 import dataclasses
 
-from jaxpu.config import RemixConfig, load_config
+from jaxpu.config import BootstrapConfig, load_config
 
-_demo = load_config("demo_remix")
+_demo = load_config("demo")
 
 config = dataclasses.replace(
     _demo,
     data=dataclasses.replace(_demo.data, patch=dataclasses.replace(_demo.data.patch, level="recording"), activity_on="mixture"),
-    objective=RemixConfig(gain_db=6.0, positive_gain_db=-2.0),
-    train=dataclasses.replace(_demo.train, num_steps=4000, learning_rate=2e-3, eval_every=200, patience=5),
+    objective=BootstrapConfig(labels="ratio", remix_steps=250, positive_gain_db=-2.0),
+    train=dataclasses.replace(_demo.train, num_steps=800),
 )
