@@ -48,8 +48,8 @@ class Watchdog:
                 `clamped` where the objective has a clamp.
 
         Returns:
-            A warning when the output is blank over the last `WINDOW_STEPS` steps, and not on its way up; None before, and while it
-            stays blank.
+            A warning when the output is blank over the last `WINDOW_STEPS` steps and not on its way up; None before, and while
+            it stays blank.
         """
         for name in ("kept_energy", "inactive_share", "input_energy", "clamped"):
             self._windows[name].append(metrics.get(name, 0.0))

@@ -44,21 +44,10 @@ def noise(path: Path, seconds: float, seed: int, sample_rate: int = 8000) -> Non
 
 @pytest.mark.timeout(600)
 def test_demo_shortened(tmp_path, capsys):
-    small = [
-        "--model.channels",
-        "2",
-        "--model.blocks",
-        "0",
-        "--model.dilations",
-        "1",
-        "1",
-        "2",
-        "2",
-        "--objective.remix-steps",
-        "1",
-    ]
+    network = ["--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "2", "2"]
+    small = [*SMALL_RUN[:6], *network, "--objective.remix-steps", "1"]
     songs = ["--songs", 4, "--test-songs", 1, "--seconds", 5, "--data.validation-share", "0.5"]
-    assert run("demo", "-o", tmp_path, *songs, *SMALL_RUN[:6], *small) == 0
+    assert run("demo", "-o", tmp_path, *songs, *small) == 0
     printed = capsys.readouterr().out
     for row in ("model", "mixture", "fixed mask", "oracle ratio mask"):
         assert row in printed
@@ -72,7 +61,7 @@ def test_demo_shortened(tmp_path, capsys):
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert kinds.count("evaluate") == 2
     # Done again, it goes through what is there already.
-    assert run("demo", "-o", tmp_path, *songs, *SMALL_RUN[:6], *small) == 0
+    assert run("demo", "-o", tmp_path, *songs, *small) == 0
 
 
 @pytest.mark.timeout(600)
