@@ -4,9 +4,12 @@ After Luo & Yu, "Music Source Separation with Band-Split RNN" (2023), section IV
 chunks each; a chunk is active when it reaches the larger of the track's own 15 % quantile and 1e-3; a segment is kept when at
 least half of its chunks are active. The paper says "energy"; like the common re-implementations, the thresholds here apply to a
 chunk's root mean square (so 1e-3 is -60 dB of full scale), which keeps quiet recordings.
+
+Beside it, `librosa.effects.split`'s rule: active is what is less than so many dB below the loudest part of the same recording.  It
+keeps quiet passages, where the published rule takes away the lowest 15 % of every track unless louder chunks are about.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -20,6 +23,10 @@ QUANTILE = 0.15
 MIN_LEVEL = 1e-3
 SILENT_LEVEL = 1e-5
 """What a chunk of zeros counts as."""
+
+
+TOP_DB = 60.0
+"""librosa's default for the second rule."""
 
 
 def chunk_samples(sample_rate: int) -> int:
@@ -94,6 +101,15 @@ def active_chunks(energies: np.ndarray) -> np.ndarray:
     for (begin, end), keep in zip(_segments(len(energies)), active_segments(energies), strict=True):
         kept[begin:end] |= keep
     return kept
+
+
+def chunks_near_the_loudest(energies: np.ndarray) -> np.ndarray:
+    """Which chunks are less than `TOP_DB` below the loudest one, bool (num_chunks,), given `chunk_energies`."""
+    return energies > np.max(energies, initial=0.0) * 10 ** (-TOP_DB / 10)
+
+
+DETECTORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"band_split_rnn": active_chunks, "top_db": chunks_near_the_loudest}
+"""The rules by their names in `DataConfig.activity_detector`."""
 
 
 def is_active(chunks: np.ndarray, sample_rate: int, start: int, num_samples: int) -> bool:

@@ -217,7 +217,7 @@ class TrackPatches:
         if energies is None:
             return np.ones(self.num_clips, bool)
         spec = self._config.patch
-        chunks = activity.active_chunks(energies)
+        chunks = activity.DETECTORS[self._config.activity_detector](energies)
         starts = range(0, self.num_clips * spec.clip_samples, spec.clip_samples)
         return np.array([activity.is_active(chunks, spec.sample_rate, start, spec.clip_samples) for start in starts], bool)
 

@@ -75,6 +75,22 @@ def test_a_clip_is_kept_when_at_least_half_of_it_is():
     assert not activity.is_active(np.array([True]), RATE, 0, 3 * CHUNK), "beyond the end nothing is kept"
 
 
+def test_chunks_near_the_loudest_are_those_of_librosa():
+    librosa = pytest.importorskip("librosa")
+    levels_db = np.r_[0.0, -20.0, -59.9, -60.1, -80.0, -30.0, -np.inf, -10.0]
+    signal = tone([10 ** (level / 20) for level in levels_db])[0]
+    kept = activity.DETECTORS["top_db"](activity.chunk_energies([signal[None]], RATE))
+    assert kept.tolist() == [True, True, True, False, False, True, False, True]
+    # librosa's frames, one for each chunk, without its padding at the ends.
+    frames = signal.reshape(-1, CHUNK)
+    loud = librosa.amplitude_to_db(np.sqrt((frames**2).mean(1)), ref=np.max, top_db=None) > -activity.TOP_DB
+    np.testing.assert_array_equal(kept, loud)
+    # The published rule takes the lowest chunks of a track away, this one keeps what is quiet and audible.
+    quiet = np.r_[np.full(90, 0.5), np.full(10, 0.05)] ** 2
+    assert activity.DETECTORS["top_db"](quiet).all()
+    assert not activity.DETECTORS["band_split_rnn"](quiet).all()
+
+
 def test_silence_all_through_is_told_from_the_faintest_sound():
     assert activity.is_silent(activity.chunk_energies([np.zeros((1, 1000), np.float32)], RATE))
     signal = np.zeros((1, 1000), np.float32)
@@ -85,5 +101,7 @@ def test_silence_all_through_is_told_from_the_faintest_sound():
 def test_empty_signal():
     assert activity.chunk_energies([], RATE).shape == (0,)
     assert activity.active_segments(np.zeros(0)).shape == (0,)
-    assert activity.active_chunks(np.zeros(0)).shape == (0,)
+    for detector in activity.DETECTORS.values():
+        assert detector(np.zeros(0)).shape == (0,)
+        assert not detector(np.zeros(3)).any()
     assert activity.is_silent(np.zeros(0))

@@ -186,12 +186,15 @@ def test_activity_decides_per_signal_and_both_store_what_either_keeps(tmp_path):
     write_song(tmp_path / "corpus" / "train" / "Song", stems)
     # Segments of 6 s begin every 3 s, and are kept when half of them is active: up to 15 s, and from 24 s on.
     early, late = np.arange(0, 15, 0.5).tolist(), np.arange(24, 36, 0.5).tolist()
-    for activity_on, expected in {
-        "mixture": (early + late, late, early + late),
-        "target": (early, late, early + late),
-        "off": (np.arange(0, 36, 0.5).tolist(),) * 3,
+    # By the other rule chunks are kept that are active themselves.
+    sung, played = np.arange(0, 12, 0.5).tolist(), np.arange(27, 36, 0.5).tolist()
+    for (activity_on, detector), expected in {
+        ("mixture", "band_split_rnn"): (early + late, late, early + late),
+        ("target", "band_split_rnn"): (early, late, early + late),
+        ("mixture", "top_db"): (sung + played, played, sung + played),
+        ("off", "band_split_rnn"): (np.arange(0, 36, 0.5).tolist(),) * 3,
     }.items():
-        config = DataConfig(patch=SPEC, activity_on=activity_on)
+        config = DataConfig(patch=SPEC, activity_on=activity_on, activity_detector=detector)
         found = all_patches(only_track(tmp_path / "corpus", config), config, tmp_path / "scratch")
         for signal, kept in zip(("mixture", "accompaniment"), expected[:2], strict=True):
             starts, active, _, _ = found[signal]
