@@ -5,8 +5,8 @@ chunks each; a chunk is active when it reaches the larger of the track's own 15 
 least half of its chunks are active. The paper says "energy"; like the common re-implementations, the thresholds here apply to a
 chunk's root mean square (so 1e-3 is -60 dB of full scale), which keeps quiet recordings.
 
-Beside it, `librosa.effects.split`'s rule: active is what is less than so many dB below the loudest part of the same recording.  It
-keeps quiet passages, where the published rule takes away the lowest 15 % of every track unless louder chunks are about.
+Beside it, the rule of `librosa.effects.split`: active is what is less than so many dB below the loudest part of the recording.
+It keeps quiet passages, where the published rule takes away the lowest 15 % of every track unless louder chunks are about.
 """
 
 from collections.abc import Callable, Iterable

@@ -94,8 +94,8 @@ class DataConfig:
         target: one or several names: stems of the source, where it has stems; else only what the separated files are called.
         activity_on: the signal whose activity decides which clips are kept.  `target` needs stems, so a dataset made with it is
             marked "uses stems".
-        activity_detector: the rule: that of the band-split RNN paper, or `top_db`, that of `librosa.effects.split`, less than 60 dB
-            below the loudest part; see `data_pipeline.activity`.
+        activity_detector: the rule: that of the band-split RNN paper, or `top_db`, that of `librosa.effects.split`: less than
+            60 dB below the loudest part; see `data_pipeline.activity`.
         target_to_accompaniment_db: where given, every mixture is mixed anew from its stems with a ratio drawn uniformly
             from this range in dB (PULSE's training lists: -5 to 10).  Needs stems.
         validation_share: share of the training tracks held out, whole, where the names are not MUSDB18's.
