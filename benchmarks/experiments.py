@@ -14,12 +14,12 @@ from jaxpu.config import (
     Config,
     MixITConfig,
     NoisyTargetConfig,
-    PatchCNNConfig,
     PNUConfig,
     PUConfig,
     RemixConfig,
     SupervisedConfig,
     TrainConfig,
+    load_config,
 )
 
 SEEDS = (0, 1, 2)
@@ -30,14 +30,7 @@ NUM_STEPS = 800
 PATCH = PatchSpec(
     sample_rate=11_025, clip_samples=16_536, n_fft=1024, win_length=1024, hop_length=512, window="hann", level="reference"
 )
-MODEL = PatchCNNConfig(
-    channels=16,
-    growth=1,
-    blocks=3,
-    dilations=((1, 1), (1, 1), (2, 2), (2, 2), (4, 4), (4, 4), (8, 8), (1, 1)),
-    normalization="batch",
-    features="log",
-)
+MODEL = load_config("demo_remix").model
 TRAIN = TrainConfig(
     num_steps=NUM_STEPS,
     batch_size=6,
