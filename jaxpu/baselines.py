@@ -74,7 +74,7 @@ def baseline_targets(
 ) -> dict[str, FloatArray]:
     """Estimates of the target by every baseline: (channels, samples) by name.
 
-    Masks work as a model does: channel by channel at the rate and STFT of `patch`, then back to the track's rate.
+    Masks work as a model does: at the rate and STFT of `patch`, of single channels or their mean, then back to the track's rate.
 
     Args:
         reference: (channels, samples) for "target" and "accompaniment".
@@ -85,9 +85,13 @@ def baseline_targets(
     """
     names = [RATIO, BINARY] if fixed_mask is None else [FIXED, RATIO, BINARY]
     estimates: dict[str, FloatArray] = {MIXTURE: mixture, **{name: np.zeros_like(mixture) for name in names}}
+    heard = [
+        reference[name] if patch.stereo else np.broadcast_to(reference[name].mean(0), mixture.shape)
+        for name in ("target", "accompaniment")
+    ]
     for channel in range(len(mixture)):
         spectrum = _stft(mixture[channel], sample_rate, patch)
-        masks = oracle_masks(*(_stft(reference[name][channel], sample_rate, patch) for name in ("target", "accompaniment")))
+        masks = oracle_masks(*(_stft(signal[channel], sample_rate, patch) for signal in heard))
         if fixed_mask is not None:
             masks[FIXED] = fixed_mask.astype(np.float32)
         for name in names:

@@ -142,10 +142,13 @@ def _extended(blocks: Blocks, patch: PatchSpec) -> Blocks:
 def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
     """The target in a chunk with the samples around its frames, float32 (channels, samples); a writable array."""
     chunk_fn = _chunk_fn(model.config)
-    groups = [
-        chunk_fn(model.variables, np.ascontiguousarray(chunk[first : first + CHANNELS_AT_ONCE]))
-        for first in range(0, len(chunk), CHANNELS_AT_ONCE)
-    ]
+    # What the network was trained on: single channels, or the mean of all.  There, what is out of phase between the channels
+    # (wide reverberation, chorus) hardly sounds, and a network that never heard it may take it for the target.
+    downmix = None if model.config.data.patch.stereo else chunk.mean(0, keepdims=True)
+    groups = []
+    for first in range(0, len(chunk), CHANNELS_AT_ONCE):
+        group = np.ascontiguousarray(chunk[first : first + CHANNELS_AT_ONCE])
+        groups.append(chunk_fn(model.variables, group, group if downmix is None else downmix))
     return np.concatenate([np.asarray(group) for group in groups])
 
 
@@ -156,11 +159,12 @@ def _chunk_fn(config: Config) -> Any:
     mask_fn = make_mask_fn(config)
     edge = _edge_frames(patch)
 
-    def separate_chunk(variables: Any, waveform: jax.Array) -> jax.Array:
+    def separate_chunk(variables: Any, waveform: jax.Array, heard: jax.Array) -> jax.Array:
         # (channels, samples), from `edge` hops before the first frame to as many behind the last: so these frames are centred
-        # at whole hops, and what `stft` reflects lies in the frames that are cut off.
+        # at whole hops, and what `stft` reflects lies in the frames that are cut off.  `heard`, what the mask comes from, has
+        # as many channels or one.
         spectrum = stft(waveform, patch)[:, edge:-edge]  # (channels, frames, bins)
-        mask = mask_fn(variables, spectrum).astype(spectrum.dtype)
+        mask = mask_fn(variables, stft(heard, patch)[:, edge:-edge]).astype(spectrum.dtype)
         return istft(mask * spectrum, patch, spectrum.shape[1] * patch.hop_length)
 
     return jax.jit(separate_chunk)

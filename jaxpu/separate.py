@@ -50,7 +50,8 @@ def separate_waveform(model: TrainedModel, waveform: np.ndarray, sample_rate: in
 
     Args:
         model: what `jaxpu.checkpoints.load_model` returns.
-        waveform: float32 (channels, samples), any number of both; channels are separated each by itself.
+        waveform: float32 (channels, samples), any number of both.  A model trained on stereo separates every channel by itself;
+            one trained on mono finds the mask of their mean and applies it to all.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk.
 
@@ -354,7 +355,8 @@ def _separated(
     if patch.level != "reference":
         # The network was trained on levelled signals.  `clip`, too, levels the recording here: levels of single chunks would
         # make steps between them.
-        mean, deviation = _level(audio.resample_blocks(read(), sample_rate, patch.sample_rate))
+        heard = audio.resample_blocks(read(), sample_rate, patch.sample_rate)
+        mean, deviation = _level(heard if patch.stereo else (block.mean(0, keepdims=True) for block in heard))
     mixtures, blocks = itertools.tee(read())  # Keeps what was read and is not yet separated: a chunk and a bit.
     blocks = audio.resample_blocks(blocks, sample_rate, patch.sample_rate)
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)

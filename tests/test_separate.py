@@ -74,7 +74,7 @@ def whole_fn(config: Config) -> Any:
 
     def separate_whole(variables: Any, waveform: jax.Array) -> tuple[jax.Array, jax.Array]:
         spectrum = stft(waveform, patch)
-        mask = mask_fn(variables, spectrum)
+        mask = mask_fn(variables, spectrum if patch.stereo else spectrum.mean(0, keepdims=True))
         return istft(mask.astype(jnp.complex64) * spectrum, patch, waveform.shape[1]), mask
 
     return jax.jit(separate_whole)
@@ -95,6 +95,7 @@ def whole(model: TrainedModel, waveform: np.ndarray) -> np.ndarray:
     ("objective", "patch"),
     [
         (SupervisedConfig(), {}),
+        (SupervisedConfig(), {"stereo": True}),
         (PUConfig(mask="hard"), {"hop_length": 100}),
         (SupervisedConfig(), {"hop_length": 128, "n_fft": 512, "win_length": 300}),
     ],
@@ -137,7 +138,8 @@ def test_silence_stays_silent(level: str) -> None:
         np.testing.assert_array_equal(separate_waveform(model, silence, sample_rate), silence)
 
 
-def test_a_silent_channel_stays_silent_and_does_not_matter(model: TrainedModel) -> None:
+def test_a_silent_channel_stays_silent_and_does_not_matter() -> None:
+    model = make_trained_model(stereo=True)
     waveform = noise(2, RATE)
     waveform[1] = 0
     target = separate_waveform(model, waveform, RATE)
@@ -145,11 +147,27 @@ def test_a_silent_channel_stays_silent_and_does_not_matter(model: TrainedModel) 
     np.testing.assert_allclose(target[0], separate_waveform(model, waveform[:1], RATE)[0], atol=1e-6)
 
 
-def test_many_channels_are_separated_each_by_itself(model: TrainedModel) -> None:
+def test_a_model_of_stereo_separates_every_channel_by_itself() -> None:
+    model = make_trained_model(stereo=True)
     waveform = noise(5, 20_000)
     target = separate_waveform(model, waveform, RATE)
     for channel in range(5):
         np.testing.assert_allclose(target[channel], separate_waveform(model, waveform[[channel]], RATE)[0], atol=1e-6)
+
+
+def test_a_model_of_mono_has_one_mask_for_all_channels(model: TrainedModel) -> None:
+    waveform = noise(5, 20_000)
+    target = separate_waveform(model, waveform, RATE)
+    np.testing.assert_allclose(target, whole(model, waveform), atol=1e-5)
+    # So it separates the mean as it would separate a mono recording, and what is out of phase does not change that.
+    mono = separate_waveform(model, waveform.mean(0, keepdims=True), RATE)[0]
+    np.testing.assert_allclose(target.mean(0), mono, atol=1e-5)
+    side = noise(1, 20_000, seed=1)[0]
+    np.testing.assert_allclose(
+        separate_waveform(model, mono + np.stack([side, -side]), RATE).mean(0),
+        separate_waveform(model, mono[None], RATE)[0],
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("level", ["clip", "recording"])
@@ -164,6 +182,15 @@ def test_levels_scale_the_whole_recording(level: str) -> None:
     quiet = separate_waveform(model, waveform * np.float32(2**-10), RATE) * 2**10
     np.testing.assert_allclose(quiet, expected, atol=1e-5)
     np.testing.assert_array_equal(separate_waveform(model, np.full((2, 140_000), np.float32(0.3)), RATE), 0)
+
+
+@pytest.mark.parametrize("level", ["clip", "recording"])
+def test_a_model_of_mono_levels_the_mean_of_the_channels(level: str) -> None:
+    model = make_trained_model(level=level)
+    waveform = noise(2, 40_000)
+    side = noise(1, 40_000, seed=1)[0]
+    target = separate_waveform(model, waveform + np.stack([side, -side]), RATE)
+    np.testing.assert_allclose(target.mean(0), separate_waveform(model, waveform.mean(0, keepdims=True), RATE)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
