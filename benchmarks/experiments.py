@@ -42,7 +42,7 @@ TRAIN = TrainConfig(
     eval_batches=12,
 )
 REMIX = RemixConfig(labels="ratio")
-BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=250, round_steps=NUM_STEPS)
+BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 4)
 """Its held-out loss, which is that of `remix`, prefers early checkpoints: the last one is taken."""
 
 NETWORKS = {
@@ -140,8 +140,8 @@ def experiments() -> Iterator[Experiment]:
     others = {
         "remix, binary labels": RemixConfig(),
         "remix, gains of 6 dB": dataclasses.replace(REMIX, gain_db=6.0),
-        "bootstrap, two rounds": dataclasses.replace(BOOTSTRAP, round_steps=275),
-        "bootstrap, moving average as teacher": dataclasses.replace(BOOTSTRAP, teacher="average"),
+        "bootstrap, one round": dataclasses.replace(BOOTSTRAP, teacher="round"),
+        "bootstrap, three rounds": dataclasses.replace(BOOTSTRAP, teacher="round", round_steps=NUM_STEPS // 4),
         "bootstrap, positives alone": dataclasses.replace(BOOTSTRAP, rest_share=0.0),
         "noisy_target": NoisyTargetConfig(),
         "mixit": MixITConfig(),

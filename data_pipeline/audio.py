@@ -1,6 +1,7 @@
 """Reading and writing audio files in blocks: any length in flat memory, and a clear error instead of a wrong signal."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ __all__ = [
     "AudioInfo",
     "Blocks",
     "Writer",
+    "mean_and_deviation",
     "probe",
     "read_blocks",
     "require_ffmpeg",
@@ -158,6 +160,21 @@ def resample_blocks(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int, 
             pieces, pending = [joined[whole:]], len(joined) - whole
         if block is None:
             return
+
+
+def mean_and_deviation(blocks: Blocks) -> tuple[float, float]:
+    """Mean and deviation (ddof = 1) of all samples of all channels; a deviation of 1 for a constant signal."""
+    count, mean, squares = 0, 0.0, 0.0
+    for block in blocks:
+        # Chan, Golub & LeVeque's update: nothing cancels in signals with an offset.
+        samples = block.astype(np.float64)
+        difference = samples.mean() - mean
+        squares += np.square(samples - samples.mean()).sum() + difference**2 * count * samples.size / (count + samples.size)
+        mean += difference * samples.size / (count + samples.size)
+        count += samples.size
+    deviation = math.sqrt(squares / max(count - 1, 1))
+    # Rounding leaves a constant signal a deviation, too.
+    return mean, deviation if deviation > 1e-7 * abs(mean) else 1.0
 
 
 class Writer:

@@ -366,7 +366,7 @@ def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int) -
         )
     tracks = []
     for index, (role, folder) in enumerate((("with_target", source.with_target), ("without_target", source.without_target))):
-        names = {path.relative_to(folder).as_posix(): path for path in _audio_files(folder)}
+        names = {path.relative_to(folder).as_posix(): path for path in audio_files(folder)}
         held_out = _draw(sorted(names), validation_share, seed + index)
         for name in sorted(names):
             recording = Recording(f"{role}/{name}", folder, (Part(names[name]),))
@@ -375,7 +375,8 @@ def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int) -
     return tracks
 
 
-def _audio_files(folder: Path) -> list[Path]:
+def audio_files(folder: Path) -> list[Path]:
+    """All audio files in a folder and its subfolders.  Raises AudioError where there are none."""
     if not folder.is_dir():
         raise AudioError(f"{folder}: is not a folder." if folder.exists() else f"{folder}: does not exist.")
     files = [

@@ -111,6 +111,7 @@ class EvaluateArguments:
         split: test, validation or train.
         full: museval's filtered metrics, with SIR and SAR; about 1000 times slower.
         workers: processes; one per core by default.
+        positives: as for `jaxpu separate`.
     """
 
     model: tyro.conf.Positional[Path]
@@ -119,6 +120,7 @@ class EvaluateArguments:
     split: str = "test"
     full: bool = False
     workers: int | None = None
+    positives: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,8 @@ class SeparateArguments:
         out: where the sounds go.
         format: wav, flac, ogg or mp3; each recording's own by default.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
+        positives: folder of recordings without the target; a model trained by `remix` then takes the mean over remixes with four
+            of them, in four times the time.
     """
 
     model: tyro.conf.Positional[Path]
@@ -159,6 +163,7 @@ class SeparateArguments:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     format: str | None = None
     subtype: str | None = None
+    positives: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,15 +281,18 @@ def _evaluate(args: Sequence[str]) -> int:
     from data_pipeline.tracks import detect_source
     from jaxpu.checkpoints import load_model
     from jaxpu.evaluate import evaluate, format_table
+    from jaxpu.partners import load_partners
 
     out = arguments.out or arguments.model / "evaluation"
+    model = load_model(arguments.model)
     table = evaluate(
-        load_model(arguments.model),
+        model,
         detect_source(arguments.corpus),
         out,
         split=arguments.split,
         full=arguments.full,
         num_workers=arguments.workers,
+        partners=None if arguments.positives is None else load_partners(model, arguments.positives),
     )
     print(format_table(table))
     print(f"Scores of every song: {out}")
@@ -310,10 +318,13 @@ def _synthesize(args: Sequence[str]) -> int:
 def _separate(args: Sequence[str]) -> int:
     arguments = _parse(SeparateArguments, "separate", args)
     from jaxpu.checkpoints import load_model
+    from jaxpu.partners import load_partners
     from jaxpu.separate import separate
 
     suffix = None if arguments.format is None else "." + arguments.format.lstrip(".").lower()
-    report = separate(load_model(arguments.model), arguments.inputs, arguments.out, suffix=suffix, subtype=arguments.subtype)
+    model = load_model(arguments.model)
+    partners = None if arguments.positives is None else load_partners(model, arguments.positives)
+    report = separate(model, arguments.inputs, arguments.out, suffix=suffix, subtype=arguments.subtype, partners=partners)
     for paths in report.written.values():
         for path in paths:
             print(path)

@@ -220,9 +220,9 @@ class BootstrapConfig(RemixConfig):
 
     Attributes:
         remix_steps: steps of `remix` before there is a teacher.
-        teacher: `round`: what separated at the beginning of the round, the moving average of the parameters
-            (`train.ema_decay`), or the parameters where there is none; `average`: the moving average as it is, at every step.
-        round_steps: steps of a round.
+        teacher: `average`: the moving average of the parameters (`train.ema_decay`) as it is at every step; `round`: what
+            separated at the beginning of the round, the moving average or, where there is none, the parameters.
+        round_steps: steps of a round; without meaning for `average`.
         taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
         rest_share: share of the positives that are what a teacher leaves of another mixture.
         silent_quantile: of r, by weight: masks are 0 from there up.
@@ -230,12 +230,12 @@ class BootstrapConfig(RemixConfig):
     """
 
     remix_steps: int = 400
-    teacher: Literal["average", "round"] = "round"
+    teacher: Literal["average", "round"] = "average"
     round_steps: int = 1000
-    taught_gain_db: float = 6.0
+    taught_gain_db: float = 3.0
     rest_share: float = 0.5
-    silent_quantile: float = 0.7
-    alone_quantile: float = 0.02
+    silent_quantile: float = 0.5
+    alone_quantile: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,6 +27,7 @@ from jaxpu.scoring import TrackScores, nan_median, score_track, silent_reference
 
 if TYPE_CHECKING:
     from jaxpu.checkpoints import TrainedModel
+    from jaxpu.partners import Partners
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Separator = Callable[[FloatArray, int], FloatArray]
@@ -96,6 +97,7 @@ def evaluate(
     full: bool = False,
     num_workers: int | None = None,
     baselines: bool = True,
+    partners: "Partners | None" = None,
     progress: bool = True,
 ) -> Table:
     """Scores a model on the tracks of a source, at their own rate and channels.
@@ -108,6 +110,7 @@ def evaluate(
         full: take ISR, SIR and SAR too, about 1000 times slower.
         num_workers: processes that score; None takes one per available core, 1 works in this process.
         baselines: score doing nothing, the fixed mask (fitted on the training tracks) and the oracle masks too.
+        partners: masks are means over remixes with these positives.
         progress: show progress bars.
 
     Raises:
@@ -117,7 +120,7 @@ def evaluate(
     from jaxpu.separate import separate_waveform
 
     return evaluate_separator(
-        functools.partial(separate_waveform, model),
+        functools.partial(separate_waveform, model, partners=partners),
         model.config.data,
         source,
         out_dir,

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from data_pipeline import audio
 from data_pipeline.audio import AudioError
 from jaxpu.checkpoints import TrainedModel
 from jaxpu.chunks import Blocks, target_blocks
+from jaxpu.partners import Partners
 
 CHUNK_S = 5.0
 """Seconds of a chunk, unless told otherwise.  The network's activations are what fills the memory: those of PULSE's network take
@@ -45,7 +45,14 @@ class SeparationReport:
     failed: dict[Path, str]
 
 
-def separate_waveform(model: TrainedModel, waveform: np.ndarray, sample_rate: int, *, chunk_s: float = CHUNK_S) -> np.ndarray:
+def separate_waveform(
+    model: TrainedModel,
+    waveform: np.ndarray,
+    sample_rate: int,
+    *,
+    chunk_s: float = CHUNK_S,
+    partners: Partners | None = None,
+) -> np.ndarray:
     """The target in a waveform, as `separate_file` writes it to a float file.
 
     Args:
@@ -54,6 +61,7 @@ def separate_waveform(model: TrainedModel, waveform: np.ndarray, sample_rate: in
             one trained on mono finds the mask of their mean and applies it to all.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk.
+        partners: masks are means over remixes with these positives.
 
     Returns:
         The target, float32 (channels, samples); the accompaniment is `waveform` minus it.
@@ -71,7 +79,7 @@ def separate_waveform(model: TrainedModel, waveform: np.ndarray, sample_rate: in
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):
             yield waveform[:, begin : begin + audio.BLOCK_SAMPLES]
 
-    targets = [_summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s)]
+    targets = [_summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s, partners)]
     return np.concatenate(targets, axis=1) if targets else np.zeros_like(waveform)
 
 
@@ -83,6 +91,7 @@ def separate_file(
     suffix: str | None = None,
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
+    partners: Partners | None = None,
     on_samples: Callable[[int], None] | None = None,
 ) -> list[Path]:
     """Writes the target and the accompaniment of a recording, with its rate, channels and length.
@@ -106,6 +115,7 @@ def separate_file(
         subtype: `FLOAT`, `PCM_24` or `PCM_16`.  By default the recording's own where it is one of them and the format can hold
             it; else FLOAT in .wav and PCM_24 in .flac.
         chunk_s: seconds of a chunk; smaller ones need less memory.
+        partners: masks are means over remixes with these positives.
         on_samples: called with the number of samples after every block.
 
     Returns:
@@ -134,7 +144,8 @@ def separate_file(
             )
             writers = [stack.enter_context(open_writer(output)) for output in outputs]
             step = _PCM_STEPS.get(writers[0].subtype)
-            for mixture, target in _separated(model, functools.partial(audio.read_blocks, path), info.sample_rate, chunk_s):
+            read = functools.partial(audio.read_blocks, path)
+            for mixture, target in _separated(model, read, info.sample_rate, chunk_s, partners):
                 if step is None:
                     target = _summable(mixture, target)
                 else:
@@ -158,6 +169,7 @@ def separate(
     suffix: str | None = None,
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
+    partners: Partners | None = None,
     progress: bool = True,
 ) -> SeparationReport:
     """Separates files, and all audio files in folders and their subfolders; a bad one does not stop the others.
@@ -171,6 +183,7 @@ def separate(
         suffix: see `separate_file`.
         subtype: see `separate_file`.
         chunk_s: seconds of a chunk.
+        partners: masks are means over remixes with these positives.
         progress: show a bar.
 
     Raises:
@@ -195,6 +208,7 @@ def separate(
                     suffix=suffix,
                     subtype=subtype,
                     chunk_s=chunk_s,
+                    partners=partners,
                     on_samples=lambda count, rate=rate: bar.update(count / rate),  # type: ignore[misc]
                 )
             except AudioError as error:
@@ -338,7 +352,7 @@ def _quantised(mixture: np.ndarray, target: np.ndarray, step: float) -> tuple[np
 
 
 def _separated(
-    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float
+    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float, partners: Partners | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of a signal, each with its target, float32 (channels, samples).
 
@@ -347,6 +361,7 @@ def _separated(
         read: begins to read the signal, at its own rate.
         sample_rate: of the signal, in Hz.
         chunk_s: seconds of a chunk.
+        partners: masks are means over remixes with these positives.
     """
     if not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
@@ -356,11 +371,11 @@ def _separated(
         # The network was trained on levelled signals.  `clip`, too, levels the recording here: levels of single chunks would
         # make steps between them.
         heard = audio.resample_blocks(read(), sample_rate, patch.sample_rate)
-        mean, deviation = _level(heard if patch.stereo else (block.mean(0, keepdims=True) for block in heard))
+        mean, deviation = audio.mean_and_deviation(heard if patch.stereo else (block.mean(0, keepdims=True) for block in heard))
     mixtures, blocks = itertools.tee(read())  # Keeps what was read and is not yet separated: a chunk and a bit.
     blocks = audio.resample_blocks(blocks, sample_rate, patch.sample_rate)
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
-    blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))
+    blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s, partners))
     blocks = audio.resample_blocks(blocks, patch.sample_rate, sample_rate)
     target: np.ndarray | None = None
     for mixture in mixtures:
@@ -370,21 +385,3 @@ def _separated(
             target = block if target is None else np.concatenate([target, block], axis=1)
         yield mixture, target[:, : mixture.shape[1]]
         target = target[:, mixture.shape[1] :]
-
-
-def _level(blocks: Blocks) -> tuple[float, float]:
-    """Mean and deviation (ddof = 1) of all samples of all channels; a deviation of 1 for a constant signal.
-
-    At the model's rate, as in training.
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    for block in blocks:
-        # Chan, Golub & LeVeque's update: nothing cancels in signals with an offset.
-        samples = block.astype(np.float64)
-        difference = samples.mean() - mean
-        squares += np.square(samples - samples.mean()).sum() + difference**2 * count * samples.size / (count + samples.size)
-        mean += difference * samples.size / (count + samples.size)
-        count += samples.size
-    deviation = math.sqrt(squares / max(count - 1, 1))
-    # Rounding leaves a constant signal a deviation, too.
-    return mean, deviation if deviation > 1e-7 * abs(mean) else 1.0
