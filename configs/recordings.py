@@ -9,8 +9,8 @@ level; the recordings without the target are then louder than the accompaniment 
 `positive_gain_db` takes that back.
 
 Hardware: a GPU, or a CPU and patience: 800 steps take about 10 minutes on 2 cores.
-Score to expect: on the demo's songs as two folders of FLAC and MP3, +4.7 dB SI-SDR after 400 steps (docs/results.md); nobody has
-measured the 800 steps yet.
+Score to expect: on the demo's songs as two folders of FLAC and MP3, +4.7 dB SI-SDR after 400 steps with an earlier teacher
+(docs/results.md); nobody has measured the 800 steps yet.
 """
 
 import dataclasses

@@ -334,7 +334,7 @@ class Config:
             steps = f"less than train.num_steps = {self.train.num_steps}"
             _require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
             averaged = self.objective.teacher == "round" or self.train.ema_decay > 0
-            _require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0")
+            _require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0 (0.99 would do)")
 
 
 def uses_stems(config: Config) -> list[str]:

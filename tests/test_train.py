@@ -345,7 +345,7 @@ def random_batches(num: int, *, positive_gain: float = 1.0) -> list[dict[str, np
     ]
 
 
-BOOTSTRAP = BootstrapConfig(remix_steps=3, round_steps=2)
+BOOTSTRAP = BootstrapConfig(remix_steps=3, teacher="round", round_steps=2)
 
 
 def test_a_bootstrap_is_remix_until_it_has_a_teacher_and_the_teacher_changes_by_the_round() -> None:
