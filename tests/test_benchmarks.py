@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from data_pipeline.synthetic import synthesize
 from jaxpu.config import Config, PatchCNNConfig
@@ -167,3 +170,39 @@ def test_an_experiment_is_run_once_and_the_rest_later(
     assert {path.name for path in (tmp_path / "results").glob("*.png")} == {"curves_vocals.png", "masks_vocals.png"}
     assert "](results/masks_vocals.png)" in document.read_text()
     capsys.readouterr()
+
+
+def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import make_speech
+
+    def noise(seed: int) -> np.ndarray:
+        return make_speech.noise(np.random.default_rng(seed), 2 * make_speech.RATE)
+
+    signals = [noise(seed) for seed in range(8)]
+    np.testing.assert_array_equal(noise(3), signals[3])
+    np.testing.assert_allclose([signal.std() for signal in signals], 1)
+    # Where half of the energy lies below, in Hz.
+    power = np.cumsum([np.abs(np.fft.rfft(signal)) ** 2 for signal in signals], axis=1)
+    medians = (power < power[:, -1:] / 2).sum(axis=1) / 2
+    assert medians.max() > 4 * medians.min()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("flite", "espeak-ng"))), reason="no speech synthesis is installed")
+def test_speech_in_noise_has_the_ratio_that_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import make_speech
+
+    for number in range(3):
+        make_speech.make((tmp_path, 0, number, "test"))
+    (tmp_path / "noisy").mkdir()
+    make_speech.make((tmp_path, 0, 0, "noisy"))
+    assert soundfile.info(tmp_path / "noisy" / "000.wav").duration == make_speech.SECONDS
+    for folder in (tmp_path / "corpus" / "test").iterdir():
+        stems = {path.stem: soundfile.read(path)[0] for path in folder.iterdir()}
+        assert stems.keys() == {"mixture", "vocals", "other", "drums", "bass"}
+        np.testing.assert_allclose(stems["vocals"] + stems["other"], stems["mixture"], atol=2**-15)
+        voice = stems["vocals"]
+        loud = np.abs(voice) > 0.05 * np.abs(voice).max()
+        ratio_db = 20 * np.log10(voice[loud].std() / stems["other"].std())
+        assert -5.1 < ratio_db < 10.1

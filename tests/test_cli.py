@@ -92,6 +92,16 @@ def test_two_folders_of_any_audio(tmp_path, monkeypatch, capsys):
     assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.wav")) == [
         f"{index}/{name}.wav" for index in range(3) for name in ("accompaniment", "vocals")
     ]
+    # Remixes at use are for models of `remix`.
+    assert run("separate", "runs/baseline", "songs", "-o", "more", "--positives", "instrumentals") == 1
+    assert "The model's objective is PUConfig" in capsys.readouterr().err
+    small = [*settings, "--model.channels", 2, "--model.blocks", 0, "--model.dilations", 1, 1, 1, 1, *SMALL_RUN[:6]]
+    assert run("prepare", "speech_remix", "--with", "songs", "--without", "instrumentals", *small[: len(settings)]) == 0
+    assert run("train", "speech_remix", *small) == 0
+    for folder, positives in (("plain", []), ("remixed", ["--positives", "instrumentals"])):
+        assert run("separate", "runs/speech_remix", "songs/0.wav", "-o", folder, "--subtype", "FLOAT", *positives) == 0
+    plain, remixed = (soundfile.read(Path(folder) / "0" / "vocals.wav")[0] for folder in ("plain", "remixed"))
+    assert np.abs(plain - remixed).max() > 1e-4
     # Two folders have no stems to select checkpoints with.
     refused = [*module, "--train.select-by", "si_sdr_improvement", "--run", "runs/scored"]
     done = subprocess.run(refused, capture_output=True, text=True, check=False)
