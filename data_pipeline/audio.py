@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -162,7 +162,7 @@ def resample_blocks(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int, 
             return
 
 
-def mean_and_deviation(blocks: Blocks) -> tuple[float, float]:
+def mean_and_deviation(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
     """Mean and deviation (ddof = 1) of all samples of all channels; a deviation of 1 for a constant signal."""
     count, mean, squares = 0, 0.0, 0.0
     for block in blocks:

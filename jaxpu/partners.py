@@ -70,7 +70,7 @@ def load_partners(model: TrainedModel, folder: str | os.PathLike[str], *, num_re
 def _passage(model: TrainedModel, path: Path) -> np.ndarray:
     patch = model.config.data.patch
     mono = np.concatenate([block.mean(0) for block in audio.read_blocks(path, sample_rate=patch.sample_rate)])
-    mean, deviation = (0.0, 1.0) if patch.level == "reference" else audio.mean_and_deviation(iter([mono]))
+    mean, deviation = (0.0, 1.0) if patch.level == "reference" else audio.mean_and_deviation([mono])
     kept = min(len(mono), round(PASSAGE_S * patch.sample_rate))
     first = (len(mono) - kept) // 2
     return ((mono[first : first + kept] - mean) / deviation).astype(np.float32)
