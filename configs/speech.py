@@ -8,7 +8,7 @@
 The target bears MUSDB18's name for voices, so that corpora in its layout can score it.
 
 Hardware: a GPU for the published 100,000 steps.
-Score to expect: docs/results.md has that of a shortened run.
+Score to expect: nobody has measured it yet.
 """
 
 import dataclasses
