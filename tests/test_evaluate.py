@@ -1,5 +1,6 @@
 """Scores of tracks against museval itself, blank output, baselines, and whole evaluations on small corpora."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -163,6 +164,18 @@ def test_baselines_have_the_length_of_the_mixture_at_any_rate(rate):
     np.testing.assert_allclose(estimates["fixed mask"][:, middle], (target + accompaniment)[:, middle], atol=2e-3)
     np.testing.assert_allclose(estimates["oracle ratio mask"][:, middle], target[:, middle], atol=0.02)
     assert {estimate.shape for estimate in estimates.values()} == {target.shape}
+
+
+def test_oracle_masks_hear_what_a_model_of_their_patches_hears():
+    target, accompaniment = noise(1), noise(2, channels=1) * np.array([[1.0], [-1.0]])
+    errors = {}
+    for stereo in (False, True):
+        patch = dataclasses.replace(PATCH, stereo=stereo)
+        estimates = baseline_targets(pair(target, accompaniment), target + accompaniment, RATE, patch, None)
+        errors[stereo] = np.mean((estimates["oracle ratio mask"] - target) ** 2) / np.mean(accompaniment**2)
+    # The accompaniment is not in the mean of the channels: there the mask keeps all of it.
+    assert errors[False] > 0.98
+    assert errors[True] < 0.5
 
 
 def test_the_stft_of_the_masks_is_the_models():
