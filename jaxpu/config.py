@@ -211,9 +211,13 @@ class BootstrapConfig(RemixConfig):
     The teacher is an earlier state of the network that is trained.  What is added to a positive is then as sparse as a real
     target, so the sum is as dense as a real mixture (Neural Egg Separation, Halperin et al. 2019; RemixIT, Tzinis et al. 2022).
 
-    A network that has not learnt much is unsure everywhere: its masks are small, and so would be the targets that the next one
-    learns from, down to blank output.  So the scores r of the teacher are stretched: of the mixtures' bins, weighted by |u|,
-    the two quantiles below give the r that counts as "target silent" and as "nothing but target".
+    The teacher's scores r become masks s (1 - r / c), clipped to [0, 1].  c, the label frequency, is the mean r of the positives
+    themselves in each octave (Elkan & Noto 2008, e1).  s is such that the estimates have the share of the mixtures' energy that
+    the target has by the levels: (E_U - E_P) / E_U, means of the run so far.  Otherwise a network that is unsure keeps little, so
+    that the next one learns from little and keeps less, down to blank output.
+
+    A pupil can learn no more than its teacher knows, while `remix` goes on learning from the mixtures themselves.  So some of the
+    examples stay as in `remix`.
 
     Accompaniment that the teacher takes for target would never be contradicted where it plays in the mixtures alone.  So some of
     the positives are what the teacher leaves of another mixture: most of such accompaniment is there.
@@ -225,8 +229,7 @@ class BootstrapConfig(RemixConfig):
         round_steps: steps of a round; without meaning for `average`.
         taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
         rest_share: share of the positives that are what a teacher leaves of another mixture.
-        silent_quantile: of r, by weight: masks are 0 from there up.
-        alone_quantile: of r, by weight: masks are 1 from there down.
+        mixture_share: share of the examples that stay mixtures, as in `remix`.
     """
 
     remix_steps: int = 400
@@ -234,8 +237,7 @@ class BootstrapConfig(RemixConfig):
     round_steps: int = 1000
     taught_gain_db: float = 3.0
     rest_share: float = 0.5
-    silent_quantile: float = 0.5
-    alone_quantile: float = 0.05
+    mixture_share: float = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -243,9 +245,7 @@ class BootstrapConfig(RemixConfig):
         _require(self.round_steps > 0, self, "round_steps", "positive")
         _require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
         _require(0 <= self.rest_share <= 1, self, "rest_share", "in [0, 1]")
-        _require(0 < self.silent_quantile < 1, self, "silent_quantile", "between 0 and 1")
-        below = f"0 or more, and less than silent_quantile = {self.silent_quantile:g}"
-        _require(0 <= self.alone_quantile < self.silent_quantile, self, "alone_quantile", below)
+        _require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,30 +63,6 @@ def weighted_mean(values: jax.Array, weights: jax.Array, axis_name: str | None =
     return _sum(weights * values, axis_name) / jnp.maximum(_sum(weights, axis_name), 1e-12)
 
 
-NUM_QUANTILE_BINS = 1024
-
-
-def weighted_quantiles(values: jax.Array, weights: jax.Array, quantiles: jax.Array, *, axis_name: str | None = None) -> jax.Array:
-    """The values below which the given shares of all weight lie, from a histogram, which devices can add.
-
-    Args:
-        values: float32 in [0, 1], any shape.
-        weights: float32, same shape, 0 or more.
-        quantiles: float32 (n,), in [0, 1].
-        axis_name: of the devices that share the batch.
-
-    Returns:
-        float32 (n,), linear within the 1024 bins of the histogram; NaN nowhere, also where all weights are 0.
-    """
-    index = jnp.clip((values * NUM_QUANTILE_BINS).astype(jnp.int32), 0, NUM_QUANTILE_BINS - 1)
-    histogram = jnp.zeros(NUM_QUANTILE_BINS).at[index.ravel()].add(weights.ravel())
-    if axis_name is not None:
-        histogram = jax.lax.psum(histogram, axis_name)
-    below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(histogram)])
-    edges = jnp.linspace(0.0, 1.0, NUM_QUANTILE_BINS + 1)
-    return jnp.interp(quantiles * below[-1], below, edges)
-
-
 def pu_loss(
     positive_logits: jax.Array,
     unlabeled_logits: jax.Array,

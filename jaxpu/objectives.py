@@ -6,11 +6,13 @@ the target.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpu import losses
 from jaxpu.config import (
@@ -34,8 +36,11 @@ Network = Callable[[jax.Array, jax.Array], jax.Array]
 Hyperparameters = dict[str, jax.Array]
 """Traced float32 scalars, so that many values can be trained at once under vmap."""
 
-MAX_STRETCH = 5.0
-"""How much larger the masks of a teacher become at most, compared to those that `remix` would give them."""
+TARGET_SHARES = (0.1, 0.5)
+"""The least and the most that a teacher takes for the target's share of the energy: levels of few recordings are uncertain."""
+
+MASK_SCALES = (1 / 3, 20.0)
+"""The least and the most by which a teacher's masks are scaled."""
 
 WEIGHT_FLOOR = 1e-7
 """Added to magnitudes before they weigh a bin, as in PULSE."""
@@ -84,13 +89,14 @@ class Teacher:
     Attributes:
         first_step: the first step with a teacher.
         round_steps: steps of a round; 1 follows the moving average.
-        mask: (logits (n, frames, bins, num_outputs) of mixtures, the mixtures complex64 (n, frames, bins), hyperparameters,
-            axis_name) to the teacher's mask, float32 (n, frames, bins) in [0, 1].
+        mask: (logits (n, frames, bins, num_outputs) of mixtures, those of positives, the mixtures complex64 (n, frames, bins),
+            the positives, mean energies of mixtures and positives float32 (2,), axis_name) to the teacher's masks of the
+            mixtures, float32 (n, frames, bins) in [0, 1].
     """
 
     first_step: int
     round_steps: int
-    mask: Callable[[jax.Array, jax.Array, Hyperparameters, str | None], jax.Array]
+    mask: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, str | None], jax.Array]
 
 
 class Loss(NamedTuple):
@@ -189,9 +195,10 @@ def _pu_arguments(network: Network, batch: Batch, hyperparameters: Hyperparamete
 def _with_gains(
     first: jax.Array, second: jax.Array, example_index: jax.Array, key: jax.Array, gain_db: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Both signals, complex64 (n, frames, bins), with independent gains uniform in +-gain_db, drawn by key and example."""
+    """Both signals, complex64 (n, frames, bins), with gains uniform in +-gain_db, () or (n,), drawn by key and example."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_index)
-    gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys) * gain_db
+    gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys)
+    gains_db *= jnp.broadcast_to(gain_db, example_index.shape)[:, None]
     gains = (10 ** (gains_db / 20)).astype(first.dtype)
     return first * gains[:, 0, None, None], second * gains[:, 1, None, None]
 
@@ -323,13 +330,14 @@ def remix(config: RemixConfig) -> Objective:
         positive = positives(batch, hyperparameters)
         other, gain_db = batch.unlabeled, hyperparameters["gain_db"]
         if batch.taught is not None:
-            by_teacher = batch.taught.by_teacher
-            other = batch.taught.estimate
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), batch.example_index)
+            stays, takes_rest = jax.vmap(lambda k: jax.random.uniform(k, (2,)))(keys).T  # (n,) each
+            by_teacher = jnp.where(stays >= hyperparameters.get("mixture_share", 0.0), batch.taught.by_teacher, 0.0)
+            other = jnp.where(by_teacher[:, None, None] > 0, batch.taught.estimate, other)
             gain_db += by_teacher * (hyperparameters.get("taught_gain_db", gain_db) - gain_db)
             if batch.taught.rest is not None:
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), batch.example_index)
-                take_rest = jax.vmap(jax.random.uniform)(keys) < by_teacher * hyperparameters["rest_share"]  # (n,)
-                positive = jnp.where(take_rest[:, None, None], batch.taught.rest, positive)
+                is_rest = takes_rest < by_teacher * hyperparameters["rest_share"]
+                positive = jnp.where(is_rest[:, None, None], batch.taught.rest, positive)
         other, positive = _with_gains(other, positive, batch.example_index, key, gain_db)
         remixed = other + positive
         logits = network(remixed, 2 * batch.example_index)
@@ -337,7 +345,7 @@ def remix(config: RemixConfig) -> Objective:
         if batch.taught is not None:
             # Beside a mixture, the positive is all of the accompaniment with probability c; beside an estimate of the target it
             # always is.  With labels of c instead of 1 the logits mean the same in both.
-            labels *= 1 - by_teacher * (1 - hyperparameters["label_frequency"])
+            labels *= 1 - by_teacher[:, None, None] * (1 - hyperparameters["label_frequency"])
         weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
         value = losses.binary_cross_entropy(logits[..., 0], labels, weights, axis_name=axis_name)
         metrics = {"label_share": losses.weighted_mean(labels, weights, axis_name)}
@@ -346,19 +354,60 @@ def remix(config: RemixConfig) -> Objective:
     return Objective(1, False, _traced(config), loss, mask)
 
 
+def _octaves(bins: int) -> tuple[np.ndarray, int]:
+    """The octave of each bin, int (bins,), and how many there are; bins 0 to 3 are one, and the last one may be larger."""
+    edges = [0]
+    while 2 * max(edges[-1], 2) < bins // 2 + 1:
+        edges.append(2 * max(edges[-1], 2))
+    return np.searchsorted(edges, np.arange(bins), side="right") - 1, len(edges)
+
+
+def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
+    """Weighted means of values, (n, frames, bins), in the octave of each bin: (bins,)."""
+    octaves, count = _octaves(values.shape[-1])
+    totals = jnp.stack([jnp.sum(values * weights, (0, 1)), jnp.sum(weights, (0, 1))], -1)  # (bins, 2)
+    totals = jax.ops.segment_sum(totals, octaves, count)
+    if axis_name is not None:
+        totals = jax.lax.psum(totals, axis_name)
+    return (totals[:, 0] / jnp.maximum(totals[:, 1], WEIGHT_FLOOR))[octaves]
+
+
+def _scaled_to_share(evidence: jax.Array, energy: jax.Array, share: jax.Array, axis_name: str | None) -> jax.Array:
+    """The mask clip(s * evidence, 0, 1) that keeps this share of the energy; s in `MASK_SCALES` by bisection of its logarithm."""
+
+    def scaled(log_scale: jax.Array) -> jax.Array:
+        return jnp.clip(jnp.exp(log_scale) * evidence, 0, 1)
+
+    def halve(_: int, limits: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = limits
+        middle = (low + high) / 2
+        too_little = losses.weighted_mean(jnp.square(scaled(middle)), energy, axis_name) < share
+        return jnp.where(too_little, middle, low), jnp.where(too_little, high, middle)
+
+    limits = jnp.float32(math.log(MASK_SCALES[0])), jnp.float32(math.log(MASK_SCALES[1]))
+    low, high = jax.lax.fori_loop(0, 12, halve, limits)
+    return scaled((low + high) / 2)
+
+
 def bootstrap(config: BootstrapConfig) -> Objective:
-    """`remix`, then remixes of what a teacher takes for the target, round after round.
+    """`remix`, then remixes of what a teacher takes for the target, beside those of the mixtures.
 
     Its training loss moves with the teacher.  On held-out tracks it has none: there the loss is that of `remix`.
     """
 
-    def mask(logits: jax.Array, stft: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> jax.Array:
-        scores = jax.nn.sigmoid(logits[..., 0])
-        quantiles = jnp.stack([hyperparameters["silent_quantile"], hyperparameters["alone_quantile"]])
-        silent, alone = losses.weighted_quantiles(scores, jnp.abs(stft), quantiles, axis_name=axis_name)
-        # Where nothing tells bins apart there may be no target at all: do not make one up from noise.
-        span = jnp.maximum(silent - alone, hyperparameters["label_frequency"] / MAX_STRETCH)
-        return jnp.clip((silent - scores) / span, 0, 1)
+    def mask(
+        logits: jax.Array,
+        positive_logits: jax.Array,
+        stft: jax.Array,
+        positive: jax.Array,
+        energies: jax.Array,
+        axis_name: str | None,
+    ) -> jax.Array:
+        scores, positive_scores = jax.nn.sigmoid(logits[..., 0]), jax.nn.sigmoid(positive_logits[..., 0])
+        frequency = _mean_by_octave(positive_scores, jnp.abs(positive), axis_name)
+        share = jnp.clip(1 - energies[1] / jnp.maximum(energies[0], WEIGHT_FLOOR), *TARGET_SHARES)
+        evidence = 1 - scores / jnp.maximum(frequency, WEIGHT_FLOOR)[None, None]
+        return _scaled_to_share(evidence, jnp.square(jnp.abs(stft)), share, axis_name)
 
     teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps, mask)
     return dataclasses.replace(remix(config), teacher=teacher)

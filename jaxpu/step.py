@@ -36,6 +36,8 @@ class TrainState:
         ema_params: moving average of `params`; empty without one.
         hyperparameters: of the objective, traced float32 scalars; `learning_rate` among them takes the config's place.
         teacher: variables of the teacher, as `separation_variables` has them; empty without one.
+        energies: float32 (2,), mean energies |u|^2 and |p|^2 over the bins of all steps so far, positives as the objective takes
+            them.
     """
 
     step: jax.Array
@@ -45,6 +47,7 @@ class TrainState:
     ema_params: Any
     hyperparameters: dict[str, jax.Array]
     teacher: Any
+    energies: jax.Array
 
 
 def make_optimizer(config: TrainConfig, learning_rate: jax.Array | None = None) -> optax.GradientTransformation:
@@ -76,6 +79,7 @@ def init_state(config: Config) -> TrainState:
         ema_params=jax.tree.map(jnp.copy, params) if config.train.ema_decay else {},
         hyperparameters={name: jnp.float32(value) for name, value in objective.hyperparameters.items()},
         teacher={},
+        energies=jnp.zeros(2),
     )
     if objective.teacher is not None:
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, separation_variables(config, state)))
@@ -135,8 +139,12 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         model = _network(config, objective, axis_name)
         decoded = decode(batch)
+        heard = positives(decoded, state.hyperparameters)
+        energies = jnp.stack([_mean_energy(decoded.unlabeled, axis_name), _mean_energy(heard, axis_name)])
+        mean_energies = state.energies + (energies - state.energies) / (1.0 + state.step)
+        state = dataclasses.replace(state, energies=mean_energies)
         if objective.teacher is not None:
-            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, axis_name)
+            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, heard, axis_name)
             decoded = decoded._replace(taught=taught)
         dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
@@ -172,8 +180,7 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
         statistics["gradient_norm"] = optax.tree.norm(gradients)
-        statistics["unlabeled_energy"] = _mean_energy(decoded.unlabeled, axis_name)
-        statistics["positive_energy"] = _mean_energy(positives(decoded, state.hyperparameters), axis_name)
+        statistics["unlabeled_energy"], statistics["positive_energy"] = energies
         next_state = dataclasses.replace(
             state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
         )
@@ -183,7 +190,13 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
 
 
 def _teach(
-    config: Config, objective: Objective, teacher: Teacher, state: TrainState, unlabeled: jax.Array, axis_name: str | None
+    config: Config,
+    objective: Objective,
+    teacher: Teacher,
+    state: TrainState,
+    unlabeled: jax.Array,
+    positive: jax.Array,
+    axis_name: str | None,
 ) -> tuple[TrainState, Taught]:
     """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
     steps_taught = state.step - teacher.first_step
@@ -193,8 +206,10 @@ def _teach(
 
     def estimate() -> jax.Array:
         model = _network(config, objective, None)
-        logits = model.apply(variables, unlabeled, jnp.zeros(unlabeled.shape[0], jnp.int32), train=False)
-        return teacher.mask(logits, unlabeled, state.hyperparameters, axis_name).astype(unlabeled.dtype) * unlabeled
+        both = jnp.concatenate([unlabeled, positive])
+        logits, positive_logits = jnp.split(model.apply(variables, both, jnp.zeros(len(both), jnp.int32), train=False), 2)
+        mask = teacher.mask(logits, positive_logits, unlabeled, positive, state.energies, axis_name)
+        return mask.astype(unlabeled.dtype) * unlabeled
 
     taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
     rest = _half_a_batch_on(unlabeled - taught, axis_name)

@@ -414,7 +414,7 @@ def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) 
 
 def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequency() -> None:
     """So that the mask means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
-    config = BootstrapConfig(gain_db=0.0, taught_gain_db=0.0, label_frequency=0.4)
+    config = BootstrapConfig(gain_db=0.0, taught_gain_db=0.0, mixture_share=0.0, label_frequency=0.4)
     objective, batch = make_objective(config), make_batch(256, 16)
     assert batch.target is not None
     assert objective.teacher is not None
@@ -430,7 +430,6 @@ def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequen
     weight = np.abs(np.asarray(batch.target + batch.positive))
     by_hand = (share * weight).sum() / weight.sum()
     np.testing.assert_allclose(labels_of(Taught(batch.target, jnp.float32(1))), 0.4 * by_hand, rtol=1e-4)
-    np.testing.assert_allclose(labels_of(Taught(batch.target, jnp.float32(0))), by_hand, rtol=1e-4)
     # A teacher that returns the mixture, and no teacher, are the same as `remix`.
     as_remix = labels_of(None)
     assert labels_of(Taught(batch.unlabeled, jnp.float32(0))) == as_remix
@@ -440,9 +439,12 @@ def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequen
 
 
 def test_a_share_of_the_positives_is_what_a_teacher_leaves_of_another_mixture() -> None:
-    objective, batch = make_objective(BootstrapConfig(taught_gain_db=0.0, positive_gain_db=-6.0)), make_batch(2000)
+    objective, batch = (
+        make_objective(BootstrapConfig(taught_gain_db=0.0, mixture_share=0.0, positive_gain_db=-6.0)),
+        make_batch(2000),
+    )
     one = jnp.ones_like(batch.unlabeled)
-    batch = batch._replace(positive=4 * one)
+    batch = batch._replace(unlabeled=one, positive=4 * one)
 
     def positives(by_teacher: float, rest_share: float) -> np.ndarray:
         """What is added to an estimate of 1 in one bin of each example, in dB."""
@@ -467,7 +469,7 @@ def test_a_share_of_the_positives_is_what_a_teacher_leaves_of_another_mixture() 
 
 
 def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
-    objective, batch = make_objective(BootstrapConfig(gain_db=0.0, taught_gain_db=6.0)), make_batch(500)
+    objective, batch = make_objective(BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, mixture_share=0.0)), make_batch(500)
 
     def spread_db(by_teacher: float) -> float:
         inputs: list[jax.Array] = []
@@ -476,8 +478,9 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
             inputs.append(stft)
             return jnp.zeros((*stft.shape, 1))
 
-        silent = batch._replace(positive=jnp.zeros_like(batch.positive))
-        taught = Taught(jnp.ones_like(batch.unlabeled), jnp.float32(by_teacher))
+        one = jnp.ones_like(batch.unlabeled)
+        silent = batch._replace(unlabeled=one, positive=jnp.zeros_like(one))
+        taught = Taught(one, jnp.float32(by_teacher))
         objective.loss(network, silent._replace(taught=taught), KEY, hyperparameters(objective), None)
         return float(np.ptp(20 * np.log10(np.abs(np.asarray(inputs[0])))))
 
@@ -485,24 +488,61 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
     assert 11 < spread_db(1.0) <= 12.01
 
 
-def test_the_teacher_of_a_bootstrap_is_sure_where_its_scores_differ_and_only_there() -> None:
-    objective, batch = make_objective(BootstrapConfig(silent_quantile=0.6, alone_quantile=0.1)), make_batch(16)
-    assert objective.teacher is not None
+def teacher_masks(scores: jax.Array, positive_scores: jax.Array, stft: jax.Array, positive: jax.Array, share: float) -> jax.Array:
+    """The masks of a bootstrap's teacher whose scores are these, (n, frames, bins), where the levels say `share`."""
+    teacher = make_objective(BootstrapConfig()).teacher
+    assert teacher is not None
 
-    def mask(logits: list[float]) -> np.ndarray:
-        """Of four bins, equally loud."""
-        stft = jnp.ones_like(batch.unlabeled)
-        stacked = jnp.broadcast_to(jnp.asarray(logits)[None, None, :, None], (*stft.shape, 1))
-        assert objective.teacher is not None
-        return np.asarray(objective.teacher.mask(stacked, stft, hyperparameters(objective), None))[0, 0]
+    def logits(of_scores: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jax.scipy.special.logit(of_scores), stft.shape)[..., None]
 
-    def logit(scores: list[float]) -> list[float]:
-        return [math.log(score / (1 - score)) for score in scores]
+    return teacher.mask(logits(scores), logits(positive_scores), stft, positive, jnp.asarray([4.0, 4 * (1 - share)]), None)
 
-    # `remix` would give them masks of 0.4, 0.2, 0.04 and 0.
-    np.testing.assert_allclose(mask(logit([0.3, 0.4, 0.48, 0.6])), [1, 8 / 18, 0, 0], atol=0.02)
-    # An unsure network that tells bins apart by less than a fifth of what it could: stretched five times, and no more.
-    np.testing.assert_allclose(mask(logit([0.46, 0.5, 0.5, 0.5])), [0.4, 0, 0, 0], atol=0.02)
+
+@pytest.mark.parametrize(("share", "kept"), [(0.2, 0.2), (0.02, 0.1), (0.9, 0.5)])
+def test_what_a_teacher_keeps_has_the_energy_that_the_levels_say(share: float, kept: float) -> None:
+    batch = make_batch(64, 16)
+    # An unsure teacher: `remix` would give masks between 0 and 0.2.
+    scores = jax.random.uniform(KEY, batch.unlabeled.shape, minval=0.4, maxval=0.55)
+    mask = teacher_masks(scores, jnp.float32(0.5), batch.unlabeled, batch.positive, share)
+    energy = jnp.square(jnp.abs(batch.unlabeled))
+    np.testing.assert_allclose((mask**2 * energy).sum() / energy.sum(), kept, rtol=0.02)
+    assert float(jnp.max(mask[scores > 0.5])) < 1e-6
+    in_order = np.asarray(mask)[np.asarray(scores) < 0.5][np.argsort(np.asarray(scores)[np.asarray(scores) < 0.5])]
+    assert (np.diff(in_order) <= 1e-6).all()
+
+
+def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_that_octave() -> None:
+    stft = jnp.ones((2, 3, 64), jnp.complex64)
+    # Bins 0 to 3, 4 to 7, 8 to 15, 16 to 31 and the rest; positives score lower further up, by two values of mean c.
+    octaves = np.repeat(np.arange(5), [4, 4, 8, 16, 32])
+    frequency = jnp.asarray([0.5, 0.45, 0.4, 0.35, 0.3])[octaves][None, None]
+    positive = jnp.stack([jnp.full((3, 64), 3 + 0j), jnp.full((3, 64), 1 + 0j)])
+    positive_scores = frequency + jnp.asarray([0.05, -0.15])[:, None, None]  # weighted by |p|, 3 to 1, the mean is c
+    as_positives = teacher_masks(frequency, positive_scores, stft, positive, 0.25)
+    np.testing.assert_allclose(as_positives, 0, atol=1e-4)
+    # Half of c in every octave: the same evidence everywhere, so masks are equal and keep a quarter of the energy.
+    half = teacher_masks(frequency / 2, positive_scores, stft, positive, 0.25)
+    np.testing.assert_allclose(half, 0.5, rtol=0.01)
+
+
+def test_a_share_of_the_examples_stays_as_in_remix() -> None:
+    config = BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, rest_share=1.0, mixture_share=0.25, label_frequency=0.4)
+    objective, batch = make_objective(config), make_batch(2000)
+    inputs: list[jax.Array] = []
+
+    def network(stft: jax.Array, index: jax.Array) -> jax.Array:
+        inputs.append(stft)
+        return jnp.zeros((*stft.shape, 1))
+
+    taught = Taught(100 * batch.unlabeled, jnp.float32(1), 200 * batch.positive)
+    objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective), None)
+    as_remix = np.isclose(inputs[0], batch.unlabeled + batch.positive, rtol=1e-5).all((1, 2))
+    assert 0.22 < as_remix.mean() < 0.28
+    # All of them: the loss of `remix`, with its labels.
+    everything = objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective, mixture_share=1.0), None)
+    remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
+    assert float(everything.loss) == float(remix.loss(network, batch, KEY, hyperparameters(remix), None).loss)
 
 
 def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
