@@ -354,19 +354,13 @@ def remix(config: RemixConfig) -> Objective:
     return Objective(1, False, _traced(config), loss, mask)
 
 
-def _octaves(bins: int) -> tuple[np.ndarray, int]:
-    """The octave of each bin, int (bins,), and how many there are; bins 0 to 3 are one, and the last one may be larger."""
-    edges = [0]
-    while 2 * max(edges[-1], 2) < bins // 2 + 1:
-        edges.append(2 * max(edges[-1], 2))
-    return np.searchsorted(edges, np.arange(bins), side="right") - 1, len(edges)
-
-
 def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
     """Weighted means of values, (n, frames, bins), in the octave of each bin: (bins,)."""
-    octaves, count = _octaves(values.shape[-1])
+    bins = values.shape[-1]
+    # Bins 0 to 3 are one octave, and the highest bin belongs to the octave below it.
+    octaves = np.log2(np.clip(np.arange(bins), 2, bins - 2)).astype(int) - 1
     totals = jnp.stack([jnp.sum(values * weights, (0, 1)), jnp.sum(weights, (0, 1))], -1)  # (bins, 2)
-    totals = jax.ops.segment_sum(totals, octaves, count)
+    totals = jax.ops.segment_sum(totals, octaves, octaves[-1] + 1)
     if axis_name is not None:
         totals = jax.lax.psum(totals, axis_name)
     return (totals[:, 0] / jnp.maximum(totals[:, 1], WEIGHT_FLOOR))[octaves]
