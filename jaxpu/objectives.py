@@ -6,13 +6,11 @@ the target.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpu import losses
 from jaxpu.config import (
@@ -29,18 +27,13 @@ from jaxpu.config import (
     SupervisedConfig,
 )
 from jaxpu.models import make_model
+from jaxpu.teacher import teacher_mask
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 """(stft complex64 (n, frames, bins), example_index int32 (n,)) to logits float32 (n, frames, bins, num_outputs)."""
 
 Hyperparameters = dict[str, jax.Array]
 """Traced float32 scalars, so that many values can be trained at once under vmap."""
-
-TARGET_SHARES = (0.1, 0.5)
-"""The least and the most that a teacher takes for the target's share of the energy: levels of few recordings are uncertain."""
-
-MASK_SCALES = (1 / 3, 20.0)
-"""The least and the most by which a teacher's masks are scaled."""
 
 WEIGHT_FLOOR = 1e-7
 """Added to magnitudes before they weigh a bin, as in PULSE."""
@@ -89,9 +82,7 @@ class Teacher:
     Attributes:
         first_step: the first step with a teacher.
         round_steps: steps of a round; 1 follows the moving average.
-        mask: (logits (n, frames, bins, num_outputs) of mixtures, those of positives, the mixtures complex64 (n, frames, bins),
-            the positives, mean energies of mixtures and positives float32 (2,), axis_name) to the teacher's masks of the
-            mixtures, float32 (n, frames, bins) in [0, 1].
+        mask: as `jaxpu.teacher.teacher_mask`.
     """
 
     first_step: int
@@ -354,56 +345,12 @@ def remix(config: RemixConfig) -> Objective:
     return Objective(1, False, _traced(config), loss, mask)
 
 
-def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
-    """Weighted means of values, (n, frames, bins), in the octave of each bin: (bins,)."""
-    bins = values.shape[-1]
-    # Bins 0 to 3 are one octave, and the highest bin belongs to the octave below it.
-    octaves = np.log2(np.clip(np.arange(bins), 2, bins - 2)).astype(int) - 1
-    totals = jnp.stack([jnp.sum(values * weights, (0, 1)), jnp.sum(weights, (0, 1))], -1)  # (bins, 2)
-    totals = jax.ops.segment_sum(totals, octaves, octaves[-1] + 1)
-    if axis_name is not None:
-        totals = jax.lax.psum(totals, axis_name)
-    return (totals[:, 0] / jnp.maximum(totals[:, 1], WEIGHT_FLOOR))[octaves]
-
-
-def _scaled_to_share(evidence: jax.Array, energy: jax.Array, share: jax.Array, axis_name: str | None) -> jax.Array:
-    """The mask clip(s * evidence, 0, 1) that keeps this share of the energy; s in `MASK_SCALES` by bisection of its logarithm."""
-
-    def scaled(log_scale: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.exp(log_scale) * evidence, 0, 1)
-
-    def halve(_: int, limits: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = limits
-        middle = (low + high) / 2
-        too_little = losses.weighted_mean(jnp.square(scaled(middle)), energy, axis_name) < share
-        return jnp.where(too_little, middle, low), jnp.where(too_little, high, middle)
-
-    limits = jnp.float32(math.log(MASK_SCALES[0])), jnp.float32(math.log(MASK_SCALES[1]))
-    low, high = jax.lax.fori_loop(0, 12, halve, limits)
-    return scaled((low + high) / 2)
-
-
 def bootstrap(config: BootstrapConfig) -> Objective:
     """`remix`, then remixes of what a teacher takes for the target, beside those of the mixtures.
 
     Its training loss moves with the teacher.  On held-out tracks it has none: there the loss is that of `remix`.
     """
-
-    def mask(
-        logits: jax.Array,
-        positive_logits: jax.Array,
-        stft: jax.Array,
-        positive: jax.Array,
-        energies: jax.Array,
-        axis_name: str | None,
-    ) -> jax.Array:
-        scores, positive_scores = jax.nn.sigmoid(logits[..., 0]), jax.nn.sigmoid(positive_logits[..., 0])
-        frequency = _mean_by_octave(positive_scores, jnp.abs(positive), axis_name)
-        share = jnp.clip(1 - energies[1] / jnp.maximum(energies[0], WEIGHT_FLOOR), *TARGET_SHARES)
-        evidence = 1 - scores / jnp.maximum(frequency, WEIGHT_FLOOR)[None, None]
-        return _scaled_to_share(evidence, jnp.square(jnp.abs(stft)), share, axis_name)
-
-    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps, mask)
+    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps, teacher_mask)
     return dataclasses.replace(remix(config), teacher=teacher)
 
 
