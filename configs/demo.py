@@ -5,7 +5,7 @@
 The last checkpoint separates (docs/methods.md).
 
 Hardware: 2 CPU cores, 8 minutes in all, of which 5 train.
-Score to expect: +6.8 dB SI-SDR improvement on the test songs (docs/results.md).
+Score to expect: +6.6 dB SI-SDR improvement on the test songs (docs/results.md).
 """
 
 import dataclasses
