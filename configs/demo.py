@@ -4,7 +4,7 @@
 
 The last checkpoint separates (docs/methods.md).
 
-Hardware: 2 CPU cores, 8 minutes in all, of which 5 train.
+Hardware: 2 CPU cores, 10 minutes in all when they are busy.
 Score to expect: +6.6 dB SI-SDR improvement on the test songs (docs/results.md).
 """
 

@@ -23,7 +23,7 @@ def teacher_mask(
     energies: jax.Array,
     axis_name: str | None,
 ) -> jax.Array:
-    """S (1 - r / c), clipped: r the score of a bin, c the mean score of the positives in its octave, s by the target's energy.
+    """Masks s (1 - r / c), clipped: r the score of a bin, c the mean score of the positives in its octave, s by its energy.
 
     c is the label frequency as estimated by Elkan & Noto (2008), e1.
 
