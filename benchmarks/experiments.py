@@ -155,12 +155,14 @@ def experiments() -> Iterator[Experiment]:
         for method, objective in others.items():
             criterion = "last" if isinstance(objective, BootstrapConfig) else TRAIN.select_by
             yield Experiment("other objectives", method, config_of(objective, "vocals", seed, select_by=criterion))
+    gains: dict[str, Any] = {f"positives {offset_db:+g} dB": offset_db for offset_db in (-6.0, -3.0, 3.0, 6.0)}
+    gains["level estimated"] = "estimate"
     for seed in SEEDS:
-        for offset_db in (-6.0, -3.0, 3.0, 6.0):
+        for name, gain_db in gains.items():
             for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", BOOTSTRAP, "last")):
-                objective = dataclasses.replace(base, positive_gain_db=offset_db)
+                objective = dataclasses.replace(base, positive_gain_db=gain_db)
                 config = config_of(objective, "vocals", seed, select_by=criterion)
-                yield Experiment("levels", f"{method}, positives {offset_db:+g} dB", config)
+                yield Experiment("levels", f"{method}, {name}", config)
     for seed in SEEDS:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed)),

@@ -25,7 +25,8 @@ from data_pipeline.batches import PatchDataset, Split
 from jaxpu import parallel
 from jaxpu.config import BrierPUConfig, Config, TrainConfig
 from jaxpu.models import make_model
-from jaxpu.prior import Shares, bootstrapped, in_order, num_held, third_octaves, weight_exponent, weights
+from jaxpu.piles import num_held, third_octaves, weights
+from jaxpu.prior import Shares, from_tracks, in_order, weight_exponent
 from jaxpu.step import decode, init_state, make_train_step, separation_variables
 
 CLASSIFIER_STEPS = 300
@@ -157,7 +158,7 @@ def estimate_best_bin(
         mean_weights = [each[1].sum() / each[0].sum() for each in (of_unlabeled, of_positive)]
         return in_order(sums[1], sums[0], np.arange(len(totals[0])), mean_weights[0] / mean_weights[1])
 
-    return bootstrapped(shares, len(unlabeled), len(positive), settings.seed)
+    return from_tracks(shares, len(unlabeled), len(positive), settings.seed)
 
 
 def _histograms(logits: np.ndarray, weight: np.ndarray, octave: np.ndarray) -> np.ndarray:

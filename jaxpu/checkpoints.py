@@ -29,10 +29,10 @@ class TrainedModel:
     """All that separating needs.
 
     Attributes:
-        config: of the run, with the number where the class prior was to be estimated.
+        config: of the run, with the numbers that were estimated from the data.
         variables: parameters and batch statistics, as `jaxpu.objectives.make_mask_fn` takes them.
-        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint, the estimate of the
-            class prior.
+        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint, and what was
+            estimated from the data.
     """
 
     config: Config

@@ -6,6 +6,7 @@ A config file is a Python file that assigns one `Config` to the name `config`.
 import dataclasses
 import importlib.resources
 import importlib.util
+import math
 import types
 import typing
 from pathlib import Path
@@ -18,8 +19,8 @@ class ConfigError(ValueError):
     """A config that cannot be found, read or used; the message says which value and what it must be."""
 
 
-ClassPrior = float | Literal["estimate"]
-"""A class prior, or what `jaxpu.prior.estimate_prior` makes of the data before training."""
+Estimated = float | Literal["estimate"]
+"""A number, or what `jaxpu.estimates` makes of the data before training."""
 
 
 def _require(condition: bool, owner: object, field: str, requirement: str) -> None:
@@ -29,6 +30,10 @@ def _require(condition: bool, owner: object, field: str, requirement: str) -> No
 
 def _is_class_prior(value: object) -> bool:
     return value == "estimate" or (isinstance(value, (int, float)) and 0 < value < 1)
+
+
+def _is_gain(value: object) -> bool:
+    return value == "estimate" or (isinstance(value, (int, float)) and math.isfinite(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,7 @@ class PUConfig:
 
     estimator: Literal["unbiased", "non_negative", "absolute", "balanced"] = "non_negative"
     surrogate: Literal["sigmoid", "logistic"] = "sigmoid"
-    class_prior: ClassPrior = 0.6
+    class_prior: Estimated = 0.6
     beta: float = 0.0
     gamma: float = 0.096
     weight_exponent: float = 1.0
@@ -124,7 +129,7 @@ class BrierPUConfig:
         weight_exponent: p in the weight |x|^p of a bin.
     """
 
-    class_prior: ClassPrior = 0.6
+    class_prior: Estimated = 0.6
     weight_exponent: float = 1.0
 
     def __post_init__(self) -> None:
@@ -186,6 +191,7 @@ class RemixConfig:
             and say less of where the target plays, so that learning takes longer.
         positive_gain_db: a constant gain of the positives.  They should be as loud as the accompaniment hidden in the mixtures;
             where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
+            `estimate` finds it in the data, without stems (`jaxpu.levels`).
         label_frequency: c, the probability that the positive is the larger of two exchangeable accompaniments; 1/2 by symmetry.
         weight_exponent: p in the weight |x|^p of a bin.
         labels: `binary`: which of the two is larger; `ratio`: the share of the positive in the sum of the two magnitudes.  Both
@@ -193,13 +199,14 @@ class RemixConfig:
     """
 
     gain_db: float = 0.0
-    positive_gain_db: float = 0.0
+    positive_gain_db: Estimated = 0.0
     label_frequency: float = 0.5
     weight_exponent: float = 1.0
     labels: Literal["binary", "ratio"] = "binary"
 
     def __post_init__(self) -> None:
         _require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        _require(_is_gain(self.positive_gain_db), self, "positive_gain_db", "a number of dB, or 'estimate'")
         _require(0 < self.label_frequency <= 1, self, "label_frequency", "in (0, 1]")
         _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 

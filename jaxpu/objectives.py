@@ -16,9 +16,9 @@ from jaxpu import losses
 from jaxpu.config import (
     BootstrapConfig,
     BrierPUConfig,
-    ClassPrior,
     Config,
     ConfigError,
+    Estimated,
     MixITConfig,
     NoisyTargetConfig,
     PNUConfig,
@@ -142,17 +142,15 @@ def _bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
 
 
 def _traced(config: Any) -> dict[str, float]:
-    """The float fields of an objective's config.  Raises ConfigError where the class prior is still to be estimated."""
-    if getattr(config, "class_prior", None) == "estimate":
-        raise ConfigError(
-            f"{type(config).__name__}.class_prior is 'estimate': it becomes a number when training starts. "
-            "Use jaxpu.prior.with_estimate, or give a number."
-        )
-    return {
-        field.name: float(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if field.type in (float, ClassPrior)
-    }
+    """The float fields of an objective's config.  Raises ConfigError where one is still to be estimated."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.type in (float, Estimated)}
+    for name, value in values.items():
+        if value == "estimate":
+            raise ConfigError(
+                f"{type(config).__name__}.{name} is 'estimate': it becomes a number when training starts. "
+                "Use jaxpu.estimates.with_estimates, or give a number."
+            )
+    return {name: float(value) for name, value in values.items()}
 
 
 def positives(batch: Batch, hyperparameters: Hyperparameters) -> jax.Array:

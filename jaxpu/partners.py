@@ -63,7 +63,7 @@ def load_partners(model: TrainedModel, folder: str | os.PathLike[str], *, num_re
         raise ConfigError(f"num_remixes is {num_remixes}; it must be positive.")
     files = sorted(audio_files(Path(folder)))
     chosen = [files[index * len(files) // min(len(files), MAX_RECORDINGS)] for index in range(min(len(files), MAX_RECORDINGS))]
-    gain = 10 ** (objective.positive_gain_db / 20)
+    gain = 10 ** (float(objective.positive_gain_db) / 20)
     return Partners(tuple(_passage(model, path) * np.float32(gain) for path in chosen), num_remixes)
 
 

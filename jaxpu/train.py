@@ -17,8 +17,8 @@ from data_pipeline.batches import PatchDataset
 from jaxpu import parallel
 from jaxpu.checkpoints import RunCheckpoints
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
+from jaxpu.estimates import with_estimates
 from jaxpu.objectives import make_objective
-from jaxpu.prior import with_estimate
 from jaxpu.run_log import RunLog, StopSignal
 from jaxpu.step import INIT_STREAM, TrainState, init_state, make_evaluate_step, make_train_step, separation_variables
 from jaxpu.watchdog import Watchdog
@@ -41,7 +41,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     """Trains, or goes on where a run of the same config in `run_dir` stopped.
 
     Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`; and
-    `run_dir/prior.json` where the config asks for an estimate of the class prior.
+    `run_dir/estimates.json` where the config leaves a number of the objective to the data.
 
     Args:
         config: of the run.
@@ -82,9 +82,9 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_config(config, run_dir / "config.json")
-    config, prior = with_estimate(config, dataset, run_dir, progress=progress)
+    config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
     with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
-        yield Run(config, dataset, checkpoints, log, prior)
+        yield Run(config, dataset, checkpoints, log, estimates)
 
 
 class Run:
@@ -97,14 +97,14 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog, prior: dict[str, Any] | None
+        self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog, estimates: dict[str, Any]
     ) -> None:
         self.config = config
         self.dataset = dataset
         self.checkpoints = checkpoints
         self.log = log
         self.watchdog = Watchdog(getattr(config.objective, "class_prior", None))
-        self.prior = prior
+        self.estimates = estimates
         key = jax.random.key(config.train.seed)
         self.train_key, self.evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
         self.results: dict[str, Any] = {}
@@ -197,7 +197,7 @@ class Run:
             "evaluations_since_best": self.evaluations_since_best,
             "results": results,
             "stopped": self.stopped,
-            "prior": self.prior,
+            "estimates": self.estimates,
         }
         self.checkpoints.save(
             step,

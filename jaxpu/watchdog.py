@@ -100,7 +100,7 @@ class Watchdog:
             if self.positive_level_db > -0.5:
                 return message + (
                     " Likely reason: they should be quieter, by what the target adds to the mixtures. "
-                    "Lower positive_gain_db of the objective, or prepare the data with a common level."
+                    "Set positive_gain_db of the objective to estimate, or prepare the data with a common level."
                 )
             return message + " Check that the recordings without the target are as loud as the accompaniment of the others."
         if self.class_prior > 0.5:

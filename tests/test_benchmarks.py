@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.spec import STEMS
 from data_pipeline.synthetic import synthesize
 from jaxpu.config import Config, PatchCNNConfig
 
@@ -170,6 +171,23 @@ def test_an_experiment_is_run_once_and_the_rest_later(
     assert {path.name for path in (tmp_path / "results").glob("*.png")} == {"curves_vocals.png", "masks_vocals.png"}
     assert "](results/masks_vocals.png)" in document.read_text()
     capsys.readouterr()
+
+
+def test_level_estimates_of_all_targets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import level_estimates
+
+    synthesize(tmp_path, num_train=4, num_test=2, seconds=4.0, sample_rate=11_025, num_workers=1, progress=False)
+    level_estimates.main([str(tmp_path), "--tracks", "3", "--divisions", "2"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[target, level] for level in ("reference", "recording") for target in STEMS]
+    errors = np.array([float(row[-1]) for row in rows])
+    assert np.all((errors > 0) & (errors < 12))
+    with pytest.raises(SystemExit):
+        level_estimates.main([str(tmp_path), "--tracks", "4"])
+    assert "6 songs are too few for 4 mixtures and 4 positives" in capsys.readouterr().err
 
 
 def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,21 @@ from data_pipeline.builder import prepare
 from data_pipeline.records import DataError
 from data_pipeline.spec import STEMS, DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
-from jaxpu import prior
+from jaxpu import levels, piles, prior
 from jaxpu.best_bin import best_bin, estimate_best_bin
 from jaxpu.checkpoints import load_model
 from jaxpu.cli import main
-from jaxpu.config import BrierPUConfig, Config, ConfigError, PatchCNNConfig, PUConfig, TrainConfig, from_json, to_json
+from jaxpu.config import (
+    BrierPUConfig,
+    Config,
+    ConfigError,
+    PatchCNNConfig,
+    PUConfig,
+    RemixConfig,
+    TrainConfig,
+    from_json,
+    to_json,
+)
 from jaxpu.objectives import make_objective
 from jaxpu.train import train
 
@@ -79,7 +89,7 @@ def test_intervals_of_best_bin_cover_the_share_about_as_often_as_they_say():
         def statistic(rows, positive_rows, unlabeled=unlabeled, positive=positive):
             return np.full(5, best_bin(unlabeled[rows].sum(0), positive[positive_rows].sum(0), 15_000, 15_000))
 
-        shares = prior.bootstrapped(statistic, 15, 15, seed=0)
+        shares = prior.from_tracks(statistic, 15, 15, seed=0)
         covered += shares.weighted.low <= 0.6 <= shares.weighted.high
     assert covered / 40 > 0.75
 
@@ -91,7 +101,7 @@ def magnitudes(generator, num_bins, deviation):
 
 
 def histogram(values):
-    edges = prior._LOWEST_DB + prior._STEP_DB * np.arange(prior._NUM_LEVELS + 1)
+    edges = piles.LOWEST_DB + piles.STEP_DB * np.arange(piles.NUM_LEVELS + 1)
     return np.histogram(20 * np.log10(np.abs(values)), edges)[0][None].astype(float)
 
 
@@ -119,7 +129,7 @@ def test_class_prior_is_what_the_loss_sums():
 
 def test_bands_are_third_octaves_within_octaves():
     spec = PatchSpec(sample_rate=44_100, n_fft=4096, win_length=4096)
-    band_of_bin, octave_of_band = prior.third_octaves(spec)
+    band_of_bin, octave_of_band = piles.third_octaves(spec)
     frequencies = np.arange(spec.bins) * spec.sample_rate / spec.n_fft
     assert band_of_bin[0] == 0
     assert set(np.diff(band_of_bin)) == {0, 1}
@@ -127,7 +137,7 @@ def test_bands_are_third_octaves_within_octaves():
     octave = octave_of_band[band_of_bin]
     assert np.array_equal(octave == octave[np.searchsorted(frequencies, 1000)], (frequencies > 707.1) & (frequencies < 1414.2))
     assert np.bincount(octave_of_band)[3] == 3
-    assert prior.octaves_hz(DATA.patch) == [
+    assert piles.octaves_hz(DATA.patch) == [
         (0.0, 62.5), (125.0, 125.0), (187.5, 312.5), (375.0, 687.5), (750.0, 1375.0), (1437.5, 2812.5), (2875.0, 4000.0)
     ]  # fmt: skip
 
@@ -212,6 +222,26 @@ def test_scaling_every_clip_does_not_hide_the_level_of_a_source_with_stems(corpu
     assert expected.class_prior.value > expected.weighted.value + 0.1
 
 
+def test_the_gain_of_positives_follows_their_level(dataset, monkeypatch):
+    """The vocals are as wide as the bass, in every band for half of the time: then the estimate is too high, but not by much."""
+    read_piles = piles.read_piles
+
+    def at(offset_db):
+        def shifted(*args, **kwargs):
+            unlabeled, positive = read_piles(*args, **kwargs)
+            moved = {track: np.roll(each, int(2 * offset_db), axis=-1) for track, each in positive.magnitudes.items()}
+            return unlabeled, dataclasses.replace(positive, magnitudes=moved)
+
+        monkeypatch.setattr(piles, "read_piles", shifted)
+        return levels.estimate_gain_db(dataset, together())
+
+    same, hot, cold = at(0.0), at(5.0), at(-6.0)
+    assert 0 < same.value < 2.5
+    assert same.low < same.value < same.high
+    assert hot.value == pytest.approx(same.value - 5, abs=0.01)
+    assert cold.value == pytest.approx(same.value + 6, abs=0.01)
+
+
 def test_best_bin_from_end_to_end(dataset):
     found = estimate_best_bin(dataset, CONFIG, num_steps=20, progress=False)
     for share in (found.weighted, found.unweighted, *found.weighted_bands):
@@ -233,17 +263,26 @@ def test_estimate_is_a_class_prior_that_stays_a_word_until_training(kind):
 
 def test_a_run_estimates_once_and_keeps_what_it_found(dataset, tmp_path, monkeypatch, capsys):
     train(CONFIG, dataset.directory, tmp_path / "run")
-    found = json.loads((tmp_path / "run" / "prior.json").read_text())
+    found = json.loads((tmp_path / "run" / "estimates.json").read_text())
     value = prior.estimate(dataset, CONFIG).class_prior.value
-    assert found["class_prior"]["value"] == value
+    assert found["class_prior"]["number"] == value
     assert f"Class prior: {value:.2f} [" in capsys.readouterr().out
     model = load_model(tmp_path / "run")
     assert model.config.objective == dataclasses.replace(CONFIG.objective, class_prior=value)
-    assert model.info["prior"] == found
+    assert model.info["estimates"] == found
     # The config that is stored is the one that was asked for; going on looks up the estimate.
     assert json.loads((tmp_path / "run" / "config.json").read_text())["objective"]["class_prior"] == "estimate"
     monkeypatch.setattr(prior, "estimate", None)
     assert train(CONFIG, dataset.directory, tmp_path / "run", progress=False)["step"] == 2
+
+
+def test_a_run_estimates_the_gain_of_the_positives(dataset, tmp_path, capsys):
+    config = dataclasses.replace(CONFIG, objective=RemixConfig(positive_gain_db="estimate"))
+    train(config, dataset.directory, tmp_path)
+    gain = levels.estimate_gain_db(dataset, config)
+    assert gain.low < gain.value < gain.high
+    assert load_model(tmp_path).config.objective.positive_gain_db == gain.value
+    assert f"Gain of the positives: {gain.value:+.1f} [" in capsys.readouterr().out
 
 
 def test_the_command(dataset, corpus, tmp_path, capsys):
