@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from tqdm import tqdm
+
+from data_pipeline.progress import progress_bar
 
 RATE = 16_000
 SECONDS = 10.0
@@ -137,9 +138,9 @@ def main() -> None:
         (arguments.root / folder).mkdir(parents=True, exist_ok=True)
     kinds = {"noisy": arguments.train, "noise": arguments.train, "test": arguments.test}
     jobs = [(arguments.root, arguments.seed, number, kind) for kind, count in kinds.items() for number in range(count)]
-    with ProcessPoolExecutor() as pool:
-        for _ in tqdm(pool.map(make, jobs), desc="speech", total=len(jobs)):
-            pass
+    with ProcessPoolExecutor() as pool, progress_bar(len(jobs), "speech", "file") as bar:
+        for _ in pool.map(make, jobs):
+            bar.update()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from pathlib import Path
 import librosa
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from data_pipeline.batches import PatchDataset
 from data_pipeline.builder import prepare
+from data_pipeline.progress import progress_bar
 from data_pipeline.spec import STEMS, DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, Source, TwoFolders
 
@@ -92,14 +92,16 @@ def alternate(sides: dict[str, Callable[[], object]], rounds: int, remove: Seque
     What `remove` names is deleted before every round, untimed.
     """
     best = dict.fromkeys(sides, float("inf"))
-    for number in tqdm(range(rounds + 1), desc="rounds", leave=False):
-        for folder in remove:
-            shutil.rmtree(folder, ignore_errors=True)
-        for name, side in sides.items():
-            begin = time.perf_counter()
-            side()
-            if number:
-                best[name] = min(best[name], time.perf_counter() - begin)
+    with progress_bar(rounds + 1, "rounds", "round", leave=False) as bar:
+        for number in range(rounds + 1):
+            for folder in remove:
+                shutil.rmtree(folder, ignore_errors=True)
+            for name, side in sides.items():
+                begin = time.perf_counter()
+                side()
+                if number:
+                    best[name] = min(best[name], time.perf_counter() - begin)
+            bar.update()
     return best
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipeline.audio import AudioError, AudioInfo, resampled_length
 from data_pipeline.batches import FORMAT, SIGNALS, UNFINISHED_FOLDER, PatchDataset, read_info
 from data_pipeline.comparison import StatisticsMeter
 from data_pipeline.patches import PatchMaker
+from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeTrack, is_planned, plan, publish, shard_file
 from data_pipeline.records import FRAME_BYTES, DataError, RecordWriter, WriteError, encode_example, writing
 from data_pipeline.spec import DataConfig, fingerprint
@@ -252,7 +252,7 @@ def _make_tracks(
     jobs: list[_Job], config: DataConfig, folder: Path, num_workers: int, progress: bool, bad: dict[str, str]
 ) -> None:
     """Makes all tracks; those that cannot be used are added to `bad`."""
-    with tqdm(total=len(jobs), desc="prepare", unit="track", disable=not progress) as bar:
+    with progress_bar(len(jobs), "prepare", "track", show=progress) as bar:
         for job, error in _outcomes(jobs, config, folder, num_workers):
             if error is not None:
                 bad[job.track.name] = error

@@ -20,6 +20,7 @@ import scipy.io.wavfile
 import scipy.signal
 
 from data_pipeline.band import DrumKit, Instrument, add_at
+from data_pipeline.progress import progress_bar
 from data_pipeline.singer import SungNote, sing
 from data_pipeline.spec import STEMS
 
@@ -392,9 +393,7 @@ def _claim(root: Path, settings: dict[str, object]) -> None:
 
 
 def _run(jobs: list[tuple[Path, int, str, int, float, int, bool]], num_workers: int, progress: bool) -> None:
-    import tqdm
-
-    with tqdm.tqdm(total=len(jobs), desc="synthesize", unit="song", disable=not progress) as bar:
+    with progress_bar(len(jobs), "synthesize", "song", show=progress) as bar:
         if num_workers <= 1:
             for job in jobs:
                 _write_song(*job)

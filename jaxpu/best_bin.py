@@ -19,9 +19,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from data_pipeline.batches import PatchDataset, Split
+from data_pipeline.progress import progress_bar
 from jaxpu import parallel
 from jaxpu.config import BrierPUConfig, Config, TrainConfig
 from jaxpu.models import make_model
@@ -118,7 +118,7 @@ def estimate_best_bin(
     state = init_state(classifier)
     step = parallel.over_devices(make_train_step(classifier), donate_state=True)
     key = jax.random.key(settings.seed)
-    bar = tqdm(total=num_steps, desc="best bin", unit="step", disable=not progress or parallel.process_index() > 0)
+    bar = progress_bar(num_steps, "best bin", "step", show=progress and parallel.process_index() == 0)
     for batch in _batches(dataset, classifier, "train", num_steps):
         state, _ = step(state, {name: batch[name] for name in ("unlabeled", "positive", "index")}, key)
         bar.update()

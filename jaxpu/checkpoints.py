@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxpu import parallel
+from jaxpu import archive, parallel
 from jaxpu.config import Config, from_json, to_json
+from jaxpu.objectives import variable_shapes
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every phase of every save.
 
@@ -31,7 +32,7 @@ class TrainedModel:
     Attributes:
         config: of the run, with the numbers that were estimated from the data.
         variables: parameters and batch statistics, as `jaxpu.objectives.make_mask_fn` takes them.
-        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint, and what was
+        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint and counts, and what was
             estimated from the data.
     """
 
@@ -120,18 +121,28 @@ def _abstract(array: Any) -> jax.ShapeDtypeStruct:
 
 
 def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
-    """The model of a run directory; nothing but the checkpoint is read.
+    """The model of a run directory, of which nothing but the checkpoint is read, or of an archive.
 
     Args:
-        path: the run directory.
-        which: `best` by the run's criterion, or `last`.
+        path: the run directory; or an archive of `jaxpu export`, packed or unpacked.
+        which: `best` by the run's criterion, or `last`; an archive holds one model.
 
     Raises:
         CheckpointError: when `path` holds no checkpoint.
+        ArchiveError: when the archive is damaged, or its parameters are not those of its network.
     """
-    directory = (Path(path) / "checkpoints").absolute()
+    path = Path(path)
+    if archive.is_archive(path):
+        description = archive.read_description(path)
+        config = from_json(description["config"])
+        variables = jax.device_put(archive.read_variables(path, variable_shapes(config)), parallel.one_device())
+        return TrainedModel(config, variables, description["info"])
+    directory = (path / "checkpoints").absolute()
     if not directory.is_dir():
-        raise CheckpointError(f"{path} is no run: it has no folder `checkpoints`. Give a folder that `jaxpu train` wrote.")
+        runs = [str(found.parent) for found in sorted(path.glob("*/checkpoints"))]
+        hint = f"There are runs in it: {', '.join(runs[:3])}." if runs else "Give what `jaxpu train` or `jaxpu export` wrote."
+        missing = "has no folder `checkpoints`" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} is no run and no archive: it {missing}. {hint}")
     with ocp.training.Checkpointer(directory) as checkpointer:
         # One without a score is what a process left that was killed while it removed a checkpoint.
         found = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]

@@ -4,9 +4,10 @@ A config file is a Python file that assigns one `Config` to the name `config`.
 """
 
 import dataclasses
+import difflib
 import importlib.resources
-import importlib.util
 import math
+import runpy
 import types
 import typing
 from pathlib import Path
@@ -418,6 +419,21 @@ def _shipped_configs() -> Any:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
 
 
+def config_path(name_or_path: str | Path) -> Path:
+    """The file of a config; see `load_config`."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    # `configs/baseline.py` names the shipped config wherever jaxpu was installed.
+    shipped = _shipped_configs().joinpath(path.name.removesuffix(".py") + ".py")
+    if len(path.parts) > 2 or (len(path.parts) == 2 and path.parts[0] != "configs") or not shipped.is_file():
+        names = config_names()
+        close = difflib.get_close_matches(path.stem, names, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"There is no config {str(name_or_path)!r}.{hint} Give a Python file, or one of {', '.join(names)}.")
+    return Path(str(shipped))
+
+
 def load_config(name_or_path: str | Path) -> Config:
     """The config in a Python file, or the one of that name that comes with jaxpu.
 
@@ -427,21 +443,11 @@ def load_config(name_or_path: str | Path) -> Config:
     Raises:
         ConfigError: when there is no such config, or the file defines no `Config` named `config`.
     """
-    path = Path(name_or_path)
-    if not path.is_file():
-        # `configs/baseline.py` names the shipped config wherever jaxpu was installed.
-        shipped = _shipped_configs().joinpath(path.name.removesuffix(".py") + ".py")
-        if len(path.parts) > 2 or (len(path.parts) == 2 and path.parts[0] != "configs") or not shipped.is_file():
-            raise ConfigError(
-                f"There is no config {str(name_or_path)!r}. Give a Python file, or one of {', '.join(config_names())}."
-            )
-        path = Path(str(shipped))
-    spec = importlib.util.spec_from_file_location(f"jaxpu_config_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = getattr(module, "config", None)
+    path = config_path(name_or_path)
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")
     return config

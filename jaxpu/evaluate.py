@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import tqdm
 
 from data_pipeline import audio
+from data_pipeline.progress import progress_bar
 from data_pipeline.spec import DataConfig, PatchSpec
 from data_pipeline.tracks import Recording, Source, Track, TwoFolders, find_tracks
 from jaxpu import baselines as comparisons
@@ -86,6 +86,11 @@ class Table:
             if row.method == method:
                 return row
         raise KeyError(f"The table has no method {method!r}; it has {', '.join(row.method for row in self.rows)}.")
+
+
+def default_folder(model: Path) -> Path:
+    """Where the scores of a model go unless told otherwise: into the run, or beside the file of an archive."""
+    return model.with_name(f"{model.stem}-evaluation") if model.is_file() else model / "evaluation"
 
 
 def evaluate(
@@ -307,7 +312,7 @@ def _map(
     function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int, num_jobs: int, title: str, progress: bool
 ) -> Iterator[tuple[Job, Result]]:
     """Jobs and their results, in any order; at most a few jobs are drawn ahead, since they may hold whole recordings."""
-    with tqdm.tqdm(total=num_jobs, desc=title, unit="track", disable=not progress) as bar:
+    with progress_bar(num_jobs, title, "track", show=progress) as bar:
         if min(num_workers, num_jobs) <= 1:
             for job in jobs:
                 yield job, function(job)

@@ -213,15 +213,19 @@ def table(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> st
     return "\n".join([*lines, *CAUTION.format(levels=levels).splitlines()[: 1 + 2 * ("best_bin" in found)]])
 
 
-def write_json(path: Path, found: dict[str, Shares], dataset: PatchDataset, config: Config) -> None:
-    """Writes the shares by estimator, with the octaves' limits in Hz and the fingerprint of the data."""
-    values = {
+def to_json(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> dict[str, Any]:
+    """The shares by estimator, with the octaves' limits in Hz and the fingerprint of the data, JSON-serialisable."""
+    return {
         "data_fingerprint": dataset.fingerprint,
         "weight_exponent": weight_exponent(config),
         "octaves_hz": piles.octaves_hz(dataset.spec),
         **{name: dataclasses.asdict(shares) for name, shares in found.items()},
     }
+
+
+def write_json(path: Path, found: dict[str, Shares], dataset: PatchDataset, config: Config) -> None:
+    """Writes what `to_json` returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(values, indent=1))
+    temporary.write_text(json.dumps(to_json(found, dataset, config), indent=1))
     temporary.replace(path)

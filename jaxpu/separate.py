@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from tqdm.auto import tqdm
 
 from data_pipeline import audio
 from data_pipeline.audio import AudioError
+from data_pipeline.progress import progress_bar
 from jaxpu.checkpoints import TrainedModel
 from jaxpu.chunks import Blocks, target_blocks
 from jaxpu.partners import Partners
@@ -195,10 +195,10 @@ def separate(
     folders = output_folders(inputs, out_dir, report.failed)
     durations = {path: _duration_s(path) for path in folders}
     total = sum(durations.values())
-    with tqdm(total=total, desc="separate", unit_scale=True, disable=not progress, bar_format=_BAR_FORMAT) as bar:
+    with progress_bar(total, "separate", show=progress, unit_scale=True, bar_format=_BAR_FORMAT) as bar:
         done = 0.0
         for path, folder in folders.items():
-            bar.set_postfix_str(path.name)
+            bar.set_postfix_str(path.name, refresh=False)
             try:
                 rate = audio.probe(path).sample_rate
                 report.written[path] = separate_file(

@@ -1,8 +1,10 @@
-"""The one STFT and inverse STFT in JAX; they agree with librosa's to float32 rounding."""
+"""The one STFT and inverse STFT in JAX; they agree with librosa's to float32 rounding.
+
+`jax.scipy.signal` has both too, but not for signals of any length at once, which `jaxpu.stablehlo` exports.
+"""
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.signal
 import numpy as np
 import scipy.signal
 
@@ -21,18 +23,18 @@ def stft(waveform: jax.Array, patch: PatchSpec) -> jax.Array:
 
     Returns:
         complex64 (..., frames, bins), `frames = 1 + samples // hop_length`.
+
+    Raises:
+        ValueError: on a shorter waveform.
     """
-    window = _padded_window(patch)
-    _, _, spectrum = jax.scipy.signal.stft(
-        waveform,
-        window=window,  # type: ignore[arg-type]  # Arrays are taken too, as in scipy.
-        nperseg=patch.n_fft,
-        noverlap=patch.n_fft - patch.hop_length,
-        boundary="even",
-        padded=False,
-    )
-    # scipy divides by the sum of the window, librosa does not.
-    return jnp.swapaxes(spectrum, -1, -2) * float(window.sum())
+    if waveform.shape[-1] < patch.n_fft:
+        raise ValueError(f"waveform has {waveform.shape[-1]} samples; it must have at least n_fft = {patch.n_fft}.")
+    half = patch.n_fft // 2
+    begin, end = (jnp.flip(edge, -1) for edge in (waveform[..., 1 : half + 1], waveform[..., -half - 1 : -1]))
+    extended = jnp.concatenate([begin, waveform, end], axis=-1)
+    first = patch.hop_length * jnp.arange(1 + waveform.shape[-1] // patch.hop_length)
+    frames = extended[..., first[:, None] + np.arange(patch.n_fft)[None]]  # (..., frames, n_fft)
+    return jnp.fft.rfft(frames * jnp.broadcast_to(_padded_window(patch), frames.shape))
 
 
 def istft(spectrum: jax.Array, patch: PatchSpec, num_samples: int) -> jax.Array:
@@ -46,19 +48,24 @@ def istft(spectrum: jax.Array, patch: PatchSpec, num_samples: int) -> jax.Array:
     Returns:
         float32 (..., num_samples).
     """
-    window = _padded_window(patch)
-    # `boundary=False` keeps the samples behind the centre of the last frame; the reflected edges are cut off here.
-    _, waveform = jax.scipy.signal.istft(
-        spectrum / float(window.sum()),
-        window=window,  # type: ignore[arg-type]  # Arrays are taken too, as in scipy.
-        nperseg=patch.n_fft,
-        noverlap=patch.n_fft - patch.hop_length,
-        boundary=False,
-        time_axis=-2,
-        freq_axis=-1,
-    )
+    frames = jnp.fft.irfft(spectrum, patch.n_fft)  # (..., frames, n_fft)
+    window = jnp.broadcast_to(_padded_window(patch), frames.shape)
+    weight = _overlap_add(window**2, patch.hop_length)
+    waveform = _overlap_add(frames * window, patch.hop_length) / jnp.where(weight > 1e-10, weight, 1)
+    # The reflected edges are cut off.
     start = patch.n_fft // 2
     return waveform[..., start : start + num_samples]
+
+
+def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
+    """The sum of frames that begin `hop_length` samples after each other: (..., frames, n) to (..., samples)."""
+    hops = -(-frames.shape[-1] // hop_length)  # in a frame
+    untouched = ((0, 0),) * (frames.ndim - 1)
+    pieces = jnp.pad(frames, (*untouched, (0, hops * hop_length - frames.shape[-1])))
+    pieces = pieces.reshape(*frames.shape[:-1], hops, hop_length)
+    # Row k of the sum holds piece h of frame k - h.
+    shifted = [jnp.pad(pieces[..., hop, :], (*untouched[1:], (hop, hops - 1 - hop), (0, 0))) for hop in range(hops)]
+    return sum(shifted[1:], shifted[0]).reshape(*frames.shape[:-2], -1)
 
 
 def _padded_window(patch: PatchSpec) -> np.ndarray:

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
+from data_pipeline.progress import Bar, progress_bar
 from jaxpu import parallel
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
 from jaxpu.objectives import make_objective
@@ -158,7 +158,7 @@ def sweep(
                     for row in group
                 ]
                 label = f"group {number} of {len(groups)}, runs: {sum(map(len, group))}"
-                bar = stack.enter_context(tqdm(total=config.train.num_steps, desc=label, unit="step", disable=not progress))
+                bar = stack.enter_context(progress_bar(config.train.num_steps, label, "step", show=progress))
                 reasons = _train_group(runs, train_step, evaluate_step, stop_signal, bar)
             stopped |= {point.name: reason for point, reason in zip(itertools.chain(*group), reasons, strict=True)}
     table = [_row(point, stopped.get(point.name), sweep_dir) for row in grid for point in row]
@@ -239,7 +239,7 @@ def _train_group(
     train_step: Callable[..., Any],
     evaluate_step: Callable[..., Any],
     stop_signal: StopSignal,
-    bar: tqdm,
+    bar: Bar,
 ) -> list[str]:
     """Trains the runs of a rectangle, one row for each seed, together to their ends; returns why each stopped, row by row."""
     settings = runs[0][0].config.train

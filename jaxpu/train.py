@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from data_pipeline.batches import PatchDataset
+from data_pipeline.progress import Bar, progress_bar
 from jaxpu import parallel
 from jaxpu.checkpoints import RunCheckpoints
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
@@ -131,7 +131,7 @@ class Run:
         state = self.start()
         first_step = int(state.step)
         pending: list[dict[str, jax.Array]] = []
-        bar = tqdm(total=settings.num_steps, initial=first_step, desc="train", unit="step", disable=not progress)
+        bar = progress_bar(settings.num_steps, "train", "step", show=progress, initial=first_step)
         since, examples = time.perf_counter(), 0
         # A run that was stopped is as finished as one that did all its steps.
         batches = self.train_batches(first_step) if self.stopped is None else ()
@@ -172,7 +172,7 @@ class Run:
         means = {name: float(np.mean([item[name] for item in values])) for name in values[0]}
         self.log.write("train", step, **means, clips_per_s=clips_per_s)
         for warning in warnings:
-            tqdm.write(warning, file=sys.stderr)
+            Bar.write(warning, file=sys.stderr)
             self.log.write("warning", step, text=warning)
         if warnings and self.config.train.on_blank == "stop":
             self.stopped = "blank output"
@@ -193,6 +193,7 @@ class Run:
             "score": score,
             "uses_stems": uses_stems(self.config),
             "data_fingerprint": self.dataset.fingerprint,
+            "data": {"has_stems": self.dataset.has_stems, "counts": self.dataset.info["counts"]},
             "best_score": self.best_score,
             "evaluations_since_best": self.evaluations_since_best,
             "results": results,

@@ -57,7 +57,7 @@ def test_shortest_waveform_equals_librosa() -> None:
     waveform = noise(64)
     expected = librosa.stft(waveform, n_fft=64, hop_length=16, window="hamming", center=True, pad_mode="reflect")
     np.testing.assert_allclose(stft_jit(jnp.asarray(waveform), spec).T, expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="longer than input"):
+    with pytest.raises(ValueError, match="has 63 samples; it must have at least n_fft = 64"):
         stft_jit(jnp.asarray(waveform[:-1]), spec)
 
 
