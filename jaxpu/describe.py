@@ -42,7 +42,7 @@ def describe(name: str) -> dict[str, Any]:
         return {"name": name, **archive.read_description(path)}
     if (path / INFO_FILE).exists() or (path / UNFINISHED_FOLDER).is_dir():
         return describe_data(PatchDataset.open(path))
-    if path.suffix == ".py" or path.name == name and (name in config_names() or not path.exists()):
+    if path.suffix == ".py" or (path.name == name and (name in config_names() or not path.exists())):
         return describe_config(name)
     inside = [str(each.parent) for pattern in ("checkpoints", INFO_FILE) for each in sorted(path.glob(f"*/{pattern}"))]
     hint = f" In it are {', '.join(inside[:5])}." if inside else ""

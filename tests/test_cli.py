@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import museval
@@ -13,7 +16,7 @@ import pytest
 import soundfile
 import stempeg
 
-from jaxpu.cli import main
+from jaxpu.cli import COMMANDS, main
 from jaxpu.config import config_names
 
 # A network and patches so small that most of the time goes into the commands themselves.
@@ -79,24 +82,43 @@ def test_two_folders_of_any_audio(tmp_path, monkeypatch, capsys):
         "--data.activity-on",
         "off",
     ]
-    assert run("prepare", "baseline", "--with", "songs", "--without", "instrumentals", *settings, "--workers", 1) == 0
+    sources = ["--with", "songs", "--without", "instrumentals"]
+    assert run("prepare", "baseline", *sources, *settings, "--workers", 1, "--json") == 0
+    printed = capsys.readouterr()
+    prepared = json.loads(printed.out)
+    assert prepared["counts"]["train_mixture"]["tracks"] == 2
+    assert "Preparing 6 tracks" in printed.err
+    assert run("info", "data/baseline", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == prepared
     assert run("train", "baseline", *settings, *SMALL_RUN) == 0
     assert "step 2, all steps done" in capsys.readouterr().out
     assert list(Path("runs/baseline/tensorboard").iterdir())
     # The same command again finds that nothing is left to do; the module is the same command.
     module = [sys.executable, "-m", "jaxpu.train", "baseline", *settings, *SMALL_RUN]
-    again = subprocess.run(module, capture_output=True, text=True, check=False)
+    again = subprocess.run([*module, "--json"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "step 2, all steps done" in again.stdout
+    results = json.loads(again.stdout)
+    assert (results["run"], results["step"], results["stopped"]) == ("runs/baseline", 2, "all steps done")
+    # What the run knows of its data, it tells without them.
+    assert run("info", "runs/baseline") == 0
+    assert "train: 2 (0.00 h) with the target, 2 (0.00 h) without it" in capsys.readouterr().out
     assert run("separate", "runs/baseline", "songs", "-o", "out") == 0
+    capsys.readouterr()
+    Path("broken.wav").write_text("no sound")
+    assert run("separate", "runs/baseline", "songs/0.wav", "broken.wav", "-o", "part", "--json") == 1
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert report["written"] == {"songs/0.wav": ["part/0/vocals.wav", "part/0/accompaniment.wav"]}
+    assert report["failed"].keys() == {"broken.wav"}
+    assert f"jaxpu: {report['failed']['broken.wav']}" in printed.err
     assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.wav")) == [
         f"{index}/{name}.wav" for index in range(3) for name in ("accompaniment", "vocals")
     ]
     # Remixes at use are for models of `remix`.
-    assert run("separate", "runs/baseline", "songs", "-o", "more", "--positives", "instrumentals") == 1
+    assert run("separate", "runs/baseline", "songs", "-o", "more", "--positives", "instrumentals") == 2
     assert "The model's objective is PUConfig" in capsys.readouterr().err
     small = [*settings, "--model.channels", 2, "--model.blocks", 0, "--model.dilations", 1, 1, 1, 1, *SMALL_RUN[:6]]
-    assert run("prepare", "speech_remix", "--with", "songs", "--without", "instrumentals", *small[: len(settings)]) == 0
+    assert run("prepare", "speech_remix", *sources, *small[: len(settings)]) == 0
     assert run("train", "speech_remix", *small) == 0
     for folder, positives in (("plain", []), ("remixed", ["--positives", "instrumentals"])):
         assert run("separate", "runs/speech_remix", "songs/0.wav", "-o", folder, "--subtype", "FLOAT", *positives) == 0
@@ -105,7 +127,7 @@ def test_two_folders_of_any_audio(tmp_path, monkeypatch, capsys):
     # Two folders have no stems to select checkpoints with.
     refused = [*module, "--train.select-by", "si_sdr_improvement", "--run", "runs/scored"]
     done = subprocess.run(refused, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "have no stems to score with" in done.stderr
     assert not Path("runs/scored").exists()
     # Other settings than the data's are refused before the first step.
@@ -151,8 +173,7 @@ def test_synthesize(tmp_path, capsys):
 def test_help_lists_commands_and_configs(capsys):
     assert run() == 0
     printed = capsys.readouterr().out
-    commands = ("prepare", "train", "sweep", "evaluate", "separate", "estimate-prior", "synthesize", "demo")
-    for word in (*commands, *config_names()):
+    for word in (*(f"  {command} " for command in COMMANDS), *config_names()):
         assert word in printed
     with pytest.raises(SystemExit) as stopped:
         run("train", "baseline", "--help")
@@ -160,32 +181,93 @@ def test_help_lists_commands_and_configs(capsys):
     assert "--objective.class-prior" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_examples_with_its_options(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        run(command, "--help")
+    assert stopped.value.code == 0
+    examples, _, options = capsys.readouterr().out.partition("Examples:\n")[2].partition("\n\n")
+    assert examples
+    for example in examples.splitlines():
+        assert example.split()[:2] == ["jaxpu", command]
+        for option in (word for word in example.split() if re.fullmatch("--?[a-z][a-z.-]*", word)):
+            assert re.search(rf"{option}[ ,]", options), f"{option} of {example}"
+
+
+def test_help_completion_and_configs_need_neither_jax_nor_tensorflow():
+    program = """
+        import sys
+        from jaxpu.cli import main
+        for args in (["--help"], ["info", "recordings"], ["completion", "bash"], ["no-command"]):
+            main(args)
+        print(*sys.modules, file=sys.stderr)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert "jaxpu.commands.info" in loaded
+    assert not {"jax", "flax", "orbax", "tensorflow", "librosa", "matplotlib"} & loaded
+
+
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "status", "message"),
     [
-        (["sing"], "there is no command 'sing'; it must be one of prepare, train"),
-        (["train"], "Say which config: jaxpu train CONFIG"),
-        (["train", "nothing"], "There is no config 'nothing'"),
-        (["sweep", "baseline"], "Say what to sweep: --over NAME=START:STOP:COUNT, one of class_prior, beta"),
-        (["sweep", "baseline", "--over", "prior=.4:.9:6"], "prior cannot be swept with PUConfig; it must be one of class_prior"),
-        (["sweep", "baseline", "--over", "gamma"], "--over is 'gamma'; it must be NAME=START:STOP:COUNT"),
-        (["prepare", "baseline"], "0 sources are given. Give one"),
-        (["prepare", "baseline", "--with", "songs"], "--with and --without belong together"),
-        (["prepare", "baseline", "--download"], "--download needs --musdb18"),
-        (["prepare", "baseline", "--musdb18hq", "missing"], "missing"),
-        (["train", "baseline", "--prepared", "missing"], "missing"),
-        (["separate", "missing", "song.wav", "-o", "out"], "missing is no run"),
-        (["evaluate", "missing", "corpus"], "missing is no run"),
-        (["estimate-prior"], "Say which data: jaxpu estimate-prior DATA [CONFIG]"),
-        (["estimate-prior", "missing"], "missing: holds no prepared data"),
+        (["sing"], 2, "There is no command 'sing'. It must be one of demo, prepare, train"),
+        (["evalute", "run", "corpus"], 2, "There is no command 'evalute'. Did you mean evaluate?"),
+        (["train"], 2, "Say which config: jaxpu train CONFIG"),
+        (["train", "nothing"], 2, "There is no config 'nothing'. Give"),
+        (["train", "basline"], 2, "There is no config 'basline'. Did you mean baseline?"),
+        (["train", "mine.py"], 2, "mine.py cannot be read as a config: SyntaxError: '(' was never closed"),
+        (["sweep", "baseline"], 2, "Say what to sweep: --over NAME=START:STOP:COUNT, one of class_prior, beta"),
+        (
+            ["sweep", "baseline", "--over", "prior=.4:.9:6"],
+            2,
+            "prior cannot be swept with PUConfig; it must be one of class",
+        ),
+        (["sweep", "baseline", "--over", "gamma"], 2, "--over is 'gamma'; it must be NAME=START:STOP:COUNT"),
+        (["prepare", "baseline"], 2, "0 sources are given. Give one"),
+        (["prepare", "baseline", "--with", "songs"], 2, "--with and --without belong together"),
+        (["prepare", "baseline", "--download"], 2, "--download needs --musdb18"),
+        (["prepare", "baseline", "--musdb18hq", "missing"], 1, "missing"),
+        (["prepare", "baseline", "--with", "folder", "--without", "folder"], 1, "folder"),
+        (["train", "baseline", "--prepared", "missing"], 1, "missing"),
+        (["separate", "missing", "song.wav", "-o", "out"], 1, "missing is no run and no archive: it does not exist. Give what"),
+        (
+            ["separate", "folder", "song.wav", "-o", "out"],
+            1,
+            "has no folder `checkpoints`. There are runs in it: folder/inner.",
+        ),
+        (["separate", "mine.py", "song.wav", "-o", "out"], 1, "mine.py is no archive of `jaxpu export`, or is damaged"),
+        (["evaluate", "missing", "corpus"], 1, "missing is no run"),
+        (["estimate-prior"], 2, "Say which data: jaxpu estimate-prior DATA [CONFIG]"),
+        (["estimate-prior", "missing"], 1, "missing: holds no prepared data"),
+        (["info", "folder"], 1, "folder is no run, no archive and no prepared data. In it are folder/inner."),
+        (["info", "folder/missing"], 1, "folder/missing does not exist. Name a run"),
+        (["info", "recordngs"], 2, "There is no config 'recordngs'. Did you mean recordings?"),
+        (["synthesize", "mine.py/corpus"], 1, "mine.py/corpus: Not a directory. Check the path"),
     ],
 )
-def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, message):
+def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, status, message):
     monkeypatch.chdir(tmp_path)
-    assert run(*args) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("jaxpu: ")
-    assert message in error
+    Path("mine.py").write_text("config = Config(")
+    Path("folder/inner/checkpoints").mkdir(parents=True)
+    assert run(*args) == status
+    printed = capsys.readouterr()
+    assert printed.err.startswith("jaxpu: ")
+    assert message in printed.err
+    assert not printed.out
+
+
+def test_an_interrupted_command_says_so(tmp_path):
+    command = [sys.executable, "-m", "jaxpu.cli", "synthesize", tmp_path / "corpus"]
+    long = ["--train", "1", "--test", "0", "--seconds", "600"]
+    process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("synthesize:   0%")  # It has begun.
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "jaxpu: interrupted." in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
