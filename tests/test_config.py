@@ -270,10 +270,17 @@ def test_the_other_objectives_are_on_equal_terms_with_the_demo() -> None:
 
 
 def test_configs_that_cannot_be_found_are_named(tmp_path: Path) -> None:
-    for name in ("nothing", "configs/nothing.py", str(tmp_path / "baseline.py"), "elsewhere/baseline.py"):
+    of_baseline = " Did you mean baseline?"
+    for name, hint in {
+        "nothing": "",
+        "configs/nothing.py": "",
+        "basline": of_baseline,
+        str(tmp_path / "baseline.py"): of_baseline,
+        "elsewhere/baseline.py": of_baseline,
+    }.items():
         with pytest.raises(ConfigError) as caught:
             load_config(name)
-        expected = f"There is no config {name!r}. Give a Python file, or one of {', '.join(config_names())}."
+        expected = f"There is no config {name!r}.{hint} Give a Python file, or one of {', '.join(config_names())}."
         assert str(caught.value) == expected
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 import textwrap
 
 PROGRAM = """
@@ -36,6 +37,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
 
 def test_a_terminal_gets_a_bar() -> None:
     leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PROGRAM)], stderr=follower)
     os.close(follower)
     drawn = b""
