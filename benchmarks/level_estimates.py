@@ -14,8 +14,8 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-from tqdm import tqdm
 
+from data_pipeline.progress import progress_bar
 from data_pipeline.spec import STEMS, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, find_tracks
 from jaxpu.levels import least_difference_db
@@ -53,12 +53,15 @@ def _songs(root: Path) -> list[dict[str, np.ndarray]]:
     """The mixture, and the accompaniment by target, of every song: float32 (samples,)."""
     tracks = find_tracks(Musdb18HQ(root), ("vocals",), validation_share=0.0, seed=0)
     songs = []
-    for track in tqdm(tracks, desc=f"read {root.name}", unit="song"):
+    bar = progress_bar(len(tracks), f"read {root.name}", "song")
+    for track in tracks:
         read = {
             name: np.concatenate(list(stem.blocks(PATCH.sample_rate, False)), axis=1)[0] for name, stem in track.stems.items()
         }
         mixture = np.sum(list(read.values()), axis=0)
         songs.append({"mixture": mixture} | {name: mixture - read[name] for name in STEMS})
+        bar.update()
+    bar.close()
     return songs
 
 

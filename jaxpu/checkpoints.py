@@ -32,8 +32,8 @@ class TrainedModel:
     Attributes:
         config: of the run, with the numbers that were estimated from the data.
         variables: parameters and batch statistics, as `jaxpu.objectives.make_mask_fn` takes them.
-        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint and counts, and what was
-            estimated from the data.
+        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint and counts, and
+            what was estimated from the data.
     """
 
     config: Config

@@ -117,7 +117,7 @@ def to_text(document: dict[str, Any]) -> str:
 def model_rows(document: dict[str, Any]) -> Rows:
     """What is known of a run or an archive, and what is not."""
     config, info = from_json(document["config"]), document["info"]
-    stopped, prior, data = info.get("stopped"), info.get("prior"), info.get("data")
+    stopped, data = info.get("stopped"), info.get("data")
     rows = [
         *_target_rows(config.data),
         ("network", f"{document['num_parameters']:,} parameters; {_fields(config.model)}"),
@@ -126,8 +126,8 @@ def model_rows(document: dict[str, Any]) -> Rows:
         ("selected by", f"{info['select_by']} ({info['score']:.4g})"),
         ("stems", _used(info["uses_stems"])),
     ]
-    if prior:
-        rows.append(("class prior", f"{prior['class_prior']['value']:.2f}, estimated from the data"))
+    for field, found in info.get("estimates", {}).items():
+        rows.append((field.replace("_", " "), f"{found['number']:.2f}, estimated from the data"))
     return [
         *rows,
         ("data", _counts(data["counts"]) if data else "unknown: the run was made before jaxpu recorded it"),

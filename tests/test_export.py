@@ -47,7 +47,7 @@ def make_run(path: Path, *, scored: bool = False, **settings: Any) -> Path:
         "uses_stems": ["supervised training"],
         "data_fingerprint": "0123456789abcdef",
         "data": {"has_stems": True, "counts": counts},
-        "prior": None,
+        "estimates": {"class_prior": {"number": 0.625}},
         "stopped": None,
     }
     with RunCheckpoints(path) as checkpoints:
@@ -127,6 +127,7 @@ def test_info_of_runs_and_archives(
     assert (document["licence"], document["description"]) == (LICENCE, DESCRIPTION)
     assert document["num_parameters"] == sum(leaf.size for leaf in jax.tree.leaves(load_model(run).variables["params"]))
     assert document["scores"]["methods"]["model"]["num_tracks"] == 7
+    assert "class prior  0.62, estimated from the data" in info(packed)
     # Where things lay is not handed on.
     assert "/home" not in json.dumps(document)
     assert str(run) not in zipfile.ZipFile(packed).read("model.json").decode()
