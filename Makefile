@@ -19,7 +19,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg demo results test lint format types test-3.13 test-lowest find-3.11 find-3.13 lock clean
+.PHONY: help setup ffmpeg chromium demo results test lint format types test-3.13 test-lowest find-3.11 find-3.13 lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
 	.venv/bin/python benchmarks/results.py $(CORPUS) $(RESULTS_ARGS)
 
-test: setup ## run the tests (TEST_ARGS="-k stft")
+test: setup chromium ## run the tests, of pages in chromium (TEST_ARGS="-k stft")
 	.venv/bin/python -m pytest $(TEST_ARGS)
 
 lint: .venv/ready ## check style and formatting with ruff
@@ -111,12 +111,18 @@ $(UV): requirements.lock
 	.venv-uv/bin/python -m pip install --quiet --require-hashes --requirement .venv-uv/requirements.txt
 	@touch $@
 
+# $(call apt_install,PACKAGES): where there is apt-get, and the right to use it.
+apt_install = if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends $(1); \
+	fi
+
 # musdb, museval and compressed audio need the programs ffmpeg and ffprobe.
 ffmpeg:
-	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || { \
-		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends ffmpeg; \
-		elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends ffmpeg; \
-		fi; }
+	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || { $(call apt_install,ffmpeg); }
 	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || { \
 		echo "jaxpu needs the programs ffmpeg and ffprobe: install your system's ffmpeg package (apt-get install ffmpeg, brew install ffmpeg)."; \
 		exit 1; }
+
+# The browser of tests/test_report.py, which says what to do where this cannot install it.
+chromium:
+	-@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(call apt_install,chromium chromium-driver); }

@@ -28,6 +28,7 @@ from jaxpu import __version__, parallel
 from jaxpu.checkpoints import load_model
 from jaxpu.config import to_json
 from jaxpu.evaluate import evaluate
+from jaxpu.run_log import read_log
 from jaxpu.train import ASKED_TO_STOP, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +88,7 @@ def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) 
     # Doing nothing and the masks are the same for every run of a target.
     first = experiment.seed == 0 and experiment.method == "remix" and not experiment.unheard
     table = evaluate(model, test, work / "scores" / experiment.name, baselines=first)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_log(run_dir)
     validation = [{name: value for name, value in line.items() if name != "kind"} for line in lines if line["kind"] == "evaluate"]
     return {
         "name": experiment.name,

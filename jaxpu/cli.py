@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.decoders import AudioError
 from data_pipeline.records import DataError
 from jaxpu import __version__
-from jaxpu.commands import completion, demo, estimate_prior, evaluate, export, info, prepare, separate, sweep, synthesize, train
+from jaxpu.commands import compare, completion, demo, estimate_prior, evaluate, export, info, prepare, separate, sweep, synthesize, train
 from jaxpu.commands.command import DONE, FAILED, INTERRUPTED, MISUSED, Answer, UsageError
 from jaxpu.config import ConfigError, config_names
 
@@ -32,7 +32,8 @@ Commands:
   prepare CONFIG --musdb18 DIR             MUSDB18 (.stem.mp4) -> patches; --musdb18hq DIR for MUSDB18-HQ (wav)
   train CONFIG                             patches -> checkpoints in runs/CONFIG
   sweep CONFIG --over NAME=VALUES          many runs, a table and a plot
-  evaluate MODEL CORPUS                    scores on the test songs of a corpus
+  evaluate MODEL CORPUS [--report]         scores on the test songs of a corpus, and a page to look at and listen to
+  compare RUN RUN... -o PAGE               evaluated runs side by side on one page
   separate MODEL FILE_OR_FOLDER... -o DIR  any recording -> target and accompaniment
   info NAME                                what a config, prepared data or a model is
   export RUN -o FILE.zip                   a model to hand on, with licence and card; or a program that needs no jaxpu
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Answer]] = {
     "train": train.run,
     "sweep": sweep.run,
     "evaluate": evaluate.run,
+    "compare": compare.run,
     "separate": separate.run,
     "info": info.run,
     "export": export.run,

@@ -1,7 +1,8 @@
 """Tracks to scores: a model beside doing nothing, the best fixed mask and the oracle masks.
 
 Written to the output folder: `scores.json`, and for each method museval's file per track,
-`museval/METHOD/SPLIT/TRACK.json`, which `museval.MethodStore.add_eval_dir` reads.
+`museval/METHOD/SPLIT/TRACK.json`, which `museval.MethodStore.add_eval_dir` reads.  And, if asked for, passages of some tracks
+(`jaxpu.excerpts`).
 """
 
 import concurrent.futures
@@ -23,6 +24,7 @@ from data_pipeline.progress import progress_bar
 from data_pipeline.spec import DataConfig, PatchSpec
 from data_pipeline.tracks import Recording, Source, Track, TwoFolders, find_tracks
 from jaxpu import baselines as comparisons
+from jaxpu import excerpts
 from jaxpu.scoring import TrackScores, nan_median, score_track, silent_references
 
 if TYPE_CHECKING:
@@ -40,8 +42,17 @@ MODEL = "model"
 SCORES_FILE = "scores.json"
 
 
+READING = (
+    "SI-SDR and SI-SDRi, its improvement over the mixture: dB, mean over the tracks (med.: median).",
+    "SDR: museval's, dB, median over frames, then over tracks. SDR+blank: with the blank frames that museval leaves out.",
+    "kept: energy of the estimate over the target's, median. blank: share of active frames 40 dB or more under the target.",
+    "excluded: share of the frames that museval leaves out, since a reference or an estimate is silent in them.",
+)
+"""What the columns of the table are, a sentence or two a line."""
+
+
 class EvaluationError(ValueError):
-    """Nothing can be evaluated; the message says why and what to do."""
+    """Nothing can be evaluated or compared; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Table:
         rows: one per method, the model first.
         tracks: the scores behind them by method and track.
         excluded_tracks: why, by the track's name.
-        info: split, target, source, and what the model says of itself.
+        info: split, target, source, what the model says of itself, and where in their tracks the excerpts begin.
         path: of `scores.json`.
     """
 
@@ -103,6 +114,7 @@ def evaluate(
     num_workers: int | None = None,
     baselines: bool = True,
     partners: "Partners | None" = None,
+    num_excerpts: int = 0,
     progress: bool = True,
 ) -> Table:
     """Scores a model on the tracks of a source, at their own rate and channels.
@@ -116,6 +128,7 @@ def evaluate(
         num_workers: processes that score; None takes one per available core, 1 works in this process.
         baselines: score doing nothing, the fixed mask (fitted on the training tracks) and the oracle masks too.
         partners: masks are means over remixes with these positives.
+        num_excerpts: tracks to keep a passage of, with its estimate, in `out_dir`; they are separated once more.
         progress: show progress bars.
 
     Raises:
@@ -134,6 +147,7 @@ def evaluate(
         full=full,
         num_workers=num_workers,
         baselines=baselines,
+        num_excerpts=num_excerpts,
         progress=progress,
     )
 
@@ -149,6 +163,7 @@ def evaluate_separator(
     full: bool = False,
     num_workers: int | None = None,
     baselines: bool = True,
+    num_excerpts: int = 0,
     progress: bool = True,
 ) -> Table:
     """`evaluate` for anything that separates.
@@ -163,6 +178,7 @@ def evaluate_separator(
         full: as in `evaluate`.
         num_workers: as in `evaluate`.
         baselines: as in `evaluate`.
+        num_excerpts: as in `evaluate`.
         progress: as in `evaluate`.
     """
     if isinstance(source, TwoFolders):
@@ -203,7 +219,17 @@ def evaluate_separator(
         raise EvaluationError(f"No track of the split {split!r} of {source.root} can be scored ({reasons}).")
     # Tracks come back in the order in which they were finished.
     scores = {method: dict(sorted(by_track.items())) for method, by_track in scores.items()}
+
+    def sounds(chosen: list[str]) -> Iterator[tuple[str, dict[str, FloatArray], int]]:
+        for track in tqdm.tqdm([track for track in tracks if track.name in chosen], "excerpts", disable=not progress):
+            assert track.mixture is not None
+            mixture, rate = _read(track.mixture), track.mixture.sample_rate
+            target = _references(track, data.target)["target"]
+            yield track.name, {"mixture": mixture, "target": target, "estimate": separate(mixture, rate)}, rate
+
+    chosen = excerpts.choose(scores[MODEL], num_excerpts)
     described = {"split": split, "target": list(data.target), "source": str(source.root), "full": full, "model": dict(info or {})}
+    described["excerpts"] = excerpts.write(out_dir, sounds(chosen)) if chosen else {}
     table = Table(
         rows=tuple(_row(method, by_track) for method, by_track in scores.items()),
         tracks=scores,
@@ -215,25 +241,33 @@ def evaluate_separator(
     return table
 
 
+def columns(full: bool) -> dict[str, tuple[str, str]]:
+    """The columns of a table: by their headings, the key of `Row.scores` and the format.
+
+    Args:
+        full: with ISR, SIR and SAR.
+    """
+    return {
+        "SI-SDR": ("si_sdr_mean", ".2f"),
+        "SI-SDRi": ("si_sdr_improvement_mean", ".2f"),
+        "SI-SDRi med.": ("si_sdr_improvement", ".2f"),
+        "SDR": ("sdr_target", ".2f"),
+        "SDR+blank": ("sdr_target_with_blank", ".2f"),
+        "SDR accomp.": ("sdr_accompaniment", ".2f"),
+        **({name: (f"{name.lower()}_target", ".2f") for name in ("ISR", "SIR", "SAR")} if full else {}),
+        "kept": ("kept_energy", ".2f"),
+        "blank": ("blank_rate_mean", ".0%"),
+        "excluded": ("excluded_share", ".0%"),
+    }
+
+
 def format_table(table: Table) -> str:
     """The table as plain text."""
-    full = table.info["full"]
-    columns = {
-        "SI-SDR": ("si_sdr_mean", "{:.2f}"),
-        "SI-SDRi": ("si_sdr_improvement_mean", "{:.2f}"),
-        "SI-SDRi med.": ("si_sdr_improvement", "{:.2f}"),
-        "SDR": ("sdr_target", "{:.2f}"),
-        "SDR+blank": ("sdr_target_with_blank", "{:.2f}"),
-        "SDR accomp.": ("sdr_accompaniment", "{:.2f}"),
-        **({name: (f"{name.lower()}_target", "{:.2f}") for name in ("ISR", "SIR", "SAR")} if full else {}),
-        "kept": ("kept_energy", "{:.2f}"),
-        "blank": ("blank_rate_mean", "{:.0%}"),
-        "excluded": ("excluded_share", "{:.0%}"),
-    }
-    cells = [["", *columns]]
+    shown = columns(table.info["full"])
+    cells = [["", *shown]]
     for row in table.rows:
-        values = [(row.scores[key], pattern) for key, pattern in columns.values()]
-        cells.append([row.method, *("-" if math.isnan(value) else pattern.format(value) for value, pattern in values)])
+        values = [(row.scores[key], spec) for key, spec in shown.values()]
+        cells.append([row.method, *("-" if math.isnan(value) else format(value, spec) for value, spec in values)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
@@ -246,10 +280,7 @@ def format_table(table: Table) -> str:
     lines += [
         "",
         f"Target: {target}; {num_tracks} tracks of the split {table.info['split']}.",
-        "SI-SDR and SI-SDRi, its improvement over the mixture: dB, mean over the tracks (med.: median).",
-        "SDR: museval's, dB, median over frames, then over tracks. SDR+blank: with the blank frames that museval leaves out.",
-        "kept: energy of the estimate over the target's, median. blank: share of active frames 40 dB or more under the target.",
-        "excluded: share of the frames that museval leaves out, since a reference or an estimate is silent in them.",
+        *READING,
     ]
     if model := table.info["model"]:
         stems = ", ".join(model["uses_stems"]) or "none"
@@ -352,7 +383,7 @@ def _write(table: Table, split: str) -> None:
     for method, by_track in table.tracks.items():
         for name, scores in by_track.items():
             path = table.path.parent / "museval" / method.replace(" ", "_") / split / f"{name}.json"
-            _write_text(path, scores.to_museval_json(name, target))
+            write_text(path, scores.to_museval_json(name, target))
     methods = {
         row.method: {
             "num_tracks": row.num_tracks,
@@ -362,10 +393,10 @@ def _write(table: Table, split: str) -> None:
         for row in table.rows
     }
     document = {**table.info, "excluded_tracks": table.excluded_tracks, "methods": methods}
-    _write_text(table.path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_text(table.path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Under a temporary name first: a file that is there is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import signal
 import threading
 from pathlib import Path
@@ -11,12 +12,24 @@ from typing import Any
 from data_pipeline.batches import tensorflow
 from jaxpu import parallel
 
+LOG_FILE = "metrics.jsonl"
+
+
+def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's log, oldest first; none where there is no log."""
+    path = Path(run_dir) / LOG_FILE
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # A line that a kill cut in two.
+            lines.append(json.loads(line))
+    return lines
+
 
 class RunLog:
     """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / "metrics.jsonl"
+        self._path = run_dir / LOG_FILE
         self._active = parallel.process_index() == 0
         self._file: Any = None
         self._summaries: Any = None
@@ -30,12 +43,7 @@ class RunLog:
         """Drops what was logged after `step`: a killed run logs beyond its last checkpoint."""
         if not self._active:
             return
-        kept = []
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # A line that the kill cut in two.
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line)
+        kept = [json.dumps(line) for line in read_log(self._path.parent) if line["step"] <= step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(self._path)

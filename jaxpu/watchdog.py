@@ -18,6 +18,11 @@ LEAST_TARGET_SHARE = 0.04
 """Of the energy: what the target is taken to have where the levels show less, since they are uncertain."""
 
 
+def target_share(unlabeled_energy: float, positive_energy: float, input_energy: float) -> float:
+    """Share of the input's energy that the target should have, by the mean energies of mixtures, positives and input."""
+    return max((unlabeled_energy - positive_energy) / max(input_energy, 1e-12), LEAST_TARGET_SHARE)
+
+
 @dataclasses.dataclass
 class Watchdog:
     """Follows the statistics of a run and says in words when its output goes blank.
@@ -70,8 +75,8 @@ class Watchdog:
     @property
     def target_share(self) -> float:
         """Share of the input's energy that the target should have: what the mask should keep."""
-        target = (self._unlabeled_energy - self._positive_energy) / max(self._steps, 1)
-        return max(target / max(self._mean("input_energy"), 1e-12), LEAST_TARGET_SHARE)
+        steps = max(self._steps, 1)
+        return target_share(self._unlabeled_energy / steps, self._positive_energy / steps, self._mean("input_energy"))
 
     @property
     def positive_level_db(self) -> float:

@@ -11,7 +11,7 @@ import tyro
 from jaxpu.commands.command import Answer, Json, parse
 
 EXAMPLES = """\
-  jaxpu evaluate runs/baseline MUSDB18/
+  jaxpu evaluate runs/baseline MUSDB18/ --report
   jaxpu evaluate model.zip corpus/ -o scores --json > scores.json
 """
 
@@ -28,6 +28,8 @@ class EvaluateArguments:
         full: museval's filtered metrics, with SIR and SAR; about 1000 times slower.
         workers: processes; one per core by default.
         positives: as for `jaxpu separate`.
+        report: write report.html, a page with the scores, the learning curves, and songs to look at and listen to.
+        examples: songs to listen to on that page.
         json: print the scores of every song as one JSON document.
     """
 
@@ -38,6 +40,8 @@ class EvaluateArguments:
     full: bool = False
     workers: int | None = None
     positives: Path | None = None
+    report: bool = False
+    examples: int = 3
     json: Json = False
 
 
@@ -47,6 +51,7 @@ def run(args: Sequence[str]) -> Answer:
     from data_pipeline.tracks import detect_source
     from jaxpu.checkpoints import load_model
     from jaxpu.evaluate import default_folder, evaluate, format_table
+    from jaxpu.page import write_report
     from jaxpu.partners import load_partners
 
     out = arguments.out or default_folder(arguments.model)
@@ -59,5 +64,9 @@ def run(args: Sequence[str]) -> Answer:
         full=arguments.full,
         num_workers=arguments.workers,
         partners=None if arguments.positives is None else load_partners(model, arguments.positives),
+        num_excerpts=arguments.examples if arguments.report else 0,
     )
-    return Answer(f"{format_table(table)}\nScores of every song: {out}", json.loads(table.path.read_text(encoding="utf-8")))
+    text = f"{format_table(table)}\nScores of every song: {out}"
+    if arguments.report:
+        text += f"\nLook and listen: {write_report(arguments.model, out)}"
+    return Answer(text, json.loads(table.path.read_text(encoding="utf-8")))
