@@ -140,8 +140,8 @@ def _check_comparable(first: Evaluated, other: Evaluated) -> None:
     differing = sorted(first.tracks.keys() ^ other.tracks.keys())
     if differing:
         raise EvaluationError(
-            f"{first.run} and {other.run} cannot be compared: {len(differing)} songs are scored in one of them only, "
-            f"such as {differing[0]}. {remedy}"
+            f"{first.run} and {other.run} cannot be compared: {differing[0]} is scored in one of them only (songs that differ: "
+            f"{len(differing)}). {remedy}"
         )
     for name, track in first.tracks.items():
         mixtures = [scores["si_sdr"] - scores["si_sdr_improvement"] for scores in (track, other.tracks[name])]
@@ -156,12 +156,15 @@ def _write(runs: Sequence[Evaluated], path: Path, progress: bool) -> None:
     target = _text(runs[0].scores["target"])
     title = f"Separation of {target}" if len(runs) == 1 else f"Separation of {target}: {len(runs)} runs"
     songs = [_song(runs, name, number) for number, name in enumerate(tqdm.tqdm(_heard(runs), "page", disable=not progress))]
+    left, bottom, width, height = report.AXES
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         header=_header(runs),
         content="\n".join([_scores(runs), _tracks(runs), _curves(runs), _listening(runs), *songs]),
-        axes_left=100 * report.AXES_LEFT,
-        axes_width=100 * report.AXES_WIDTH,
+        axes_left=f"{100 * left:.1f}",
+        axes_top=f"{100 * (1 - bottom - height):.1f}",
+        axes_width=f"{100 * width:.1f}",
+        axes_height=f"{100 * height:.1f}",
     )
     write_text(path, page)
 
@@ -177,7 +180,7 @@ def _header(runs: Sequence[Evaluated]) -> str:
             stems = ", ".join(model["uses_stems"]) or "none"
             described += f" Step {model['step']}, selected by {model['select_by']}. Use of stems: {stems}."
         lines.append(described)
-    lines.append(f"{len(runs[0].tracks)} songs of the split {scores['split']} of {scores['source']}.")
+    lines.append(f"Songs: {len(runs[0].tracks)}, the split {scores['split']} of {scores['source']}.")
     lines += [f"Left out: {name}: {reason}" for name, reason in scores["excluded_tracks"].items()]
     return "\n".join(map(_paragraph, lines))
 
@@ -185,20 +188,26 @@ def _header(runs: Sequence[Evaluated]) -> str:
 def _scores(runs: Sequence[Evaluated]) -> str:
     """The table of scores: the runs, their differences to the first, and the baselines."""
     shown = columns(all(run.scores["full"] for run in runs))
+
+    def row(label: str, scores: Mapping[str, float | None], sign: str = "", kind: str = "") -> str:
+        return _row(label, [(scores.get(key), f"{sign}{spec}") for key, spec in shown.values()], kind)
+
     first = runs[0].summary()
-    rows = [_row(run.label, [(run.summary()[key], spec) for key, spec in shown.values()]) for run in runs]
-    differences = []
+    rows = [row(run.label, run.summary()) for run in runs]
     for run in runs[1:]:
-        own = run.summary()
-        label = f"{run.label} − {runs[0].label}"
-        rows.append(_row(label, [(_difference(first[key], own[key]), f"+{spec}") for key, spec in shown.values()]))
-        differences.append(_paired(runs[0], run))
+        differences = {key: _difference(first[key], value) for key, value in run.summary().items()}
+        rows.append(row(f"{run.label} − {runs[0].label}", differences, sign="+"))
     for method in runs[0].scores["methods"]:
         # Masks at other STFTs are other baselines.
-        if method != MODEL and all(run.summary(method) == runs[0].summary(method) for run in runs):
-            values = [(runs[0].summary(method)[key], spec) for key, spec in shown.values()]
-            rows.append(_row(method, values, "aside"))
-    parts = ["<section>", "<h2>Scores</h2>", _table(["", *shown], rows, "Scores"), *map(_paragraph, differences)]
+        baselines = {row(method, run.summary(method), kind="aside") for run in runs}
+        if method != MODEL and len(baselines) == 1:
+            rows += baselines
+    parts = [
+        "<section>",
+        "<h2>Scores</h2>",
+        _table(["", *shown], rows, "Scores"),
+        *(_paragraph(_paired(runs[0], run)) for run in runs[1:]),
+    ]
     return "\n".join([*parts, *(_paragraph(line, "note") for line in READING), "</section>"])
 
 
@@ -320,7 +329,7 @@ def _sources(sounds: Mapping[str, np.ndarray], rate: int, number: int) -> Iterat
         checked = " checked" if index == 0 else ""
         yield (
             f'<label><input type="radio" name="song-{number}"{checked}><span>{escape(label)}</span>'
-            f'<audio loop preload="auto" src="{_data_url("audio/mpeg", _mp3(waveform, rate))}"></audio></label>'
+            f'<audio loop preload="auto" data-src="{_data_url("audio/mpeg", _mp3(waveform, rate))}"></audio></label>'
         )
 
 

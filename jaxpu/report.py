@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 RANGE_DB = 70
 """What a spectrogram shows below its loudest bin."""
 
-AXES_LEFT, AXES_WIDTH = 0.1, 0.885
-"""Where the time axis of a spectrogram of a page lies in its picture, as shares of the width."""
+AXES = (0.1, 0.17, 0.885, 0.8)
+"""Left, bottom, width and height of a page's spectrogram, as shares of its picture."""
 
 CURVES = {
     "loss": "loss",
@@ -193,7 +193,7 @@ def _spectrogram(values: np.ndarray, extent: tuple[float, float, float, float], 
         axes.imshow(values, origin="lower", aspect="auto", extent=extent, **scale)
         axes.set(xlabel="s", ylabel="kHz")
 
-    return _picture(draw, (AXES_LEFT, 0.17, AXES_WIDTH, 0.8))
+    return _picture(draw, AXES)
 
 
 def _picture(draw: Callable[["Axes"], None], position: tuple[float, float, float, float] | None = None) -> bytes:
@@ -201,7 +201,7 @@ def _picture(draw: Callable[["Axes"], None], position: tuple[float, float, float
 
     Args:
         draw: what is in the plot.
-        position: left, bottom, width and height of the plot as shares of the picture; None makes room for what is around it.
+        position: as AXES; None makes room for what is around it.
     """
     import matplotlib
     from matplotlib.figure import Figure
