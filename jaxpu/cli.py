@@ -12,7 +12,20 @@ from typing import Any
 from data_pipeline.decoders import AudioError
 from data_pipeline.records import DataError
 from jaxpu import __version__
-from jaxpu.commands import compare, completion, demo, estimate_prior, evaluate, export, info, prepare, separate, sweep, synthesize, train
+from jaxpu.commands import (
+    compare,
+    completion,
+    demo,
+    estimate_prior,
+    evaluate,
+    export,
+    info,
+    prepare,
+    separate,
+    sweep,
+    synthesize,
+    train,
+)
 from jaxpu.commands.command import DONE, FAILED, INTERRUPTED, MISUSED, Answer, UsageError
 from jaxpu.config import ConfigError, config_names
 

@@ -221,11 +221,14 @@ def evaluate_separator(
     scores = {method: dict(sorted(by_track.items())) for method, by_track in scores.items()}
 
     def sounds(chosen: list[str]) -> Iterator[tuple[str, dict[str, FloatArray], int]]:
-        for track in tqdm.tqdm([track for track in tracks if track.name in chosen], "excerpts", disable=not progress):
-            assert track.mixture is not None
-            mixture, rate = _read(track.mixture), track.mixture.sample_rate
-            target = _references(track, data.target)["target"]
-            yield track.name, {"mixture": mixture, "target": target, "estimate": separate(mixture, rate)}, rate
+        with progress_bar(len(chosen), "excerpts", "track", show=progress) as bar:
+            for track in tracks:
+                if track.name in chosen:
+                    assert track.mixture is not None
+                    mixture, rate = _read(track.mixture), track.mixture.sample_rate
+                    target = _references(track, data.target)["target"]
+                    yield track.name, {"mixture": mixture, "target": target, "estimate": separate(mixture, rate)}, rate
+                    bar.update()
 
     chosen = excerpts.choose(scores[MODEL], num_excerpts)
     described = {"split": split, "target": list(data.target), "source": str(source.root), "full": full, "model": dict(info or {})}

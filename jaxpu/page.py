@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import soxr
-import tqdm
 
 from data_pipeline import audio
+from data_pipeline.progress import progress_bar
 from jaxpu import excerpts, report
 from jaxpu.evaluate import MODEL, READING, SCORES_FILE, EvaluationError, columns, write_text
 from jaxpu.run_log import read_log
@@ -155,7 +155,11 @@ def _check_comparable(first: Evaluated, other: Evaluated) -> None:
 def _write(runs: Sequence[Evaluated], path: Path, progress: bool) -> None:
     target = _text(runs[0].scores["target"])
     title = f"Separation of {target}" if len(runs) == 1 else f"Separation of {target}: {len(runs)} runs"
-    songs = [_song(runs, name, number) for number, name in enumerate(tqdm.tqdm(_heard(runs), "page", disable=not progress))]
+    heard, songs = _heard(runs), []
+    with progress_bar(len(heard), "page", "song", show=progress) as bar:
+        for number, name in enumerate(heard):
+            songs.append(_song(runs, name, number))
+            bar.update()
     left, bottom, width, height = report.AXES
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),

@@ -238,6 +238,7 @@ def test_help_completion_and_configs_need_neither_jax_nor_tensorflow():
         ),
         (["separate", "mine.py", "song.wav", "-o", "out"], 1, "mine.py is no archive of `jaxpu export`, or is damaged"),
         (["evaluate", "missing", "corpus"], 1, "missing is no run"),
+        (["compare", "missing", "other"], 1, "the run is not evaluated. Call `jaxpu evaluate missing CORPUS --report`"),
         (["estimate-prior"], 2, "Say which data: jaxpu estimate-prior DATA [CONFIG]"),
         (["estimate-prior", "missing"], 1, "missing: holds no prepared data"),
         (["info", "folder"], 1, "folder is no run, no archive and no prepared data. In it are folder/inner."),
