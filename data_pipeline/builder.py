@@ -12,11 +12,8 @@ import fcntl
 import functools
 import json
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from data_pipeline.publishing import MadeTrack, is_planned, plan, publish, shard
 from data_pipeline.records import FRAME_BYTES, DataError, RecordWriter, WriteError, encode_example, writing
 from data_pipeline.spec import DataConfig, fingerprint
 from data_pipeline.tracks import Source, Track, find_tracks
+from data_pipeline.workers import worker_pool
 
 __all__ = ["DataError", "WriteError", "prepare"]
 
@@ -266,32 +264,16 @@ def _outcomes(jobs: list[_Job], config: DataConfig, folder: Path, num_workers: i
         for job in jobs:
             yield job, _make_track(job, config, folder)
         return
-    # Not `fork`: this process may hold threads of JAX or TensorFlow.
-    context = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_end_with_parent)
     try:
-        futures = {executor.submit(_make_track, job, config, folder): job for job in jobs}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
+        with worker_pool(num_workers) as executor:
+            futures = {executor.submit(_make_track, job, config, folder): job for job in jobs}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise DataError(
             "A worker process died: killed, perhaps for want of memory. Finished tracks are kept: run the same command again, "
             "with fewer workers (--num-workers)."
         ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when its parent does. The pool's workers would wait for work for ever after a kill -9 of the parent."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch(sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
 @functools.cache

@@ -8,7 +8,6 @@ voice glides, trembles and moves its formants, the instruments hold their pitch.
 import concurrent.futures
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +22,7 @@ from data_pipeline.band import DrumKit, Instrument, add_at
 from data_pipeline.progress import progress_bar
 from data_pipeline.singer import SungNote, sing
 from data_pipeline.spec import STEMS
+from data_pipeline.workers import worker_pool
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -399,9 +399,7 @@ def _run(jobs: list[tuple[Path, int, str, int, float, int, bool]], num_workers: 
                 _write_song(*job)
                 bar.update()
             return
-        # Spawned, not forked: the caller may have started JAX's or TensorFlow's threads.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        with worker_pool(num_workers) as pool:
             for future in concurrent.futures.as_completed([pool.submit(_write_song, *job) for job in jobs]):
                 future.result()
                 bar.update()

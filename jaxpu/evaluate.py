@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from data_pipeline import audio
 from data_pipeline.progress import progress_bar
 from data_pipeline.spec import DataConfig, PatchSpec
 from data_pipeline.tracks import Recording, Source, Track, TwoFolders, find_tracks
+from data_pipeline.workers import worker_pool
 from jaxpu import baselines as comparisons
 from jaxpu import excerpts
 from jaxpu.scoring import TrackScores, nan_median, score_track, silent_references
@@ -352,9 +352,7 @@ def _map(
                 yield job, function(job)
                 bar.update()
             return
-        # Spawned, not forked: this process has JAX's threads. The workers import no JAX and touch no device.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(num_workers, num_jobs), mp_context=context) as pool:
+        with worker_pool(min(num_workers, num_jobs)) as pool:  # Its processes import no JAX and touch no device.
             pending: dict[concurrent.futures.Future[Result], Job] = {}
             remaining = iter(jobs)
             while True:

@@ -260,11 +260,11 @@ def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, status, me
 
 def test_an_interrupted_command_says_so(tmp_path):
     command = [sys.executable, "-m", "jaxpu.cli", "synthesize", tmp_path / "corpus"]
-    long = ["--train", "1", "--test", "0", "--seconds", "600"]
-    process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True)
+    long = ["--train", "2", "--test", "0", "--seconds", "600"]
+    process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("synthesize:   0%")  # It has begun.
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # To its workers too, as a terminal does.
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "jaxpu: interrupted." in error
