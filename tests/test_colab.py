@@ -63,7 +63,14 @@ def test_your_recordings(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_reproduce_baseline(tmp_path: Path) -> None:
-    settings = {"folder": "out", "num_songs": 4, "num_steps": 2, "batch_size": 2, "names": ["baseline", "supervised"]}
+    settings = {
+        "folder": "out",
+        "num_songs": 4,
+        "seconds": 4.0,
+        "num_steps": 2,
+        "batch_size": 2,
+        "names": ["aligned", "supervised"],
+    }
     shown = run("reproduce_baseline.ipynb", tmp_path, **settings)
     assert sum("<audio" in data.get("text/html", "") for data in shown) == 1
     assert "supervised" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
