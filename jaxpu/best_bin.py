@@ -124,7 +124,7 @@ def estimate_best_bin(
         bar.update()
     bar.close()
 
-    model = make_model(config.model, num_outputs=1, dtype=jnp.float32)
+    model = make_model(classifier.model, classifier.data.patch, num_outputs=1, dtype=jnp.float32)
 
     def score(state: Any, batch: dict[str, jax.Array], key: jax.Array, axis_name: str) -> dict[str, jax.Array]:
         del key

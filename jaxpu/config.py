@@ -14,19 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.spec import DataConfig
-
-
-class ConfigError(ValueError):
-    """A config that cannot be found, read or used; the message says which value and what it must be."""
-
+from jaxpu.config_error import ConfigError, require
+from jaxpu.model_configs import BandSplitRNNConfig, ModelConfig, PatchCNNConfig, band_groups
 
 Estimated = float | Literal["estimate"]
 """A number, or what `jaxpu.estimates` makes of the data before training."""
-
-
-def _require(condition: bool, owner: object, field: str, requirement: str) -> None:
-    if not condition:
-        raise ConfigError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {requirement}.")
 
 
 def _is_class_prior(value: object) -> bool:
@@ -35,55 +27,6 @@ def _is_class_prior(value: object) -> bool:
 
 def _is_gain(value: object) -> bool:
     return value == "estimate" or (isinstance(value, (int, float)) and math.isfinite(value))
-
-
-@dataclasses.dataclass(frozen=True)
-class PatchCNNConfig:
-    """The convolutional network of PULSE (`make_CNN` in its `model.py`), with its sizes free.
-
-    A stem of two convolutions with `channels` channels, then `blocks` blocks of two convolutions each, of which block i has
-    `channels * growth**(i+1)` channels.  Every convolution is followed by ReLU and channel dropout or batch normalisation.
-    There is no pooling.  The defaults are PULSE's for PU learning.
-
-    Attributes:
-        channels: of the first convolution.
-        blocks: number of blocks after the stem.
-        growth: factor by which channels grow from block to block; PULSE doubles them.
-        pointwise_blocks: how many blocks, counted from the last, have 1x1 kernels (`fcblocks` in PULSE).
-        kernel_size: (frames, bins) of the other convolutions, odd.
-        dilations: (frames, bins) of every convolution that is not pointwise, in order; empty means 1 everywhere.
-        output_kernel_size: kernel of the output layer, square, odd.  PULSE: 1 for PU, 3 for supervised.
-        normalization: `batch` takes the place of dropout, as in PULSE's supervised network.
-        dropout_rate: share of the channels set to zero in training.
-        features: what the network sees of the STFT; see `jaxpu.features`.
-    """
-
-    channels: int = 8
-    blocks: int = 2
-    growth: int = 2
-    pointwise_blocks: int = 0
-    kernel_size: tuple[int, int] = (3, 3)
-    dilations: tuple[tuple[int, int], ...] = ()
-    output_kernel_size: int = 1
-    normalization: Literal["none", "batch"] = "none"
-    dropout_rate: float = 0.2
-    features: Literal["scaled", "power", "log"] = "scaled"
-
-    def __post_init__(self) -> None:
-        _require(self.channels > 0, self, "channels", "positive")
-        _require(self.blocks >= 0, self, "blocks", "0 or more")
-        _require(self.growth > 0, self, "growth", "positive")
-        _require(0 <= self.pointwise_blocks <= self.blocks, self, "pointwise_blocks", f"from 0 to blocks = {self.blocks}")
-        _require(all(k > 0 and k % 2 for k in self.kernel_size), self, "kernel_size", "two odd positive numbers")
-        _require(self.output_kernel_size > 0 and self.output_kernel_size % 2 == 1, self, "output_kernel_size", "odd and positive")
-        _require(0 <= self.dropout_rate < 1, self, "dropout_rate", "in [0, 1)")
-        convolutions = 2 + 2 * (self.blocks - self.pointwise_blocks)
-        _require(
-            len(self.dilations) in (0, convolutions) and all(d > 0 for pair in self.dilations for d in pair),
-            self,
-            "dilations",
-            f"empty or {convolutions} pairs of positive numbers, one for each convolution that is not pointwise",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +55,10 @@ class PUConfig:
     mask: Literal["hard", "soft"] = "hard"
 
     def __post_init__(self) -> None:
-        _require(_is_class_prior(self.class_prior), self, "class_prior", "between 0 and 1, or 'estimate'")
-        _require(self.beta >= 0, self, "beta", "0 or more")
-        _require(0 <= self.gamma <= 1, self, "gamma", "in [0, 1]")
-        _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
+        require(_is_class_prior(self.class_prior), self, "class_prior", "between 0 and 1, or 'estimate'")
+        require(self.beta >= 0, self, "beta", "0 or more")
+        require(0 <= self.gamma <= 1, self, "gamma", "in [0, 1]")
+        require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +77,8 @@ class BrierPUConfig:
     weight_exponent: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(_is_class_prior(self.class_prior), self, "class_prior", "between 0 and 1, or 'estimate'")
-        _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
+        require(_is_class_prior(self.class_prior), self, "class_prior", "between 0 and 1, or 'estimate'")
+        require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +97,7 @@ class SupervisedConfig:
     gain_db: float = 6.0
 
     def __post_init__(self) -> None:
-        _require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        require(self.gain_db >= 0, self, "gain_db", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +123,7 @@ class NoisyTargetConfig:
     gain_db: float = 6.0
 
     def __post_init__(self) -> None:
-        _require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        require(self.gain_db >= 0, self, "gain_db", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,10 +149,10 @@ class RemixConfig:
     labels: Literal["binary", "ratio"] = "binary"
 
     def __post_init__(self) -> None:
-        _require(self.gain_db >= 0, self, "gain_db", "0 or more")
-        _require(_is_gain(self.positive_gain_db), self, "positive_gain_db", "a number of dB, or 'estimate'")
-        _require(0 < self.label_frequency <= 1, self, "label_frequency", "in (0, 1]")
-        _require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
+        require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        require(_is_gain(self.positive_gain_db), self, "positive_gain_db", "a number of dB, or 'estimate'")
+        require(0 < self.label_frequency <= 1, self, "label_frequency", "in (0, 1]")
+        require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,11 +192,11 @@ class BootstrapConfig(RemixConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.remix_steps >= 0, self, "remix_steps", "0 or more")
-        _require(self.round_steps > 0, self, "round_steps", "positive")
-        _require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
-        _require(0 <= self.rest_share <= 1, self, "rest_share", "in [0, 1]")
-        _require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
+        require(self.remix_steps >= 0, self, "remix_steps", "0 or more")
+        require(self.round_steps > 0, self, "round_steps", "positive")
+        require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
+        require(0 <= self.rest_share <= 1, self, "rest_share", "in [0, 1]")
+        require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +213,8 @@ class PNUConfig(RemixConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 <= self.supervised_weight <= 1, self, "supervised_weight", "in [0, 1]")
-        _require(self.stem_tracks > 0, self, "stem_tracks", "positive")
+        require(0 <= self.supervised_weight <= 1, self, "supervised_weight", "in [0, 1]")
+        require(self.stem_tracks > 0, self, "stem_tracks", "positive")
 
 
 ObjectiveConfig = (
@@ -320,12 +263,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in ("num_steps", "batch_size", "eval_every", "eval_batches", "learning_rate"):
-            _require(getattr(self, field) > 0, self, field, "positive")
-        _require(self.warmup_steps >= 0, self, "warmup_steps", "0 or more")
-        _require(self.patience >= 0, self, "patience", "0 or more")
-        _require(self.gradient_clip is None or self.gradient_clip > 0, self, "gradient_clip", "positive or None")
-        _require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1)")
-        _require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2^31 - 1")
+            require(getattr(self, field) > 0, self, field, "positive")
+        require(self.warmup_steps >= 0, self, "warmup_steps", "0 or more")
+        require(self.patience >= 0, self, "patience", "0 or more")
+        require(self.gradient_clip is None or self.gradient_clip > 0, self, "gradient_clip", "positive or None")
+        require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1)")
+        require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2^31 - 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,16 +276,18 @@ class Config:
     """Everything that decides a run, but for the recordings themselves."""
 
     data: DataConfig = DataConfig()
-    model: PatchCNNConfig = PatchCNNConfig()
+    model: ModelConfig = PatchCNNConfig()
     objective: ObjectiveConfig = PUConfig()
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, BandSplitRNNConfig):
+            band_groups(self.model, self.data.patch)
         if isinstance(self.objective, BootstrapConfig):
             steps = f"less than train.num_steps = {self.train.num_steps}"
-            _require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
+            require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
             averaged = self.objective.teacher == "round" or self.train.ema_decay > 0
-            _require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0 (0.99 would do)")
+            require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0 (0.99 would do)")
 
 
 def uses_stems(config: Config) -> list[str]:

@@ -406,7 +406,7 @@ def make_mask_fn(config: Config) -> Callable[[Any, jax.Array], jax.Array]:
     """
     objective = make_objective(config.objective)
     dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
-    model = make_model(config.model, num_outputs=objective.num_outputs, dtype=dtype)
+    model = make_model(config.model, config.data.patch, num_outputs=objective.num_outputs, dtype=dtype)
     hyperparameters = {name: jnp.float32(value) for name, value in objective.hyperparameters.items()}
 
     def mask_fn(variables: Any, stft: jax.Array) -> jax.Array:

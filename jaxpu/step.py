@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from data_pipeline.spec import PatchSpec
 from jaxpu import metrics
 from jaxpu.config import Config, TrainConfig
 from jaxpu.losses import mean, weighted_mean
+from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics, positives
 from jaxpu.stft import istft
@@ -67,7 +69,7 @@ def make_optimizer(config: TrainConfig, learning_rate: jax.Array | None = None) 
 def init_state(config: Config) -> TrainState:
     """The state before the first step, a function of the config and its seed."""
     objective = make_objective(config.objective)
-    initialize = _initializer(config.model, objective.num_outputs, config.data.patch.frames, config.data.patch.bins)
+    initialize = _initializer(config.model, config.data.patch, objective.num_outputs)
     variables = initialize(jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM))
     params = variables["params"]
     state = TrainState(
@@ -87,10 +89,10 @@ def init_state(config: Config) -> TrainState:
 
 
 @functools.lru_cache(maxsize=1)
-def _initializer(model_config: Any, num_outputs: int, frames: int, bins: int) -> Callable[[jax.Array], Any]:
+def _initializer(model_config: ModelConfig, patch: PatchSpec, num_outputs: int) -> Callable[[jax.Array], Any]:
     """Key to the variables of a network, compiled once for all runs of a sweep."""
-    model = make_model(model_config, num_outputs=num_outputs, dtype=jnp.float32)
-    stft = jnp.zeros((1, frames, bins), jnp.complex64)
+    model = make_model(model_config, patch, num_outputs=num_outputs, dtype=jnp.float32)
+    stft = jnp.zeros((1, patch.frames, patch.bins), jnp.complex64)
     return jax.jit(lambda key: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False))
 
 
@@ -115,7 +117,7 @@ def decode(batch: dict[str, jax.Array]) -> Batch:
 
 def _network(config: Config, objective: Objective, axis_name: str | None) -> Any:
     dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
-    return make_model(config.model, num_outputs=objective.num_outputs, dtype=dtype, axis_name=axis_name)
+    return make_model(config.model, config.data.patch, num_outputs=objective.num_outputs, dtype=dtype, axis_name=axis_name)
 
 
 StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]

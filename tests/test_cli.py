@@ -289,6 +289,25 @@ def test_unknown_and_impossible_values_are_refused_by_name(capsys, option, value
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        (["100", "10", "20", "8"], "BandSplitRNNConfig.bands has bands of 20 Hz, which are 0.93 bins wide"),
+        (["100", "0"], "BandSplitRNNConfig.bands is ((100.0, 0),); it must be one of vocals, bass, drums, other, or pairs"),
+        (["piano"], "--model.bands"),
+    ],
+)
+def test_bands_are_a_name_or_pairs_of_numbers(capsys, bands, message):
+    with pytest.raises(SystemExit) as stopped:
+        run("train", "band_split_rnn", "--model.bands", *bands)
+    assert stopped.value.code != 0
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    # The name of a target is taken, and what comes next is found wrong.
+    with pytest.raises(SystemExit):
+        run("train", "band_split_rnn", "--model.bands", "bass", "--model.repeats", "0")
+    assert "BandSplitRNNConfig.repeats is 0" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_the_installed_command(tmp_path):
     command = Path(sys.executable).parent / "jaxpu"
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path, env=dict(os.environ))

@@ -12,6 +12,7 @@ import pytest
 
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu.config import (
+    BandSplitRNNConfig,
     BootstrapConfig,
     BrierPUConfig,
     Config,
@@ -31,8 +32,10 @@ from jaxpu.config import (
     to_json,
     uses_stems,
 )
+from jaxpu.model_configs import ModelConfig
 
 DILATIONS = ((1, 1), (2, 2))
+BANDS = "one of vocals, bass, drums, other, or pairs of a positive width in Hz and a positive number of bands"
 
 REFUSED: list[tuple[type, str, Any, str]] = [
     (PatchCNNConfig, "channels", 0, "positive"),
@@ -57,6 +60,14 @@ REFUSED: list[tuple[type, str, Any, str]] = [
         ((1, 0),) * 6,
         "empty or 6 pairs of positive numbers, one for each convolution that is not pointwise",
     ),
+    (BandSplitRNNConfig, "bands", "piano", BANDS),
+    (BandSplitRNNConfig, "bands", (), BANDS),
+    (BandSplitRNNConfig, "bands", ((100.0, 3), (0.0, 2)), BANDS),
+    (BandSplitRNNConfig, "bands", ((100.0, 0),), BANDS),
+    (BandSplitRNNConfig, "channels", 0, "positive"),
+    (BandSplitRNNConfig, "repeats", 0, "positive"),
+    (BandSplitRNNConfig, "hidden", 0, "positive"),
+    (BandSplitRNNConfig, "mask_hidden", -1, "positive"),
     (PUConfig, "class_prior", 0.0, "between 0 and 1, or 'estimate'"),
     (PUConfig, "class_prior", 1.0, "between 0 and 1, or 'estimate'"),
     (PUConfig, "class_prior", float("nan"), "between 0 and 1, or 'estimate'"),
@@ -137,7 +148,7 @@ def test_every_field_with_limits_has_a_row() -> None:
     """A field that may be a number and stands in no row above is either free or forgotten; those that are free are listed."""
     free = {("RemixConfig", "positive_gain_db")}
     rows = {(cls.__name__, field) for cls, field, _, _ in REFUSED}
-    for cls in (PatchCNNConfig, *typing.get_args(ObjectiveConfig), TrainConfig):
+    for cls in (*typing.get_args(ModelConfig), *typing.get_args(ObjectiveConfig), TrainConfig):
         for field in dataclasses.fields(cls):
             if isinstance(field.default, (int, float, tuple)) and not isinstance(field.default, bool):
                 assert any((base.__name__, field.name) in rows | free for base in cls.__mro__)
@@ -175,18 +186,22 @@ CONFIGS = [
     Config(objective=MixITConfig(minimum_over="batch")),
     Config(objective=NoisyTargetConfig(gain_db=3.0)),
     Config(objective=PNUConfig(stem_tracks=1)),
+    Config(model=BandSplitRNNConfig(bands=((100.0, 10), (250.0, 12)), repeats=3)),
     Config(objective=BootstrapConfig(remix_steps=7, teacher="round", rest_share=0.25, labels="ratio")),
 ]
 
 
 @pytest.mark.parametrize(
-    "config", CONFIGS, ids=["defaults", "changed", "supervised", "brier_pu", "mixit", "noisy_target", "pnu", "bootstrap"]
+    "config",
+    CONFIGS,
+    ids=["defaults", "changed", "supervised", "brier_pu", "mixit", "noisy_target", "pnu", "band_split_rnn", "bootstrap"],
 )
 def test_json_and_back(config: Config) -> None:
     restored = from_json(json.loads(json.dumps(to_json(config))))
     assert restored == config
     assert hash(restored) == hash(config)  # tuples, not lists
     assert type(restored.objective) is type(config.objective)
+    assert type(restored.model) is type(config.model)
 
 
 def test_stored_configs_of_another_version_are_refused() -> None:
@@ -262,11 +277,20 @@ def test_the_baseline_is_what_pulse_publishes() -> None:
 
 
 def test_the_other_objectives_are_on_equal_terms_with_the_demo() -> None:
-    configs = [load_config(name) for name in config_names() if name.startswith("demo")]
+    demos = [load_config(name) for name in config_names() if name.startswith("demo")]
+    configs = [config for config in demos if isinstance(config.model, PatchCNNConfig)]
     assert {type(config.objective) for config in configs} == set(typing.get_args(ObjectiveConfig))
     # A bootstrap's held-out loss prefers early checkpoints: it takes the last one.
     assert len({(config.data, config.model, dataclasses.replace(config.train, select_by="last")) for config in configs}) == 1
     assert {type(config.objective) for config in configs if config.train.select_by != "held_out_loss"} == {BootstrapConfig}
+
+
+def test_the_band_split_rnn_learns_what_the_patch_cnn_learns() -> None:
+    for name in ("demo", "demo_supervised"):
+        other = load_config(f"demo_band_split_rnn{name.removeprefix('demo')}")
+        assert isinstance(other.model, BandSplitRNNConfig)
+        assert dataclasses.replace(other, model=load_config(name).model, train=load_config(name).train) == load_config(name)
+        assert other.train.select_by == load_config(name).train.select_by
 
 
 def test_configs_that_cannot_be_found_are_named(tmp_path: Path) -> None:

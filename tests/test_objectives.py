@@ -613,7 +613,7 @@ def test_every_number_of_an_objective_is_a_hyperparameter(config: Any) -> None:
 
 def test_mask_fn_is_network_and_mask_without_dropout() -> None:
     config = Config(model=PatchCNNConfig(channels=2, blocks=0, dropout_rate=0.5), objective=RemixConfig(label_frequency=0.7))
-    model = make_model(config.model, num_outputs=1, dtype=jnp.float32)
+    model = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
     stft, index = make_batch(3).unlabeled, jnp.zeros(3, jnp.int32)
     variables = jax.jit(functools.partial(model.init, train=False))(KEY, stft, index)
     mask = jax.jit(make_mask_fn(config))(variables, stft)

@@ -15,6 +15,7 @@ import jaxpu.step
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu import losses, parallel
 from jaxpu.config import (
+    BandSplitRNNConfig,
     BootstrapConfig,
     BrierPUConfig,
     Config,
@@ -27,16 +28,18 @@ from jaxpu.config import (
     SupervisedConfig,
     TrainConfig,
 )
+from jaxpu.model_configs import ModelConfig
 from jaxpu.step import TrainState, init_state, make_evaluate_step, make_train_step
 
 PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
 DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
 BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")
+RNN = BandSplitRNNConfig(bands=((2000.0, 5),), channels=4, repeats=2, hidden=3, mask_hidden=5)
 KEY = jax.random.key(5)
 BATCH_SIZE, NUM_STEPS = 16, 10
 
 
-def make_config(objective: Any, model: PatchCNNConfig, **settings: Any) -> Config:
+def make_config(objective: Any, model: ModelConfig, **settings: Any) -> Config:
     train = TrainConfig(batch_size=BATCH_SIZE, learning_rate=0.01, **settings)
     return Config(data=DataConfig(patch=PATCH), model=model, objective=objective, train=train)
 
@@ -92,6 +95,7 @@ CASES: dict[str, tuple[Config, float | None]] = {
     "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), 0.05),
     "bootstrap-norm-sgd": (make_config(BootstrapConfig(remix_steps=3, teacher="round", round_steps=4), BATCH_NORM), 0.05),
     "supervised-norm-sgd": (make_config(SupervisedConfig(), BATCH_NORM), 0.002),
+    "remix-norm-rnn-sgd": (make_config(RemixConfig(), RNN), 0.05),
 }
 
 
@@ -125,6 +129,7 @@ def start(case: str, **hyperparameters: float) -> TrainState:
         ("remix-norm-sgd", None, {}, 1.0),
         ("bootstrap-norm-sgd", None, {}, 1.0),
         ("supervised-norm-sgd", None, {}, 1.0),
+        ("remix-norm-rnn-sgd", None, {}, 1.0),
     ],
 )
 def test_eight_devices_equal_one(
@@ -133,7 +138,7 @@ def test_eight_devices_equal_one(
     one, eight = steps(case)
     begin = state_one = state_eight = start(case, **hyperparameters)
     with_target = "supervised" in case
-    # Batch normalisation divides by small deviations, which magnifies rounding.
+    # Normalisation divides by small deviations, which magnifies rounding.
     tolerance = 1e-4 if "norm" in case else 1e-5
     for number in range(NUM_STEPS):
         batch = make_batch(number, with_target=with_target, positive_gain=positive_gain)
@@ -249,13 +254,19 @@ def test_devices_in_words() -> None:
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize(
-    "objective",
-    [PUConfig(), BrierPUConfig(), SupervisedConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig(), BootstrapConfig()],
-    ids=lambda objective: type(objective).__name__,
+    ("objective", "model"),
+    [
+        *((objective, DROPOUT) for objective in (PUConfig(), BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig())),
+        (BootstrapConfig(), DROPOUT),
+        (SupervisedConfig(), BATCH_NORM),
+        (BootstrapConfig(), RNN),
+    ],
+    ids=lambda config: type(config).__name__,
 )
-def test_the_train_step_lowers_for_accelerators(objective: Any, platform: str) -> None:
+def test_the_train_step_lowers_for_accelerators(objective: Any, model: Any, platform: str) -> None:
     """On the CPU, without a device of that kind: everything in the step has a translation for it."""
-    model = dataclasses.replace(DROPOUT if not isinstance(objective, SupervisedConfig) else BATCH_NORM, features="power")
+    if isinstance(model, PatchCNNConfig):
+        model = dataclasses.replace(model, features="power")
     config = make_config(
         objective, model, mixed_precision=True, gradient_clip=1.0, ema_decay=0.99, schedule="cosine", warmup_steps=5
     )
@@ -270,5 +281,5 @@ def test_the_train_step_lowers_for_accelerators(objective: Any, platform: str) -
     shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
     assert shapes(next_state) == shapes(state)
     assert {"loss", "gradient_norm", "kept_energy", "inactive_share"} <= set(statistics)
-    # Convolutions in bfloat16, parameters in float32.
+    # The network in bfloat16, parameters in float32.
     assert "bf16" in exported.mlir_module()

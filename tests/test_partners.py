@@ -31,7 +31,7 @@ def make_trained_model(objective=None, **patch) -> TrainedModel:
         objective=objective or RemixConfig(),
         train=TrainConfig(ema_decay=0.9, num_steps=500),
     )
-    network = make_model(config.model, num_outputs=1, dtype=jnp.float32)
+    network = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
     nothing = jnp.zeros((1, 4, config.data.patch.bins), jnp.complex64)
     variables = network.init(jax.random.key(0), nothing, jnp.zeros(1, jnp.int32), train=False)
     return TrainedModel(config, jax.tree.map(lambda x: 8 * x, variables), {})

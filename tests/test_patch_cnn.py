@@ -1,6 +1,7 @@
-"""The networks: PULSE's sizes, its order of layers, and what each output depends on."""
+"""The patch CNN: PULSE's sizes, its order of layers, and what each output depends on."""
 
 import functools
+import typing
 from typing import Any
 
 import jax
@@ -9,17 +10,20 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from jaxpu.config import PatchCNNConfig
-from jaxpu.models import MODELS, make_model, receptive_field_frames
+from data_pipeline.spec import PatchSpec
+from jaxpu.config import BandSplitRNNConfig, PatchCNNConfig
+from jaxpu.model_configs import ModelConfig
+from jaxpu.models import make_model, receptive_field_frames
 from jaxpu.models.patch_cnn import ChannelDropout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
+PATCH = PatchSpec(sample_rate=44_100, n_fft=2048)
 PULSE_PU = PatchCNNConfig()
 PULSE_SUPERVISED = PatchCNNConfig(normalization="batch", output_kernel_size=3)
 TINY = PatchCNNConfig(channels=2, blocks=1, kernel_size=(3, 5), features="log", dropout_rate=0.5)
 
-# Parameters by model and config, with one output.  A model without a row fails the test below.
+# Parameters by model and config, with one output and the band-split RNN's window.  A model without a row fails the test below.
 # By hand for PULSE's PU network, each layer (inputs * kernel area + 1) * outputs:
 # 10*8 + 73*8 + 73*16 + 145*16 + 145*32 + 289*32 + 33*1 = 18073.
 NUM_PARAMETERS: dict[type, list[tuple[Any, int]]] = {
@@ -33,13 +37,15 @@ NUM_PARAMETERS: dict[type, list[tuple[Any, int]]] = {
         (PatchCNNConfig(blocks=0), 80 + 584 + 9),
         (TINY, (16 + 31) * 2 + (31 + 61) * 4 + 5),
     ],
+    # The formula is in tests/test_band_split_rnn.py.
+    BandSplitRNNConfig: [(BandSplitRNNConfig(), 24_547_462)],
 }
 
 
 def abstract_variables(config: Any, num_outputs: int = 1) -> Any:
     """Shapes and dtypes of the network's variables."""
-    model = make_model(config, num_outputs=num_outputs, dtype=jnp.float32)
-    stft, index = jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32)
+    model = make_model(config, PATCH, num_outputs=num_outputs, dtype=jnp.float32)
+    stft, index = jnp.zeros((1, 5, PATCH.bins), jnp.complex64), jnp.zeros(1, jnp.int32)
     return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft, index)
 
 
@@ -57,7 +63,7 @@ def build(config: Any, num_outputs: int = 1) -> tuple[Any, Any]:
         values = rng.uniform(0.5, 1.5, leaf.shape) if in_norm else rng.uniform(-0.5, 0.5, leaf.shape)
         return jnp.asarray(values, jnp.float32)
 
-    model = make_model(config, num_outputs=num_outputs, dtype=jnp.float32)
+    model = make_model(config, PATCH, num_outputs=num_outputs, dtype=jnp.float32)
     return model, jax.tree_util.tree_map_with_path(draw, abstract_variables(config, num_outputs))
 
 
@@ -80,7 +86,7 @@ def reference_convolution(x: np.ndarray, layer: Any, dilation: tuple[int, int] =
 
 
 def test_every_model_has_pinned_parameter_counts() -> None:
-    assert set(NUM_PARAMETERS) == set(MODELS)
+    assert set(NUM_PARAMETERS) == set(typing.get_args(ModelConfig))
 
 
 @pytest.mark.parametrize(("config", "expected"), [row for rows in NUM_PARAMETERS.values() for row in rows])
@@ -196,7 +202,7 @@ def test_channel_dropout_drops_whole_channels_and_scales_the_others() -> None:
 
 def test_initial_parameters_are_torchs() -> None:
     """Uniform within plus or minus one over the root of the fan-in, weights and biases alike."""
-    model = make_model(PatchCNNConfig(channels=40, blocks=0, output_kernel_size=3), num_outputs=3, dtype=jnp.float32)
+    model = make_model(PatchCNNConfig(channels=40, blocks=0, output_kernel_size=3), PATCH, num_outputs=3, dtype=jnp.float32)
     stft, index = jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32)
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), stft, index)
     fan_in = {"conv_0": 9, "conv_1": 9 * 40, "output": 9 * 40}
@@ -239,7 +245,7 @@ def test_receptive_field_is_as_measured(config: PatchCNNConfig) -> None:
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     config = PatchCNNConfig(channels=2, blocks=0, normalization="batch", features="log")
     exact, variables = build(config)
-    mixed = make_model(config, num_outputs=1, dtype=jnp.bfloat16)
+    mixed = make_model(config, PATCH, num_outputs=1, dtype=jnp.bfloat16)
     results = []
     with jax.numpy_dtype_promotion("standard"):  # Flax adds bfloat16 to float32 inside of its normalisation.
         for model in (exact, mixed):

@@ -16,7 +16,8 @@ from data_pipeline.audio import AudioError, read_blocks
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu.checkpoints import TrainedModel
 from jaxpu.chunks import target_blocks
-from jaxpu.config import Config, PatchCNNConfig, PUConfig, SupervisedConfig
+from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig
+from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model
 from jaxpu.objectives import make_mask_fn
 from jaxpu.separate import output_folders, separate, separate_file, separate_waveform
@@ -25,7 +26,7 @@ from jaxpu.stft import istft, stft
 RATE = 16_000
 
 
-def make_trained_model(*, objective: Any = None, network: PatchCNNConfig | None = None, **patch: Any) -> TrainedModel:
+def make_trained_model(*, objective: Any = None, network: ModelConfig | None = None, **patch: Any) -> TrainedModel:
     """A network with random parameters, large enough for masks that vary from bin to bin."""
     settings = {"sample_rate": RATE, "n_fft": 256, "win_length": 256, "hop_length": 64, "level": "reference", **patch}
     config = Config(
@@ -33,7 +34,7 @@ def make_trained_model(*, objective: Any = None, network: PatchCNNConfig | None 
         model=network or PatchCNNConfig(channels=3, growth=1, blocks=1, features="log"),
         objective=objective or SupervisedConfig(),
     )
-    network_module = make_model(config.model, num_outputs=1, dtype=jnp.float32)
+    network_module = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
     stft_of_nothing = jnp.zeros((1, 4, config.data.patch.bins), jnp.complex64)
     init = functools.partial(network_module.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), stft_of_nothing, jnp.zeros(1, jnp.int32))
@@ -115,6 +116,39 @@ def test_dilated_network_gets_the_context_it_needs() -> None:
     model = make_trained_model(network=network)
     waveform = noise(1, RATE)
     np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=0.4), whole(model, waveform), atol=1e-5)
+
+
+def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade() -> None:
+    network = BandSplitRNNConfig(bands=((1000.0, 8),), channels=4, repeats=1, hidden=4, mask_hidden=8)
+    model = make_trained_model(network=network, hop_length=128)
+    hop, frames_per_s = 128, RATE // 128
+    waveform = noise(1, 9 * RATE)
+    # In every chunk the outer second, and the frame whose window ends there, is for the network alone, but for the true ends.
+    context, length = frames_per_s + 1, 5 * frames_per_s
+    spectrum = stft(waveform, model.config.data.patch)
+    total = spectrum.shape[1]
+    begins = [*range(0, total - length, length - 3 * context), total - length]
+    assert len(begins) == 4
+    mask_fn = jax.jit(make_mask_fn(model.config))
+    expected = np.zeros((1, (total - 1) * hop), np.float32)
+    fade = np.sin(np.pi / 2 * (np.arange(context * hop) + 0.5) / (context * hop)) ** 2
+    for number, begin in enumerate(begins):
+        part = spectrum[:, begin : begin + length]
+        mask = mask_fn(model.variables, part)
+        assert np.std(mask) > 0.05
+        target = np.asarray(istft(mask.astype(jnp.complex64) * part, model.config.data.patch, (length - 1) * hop))
+        into = slice(0, 0)
+        if number:
+            first = (begins[number - 1] + length - 2 * context) * hop
+            into = slice(first, first + len(fade))
+            faded = target[:, first - begin * hop :][:, : len(fade)]
+            expected[:, into] = (1 - fade) * expected[:, into] + fade * faded
+        expected[:, into.stop :] = 0
+        expected[:, into.stop : begin * hop + target.shape[1]] = target[:, into.stop - begin * hop :]
+    np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=5), expected, atol=1e-5)
+    # A recording that fits into one chunk is separated as a whole.
+    short = waveform[:, : 4 * RATE]
+    np.testing.assert_allclose(separate_waveform(model, short, RATE, chunk_s=5), whole(model, short), atol=1e-5)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 128, 129, 256, 2000])
@@ -439,19 +473,27 @@ def test_bad_recordings_do_not_stop_the_good_ones(
 MEASURE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from jaxpu.config import PatchCNNConfig
+from jaxpu.config import BandSplitRNNConfig, PatchCNNConfig
 from jaxpu.separate import separate_file
 sys.path.insert(0, sys.argv[1])
 from test_separate import make_trained_model
-network = PatchCNNConfig(channels=1, growth=1, blocks=0)
+network = eval(sys.argv[2])
 model = make_trained_model(network=network, sample_rate=8000, n_fft=512, win_length=512, hop_length=256, level="recording")
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     separate_file(model, path, Path(path).with_suffix(""))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        PatchCNNConfig(channels=1, growth=1, blocks=0),
+        BandSplitRNNConfig(bands=((1000.0, 4),), channels=2, repeats=1, hidden=2, mask_hidden=2),
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_memory_does_not_grow_with_the_length(network: ModelConfig, tmp_path: Path) -> None:
     """The peak after an eight-minute recording is the peak after a one-minute one."""
     second = noise(2, 11_025).T
     paths = []
@@ -460,7 +502,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         with soundfile.SoundFile(paths[-1], "w", 11_025, 2, "PCM_16") as file:
             for _ in range(60 * minutes):
                 file.write(second)
-    command = [sys.executable, "-c", MEASURE_MEMORY, str(Path(__file__).parent), *map(str, paths)]
+    command = [sys.executable, "-c", MEASURE_MEMORY, str(Path(__file__).parent), repr(network), *map(str, paths)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     short, long = (int(line) / 1024 for line in result.stdout.split())  # MB on Linux.
     # The input, the target and the accompaniment take 37 MB each for seven minutes.

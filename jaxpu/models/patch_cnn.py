@@ -8,16 +8,7 @@ import jax.numpy as jnp
 
 from jaxpu.config import PatchCNNConfig
 from jaxpu.features import FEATURES
-
-
-def _torch_uniform(scale_with: int) -> nn.initializers.Initializer:
-    """U(-b, b) with b = 1 / sqrt(fan in), torch's default for weights and biases alike, since PULSE keeps it."""
-    bound = scale_with**-0.5
-
-    def initialize(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialize
+from jaxpu.models.initializers import torch_uniform
 
 
 class ChannelDropout(nn.Module):
@@ -90,7 +81,7 @@ class PatchCNN(nn.Module):
         self, x: jax.Array, channels: int, kernel_size: tuple[int, int], dilation: tuple[int, int], name: str
     ) -> jax.Array:
         fan_in = kernel_size[0] * kernel_size[1] * x.shape[-1]
-        initializer = _torch_uniform(fan_in)
+        initializer = torch_uniform(fan_in)  # PULSE keeps torch's.
         return nn.Conv(
             channels,
             kernel_size,

@@ -1,0 +1,11 @@
+"""The error of a config, and the check that raises it."""
+
+
+class ConfigError(ValueError):
+    """A config that cannot be found, read or used; the message says which value and what it must be."""
+
+
+def require(condition: bool, owner: object, field: str, requirement: str) -> None:
+    """Raises a `ConfigError` that names the field and its value, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {requirement}.")
