@@ -53,6 +53,9 @@ NETWORKS = {
 }
 """With as many weights in their convolutions as the network of all other experiments."""
 
+BAND_SPLIT_RNN = load_config("demo_band_split_rnn").model
+"""A step of it takes as long as one of the network of all other experiments: XXX."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -179,3 +182,9 @@ def experiments() -> Iterator[Experiment]:
         for name, model in NETWORKS.items():
             config = config_of(BOOTSTRAP, "vocals", seed, select_by="last")
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
+    for seed in SEEDS:
+        for method, config in (
+            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last")),
+            ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed)),
+        ):
+            yield Experiment("band-split RNN", f"{method}, band-split RNN", dataclasses.replace(config, model=BAND_SPLIT_RNN))

@@ -34,7 +34,7 @@ from jaxpu.step import TrainState, init_state, make_evaluate_step, make_train_st
 PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
 DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
 BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")
-RNN = BandSplitRNNConfig(bands=((2000.0, 5),), channels=4, repeats=2, hidden=3, mask_hidden=5)
+RNN = BandSplitRNNConfig(bands=((7600.0, 3),), channels=4, repeats=2, hidden=3, mask_hidden=5)
 KEY = jax.random.key(5)
 BATCH_SIZE, NUM_STEPS = 16, 10
 
