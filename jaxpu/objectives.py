@@ -392,7 +392,8 @@ def make_objective(config: Any) -> Objective:
 
 def variable_shapes(config: Config) -> Any:
     """Shapes and dtypes of the variables that the mask function of `config` takes, as a tree of `jax.ShapeDtypeStruct`."""
-    model = make_model(config.model, num_outputs=make_objective(config.objective).num_outputs, dtype=jnp.float32)
+    num_outputs = make_objective(config.objective).num_outputs
+    model = make_model(config.model, config.data.patch, num_outputs=num_outputs, dtype=jnp.float32)
     stft = jax.ShapeDtypeStruct((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
     return jax.eval_shape(lambda key, stft: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False), jax.random.key(0), stft)
 
