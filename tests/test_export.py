@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 import soundfile
@@ -19,9 +20,10 @@ from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu.archive import ArchiveError
 from jaxpu.checkpoints import RunCheckpoints, TrainedModel, load_model
 from jaxpu.cli import main
-from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig, TrainConfig
+from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, SupervisedConfig, TrainConfig
 from jaxpu.export import export
 from jaxpu.separate import separate_waveform
+from jaxpu.stablehlo import serialize
 from jaxpu.step import init_state, separation_variables
 
 RATE = 8000
@@ -280,6 +282,18 @@ def test_the_example_of_the_card_runs_a_program_without_jaxpu(tmp_path: Path, se
     assert "channels are separated one by one" in (folder / "README.md").read_text().lower() or not settings.get("stereo")
     with pytest.raises(ArchiveError, match="holds no parameters: a StableHLO program runs without jaxpu"):
         load_model(folder)
+
+
+def test_a_program_of_the_band_split_rnn() -> None:
+    bands = BandSplitRNNConfig(bands=((500.0, 8),), channels=4, repeats=2, hidden=4, mask_hidden=8)
+    patch = PatchSpec(sample_rate=RATE, clip_samples=4096, n_fft=256, win_length=256, hop_length=128, level="reference")
+    config = Config(DataConfig(patch=patch), bands, SupervisedConfig(), TrainConfig(num_steps=70))
+    model = TrainedModel(config, separation_variables(config, init_state(config)), {})
+    separate = jax.jit(jax.export.deserialize(bytearray(serialize(model))).call)
+    waveform = noise(2, 5000)
+    found, expected = np.asarray(separate(waveform[None])[0]), separate_waveform(model, waveform, RATE)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_masks_of_the_test_vary(run: Path) -> None:
