@@ -305,9 +305,9 @@ def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = Path("runs/sweep-tiny/class_prior=0.4,weight_exponent=1.0,seed=1")
     assert load_model(folder).config.objective == PUConfig(class_prior=0.4, gamma=0.5)
     # Other settings are refused in the same folder, and so are unreadable options.
-    assert main([*command[:-1], "0.6", *values]) == 1
+    assert main([*command[:-1], "0.6", *values]) == 2
     assert "is of a run with another config" in capsys.readouterr().err
-    assert main([*command, "--over", "gamma=0", "--over", "gamma=1"]) == 1
+    assert main([*command, "--over", "gamma=0", "--over", "gamma=1"]) == 2
     assert "--over is given twice" in capsys.readouterr().err
-    assert main([*command, "--over", "gamma=0", "--seeds", "0"]) == 1
+    assert main([*command, "--over", "gamma=0", "--seeds", "0"]) == 2
     assert "--seeds is 0" in capsys.readouterr().err
