@@ -54,7 +54,7 @@ NETWORKS = {
 """With as many weights in their convolutions as the network of all other experiments."""
 
 BAND_SPLIT_RNN = load_config("demo_band_split_rnn").model
-"""A supervised step of it takes 0.84 of the time of one of the network above (one busy CPU core, six steps each in turn, median)."""
+"""A supervised step of it takes 0.84 of the time of one of the network above (median of six in turn, one busy CPU core)."""
 
 
 @dataclasses.dataclass(frozen=True)
