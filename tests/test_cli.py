@@ -260,7 +260,9 @@ def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, status, me
 
 
 def test_an_interrupted_command_says_so(tmp_path):
-    command = [sys.executable, "-m", "jaxpu.cli", "synthesize", tmp_path / "corpus"]
+    # Tests that run in the background of a shell ignore SIGINT, and so do their children.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxpu.cli import main; exit(main())"
+    command = [sys.executable, "-c", program, "synthesize", tmp_path / "corpus"]
     long = ["--train", "2", "--test", "0", "--seconds", "600"]
     process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
