@@ -1,6 +1,7 @@
 """The command line: `jaxpu prepare | train | sweep | evaluate | separate | estimate-prior | synthesize | demo`."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import tyro
 from data_pipeline.decoders import AudioError
 from data_pipeline.records import DataError
 from jaxpu import __version__
+from jaxpu.cluster import Cluster
 from jaxpu.config import Config, ConfigError, config_names, load_config
 
 USAGE = """jaxpu: separate a sound from recordings without ever having that sound alone.
@@ -49,6 +51,7 @@ class PrepareArguments:
         download: fetch musdb's 7-second excerpts into --musdb18 first.
         out: where the data go; data/CONFIG by default.
         workers: processes; one per core by default.
+        beam: make the tracks on a cluster instead: options of Apache Beam in one word, --beam="--runner=FlinkRunner ...".
         skip_bad: go on past recordings that cannot be used, and list them at the end.
     """
 
@@ -60,6 +63,7 @@ class PrepareArguments:
     download: bool = False
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     workers: int | None = None
+    beam: str | None = None
     skip_bad: bool = False
 
 
@@ -71,11 +75,13 @@ class TrainArguments:
         config: of the run.
         data: what `jaxpu prepare` wrote; data/CONFIG by default.
         run: where checkpoints and logs go; runs/CONFIG by default.
+        cluster: the processes that train together.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
     run: Path | None = None
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +118,7 @@ class EvaluateArguments:
         full: museval's filtered metrics, with SIR and SAR; about 1000 times slower.
         workers: processes; one per core by default.
         positives: as for `jaxpu separate`.
+        cluster: the processes that share the songs.
     """
 
     model: tyro.conf.Positional[Path]
@@ -121,6 +128,7 @@ class EvaluateArguments:
     full: bool = False
     workers: int | None = None
     positives: Path | None = None
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +249,14 @@ def _prepare(args: Sequence[str]) -> int:
             f"{len(sources)} sources are given. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
         )
     out = arguments.out or Path("data") / name
-    prepare(sources[0], arguments.config.data, out, num_workers=arguments.workers, skip_bad=arguments.skip_bad)
+    prepare(
+        sources[0],
+        arguments.config.data,
+        out,
+        num_workers=arguments.workers,
+        beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
+        skip_bad=arguments.skip_bad,
+    )
     print(f"Next: jaxpu train {args[0]}" + (f" --prepared {out}" if arguments.out else ""))
     return 0
 
@@ -249,10 +264,14 @@ def _prepare(args: Sequence[str]) -> int:
 def _train(args: Sequence[str]) -> int:
     name, config, rest = _config_argument("train", args)
     arguments = _parse(TrainArguments, f"train {name}", rest, TrainArguments(config))
+    from jaxpu import parallel
     from jaxpu.train import train
 
     run = arguments.run or Path("runs") / name
-    results = train(arguments.config, arguments.data or Path("data") / name, run)
+    with parallel.joined(arguments.cluster):
+        results = train(arguments.config, arguments.data or Path("data") / name, run)
+    if parallel.process_index() > 0:
+        return 0
     scores = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if isinstance(value, float))
     print(f"{run}: step {results['step']}, {results['stopped']}. {scores}")
     print(f"Next: jaxpu separate {run} RECORDING -o DIR")
@@ -279,21 +298,25 @@ def _sweep(args: Sequence[str]) -> int:
 def _evaluate(args: Sequence[str]) -> int:
     arguments = _parse(EvaluateArguments, "evaluate", args)
     from data_pipeline.tracks import detect_source
+    from jaxpu import parallel
     from jaxpu.checkpoints import load_model
     from jaxpu.evaluate import evaluate, format_table
     from jaxpu.partners import load_partners
 
     out = arguments.out or arguments.model / "evaluation"
-    model = load_model(arguments.model)
-    table = evaluate(
-        model,
-        detect_source(arguments.corpus),
-        out,
-        split=arguments.split,
-        full=arguments.full,
-        num_workers=arguments.workers,
-        partners=None if arguments.positives is None else load_partners(model, arguments.positives),
-    )
+    with parallel.joined(arguments.cluster):
+        model = load_model(arguments.model)
+        table = evaluate(
+            model,
+            detect_source(arguments.corpus),
+            out,
+            split=arguments.split,
+            full=arguments.full,
+            num_workers=arguments.workers,
+            partners=None if arguments.positives is None else load_partners(model, arguments.positives),
+        )
+    if parallel.process_index() > 0:
+        return 0
     print(format_table(table))
     print(f"Scores of every song: {out}")
     return 0

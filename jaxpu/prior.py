@@ -312,7 +312,8 @@ def with_estimate(
 ) -> tuple[Config, dict[str, Any] | None]:
     """A config whose class prior is a number, and where it came from.
 
-    Where the config asks for an estimate, that is made once, printed, and kept in `run_dir`, so that a run goes on with the same.
+    Where the config asks for an estimate, process 0 makes it once, prints it, and keeps it in `run_dir`, so that a run goes on
+    with the same.
 
     Returns:
         The config, and the estimate as JSON-serialisable values; None where the config has a number or needs none.
@@ -320,16 +321,14 @@ def with_estimate(
     if getattr(config.objective, "class_prior", None) != "estimate":
         return config, None
     path = run_dir / PRIOR_FILE
-    if path.exists():
-        prior = json.loads(path.read_text())
-    else:
+    if parallel.process_index() == 0 and not path.exists():
         shares = estimate(dataset, config)
-        prior = {"estimator": "log_max", **dataclasses.asdict(shares)}
-        if progress and parallel.process_index() == 0:
+        if progress:
             print(f"Class prior: {in_words(shares.class_prior)}, estimated from the data (see `jaxpu estimate-prior`).")
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(prior, indent=1))
+        temporary.write_text(json.dumps({"estimator": "log_max", **dataclasses.asdict(shares)}, indent=1))
         temporary.replace(path)
+    prior = parallel.of_first_process(lambda: json.loads(path.read_text()))
     objective = dataclasses.replace(config.objective, class_prior=prior["class_prior"]["value"])
     return dataclasses.replace(config, objective=objective), prior
 
