@@ -65,6 +65,8 @@ def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
         # JAX took SIGTERM for a notice that somebody asks it for.  It shall end this process again, or stop its training.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
+        # The first connections between devices, while all are here: gloo gives later ones 30 s.
+        gather(any_process(False))
         yield
     except BaseException:
         # JAX's own exit would wait minutes for the other processes, which wait for this one.
@@ -102,7 +104,14 @@ def of_first_process(make: Callable[[], Value]) -> Value:
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process; all of them must call it."""
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    if jax.process_count() == 1:
+        return flag
+    return bool(_sum_over_devices()(None, np.full(jax.local_device_count(), flag, np.int32), None))
+
+
+@functools.cache
+def _sum_over_devices() -> Callable[..., Any]:
+    return over_devices(lambda state, batch, key, axis_name: jax.lax.psum(batch.sum(), axis_name))
 
 
 def process_index() -> int:

@@ -25,7 +25,7 @@ from data_pipeline.tracks import Musdb18HQ
 from jaxpu.checkpoints import RunCheckpoints, load_model
 from jaxpu.cli import TrainArguments
 from jaxpu.cluster import Cluster
-from jaxpu.config import Config, ConfigError, load_config
+from jaxpu.config import ConfigError, load_config
 from jaxpu.evaluate import evaluate
 from jaxpu.step import TrainState, init_state
 from jaxpu.train import train
@@ -72,14 +72,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(workplace: Path) -> Config:
-    return load_config(workplace / "config.py")
-
-
-@pytest.fixture(scope="module")
-def alone(workplace: Path, config: Config) -> Path:
+def alone(workplace: Path) -> Path:
     """What one process with eight devices makes."""
-    train(config, workplace / "data", workplace / "alone", progress=False)
+    train(load_config(workplace / "config.py"), workplace / "data", workplace / "alone", progress=False)
     return workplace / "alone"
 
 
@@ -124,10 +119,12 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "clips_per_s"} for row in rows]
 
 
-def last_state(config: Config, run_dir: Path) -> TrainState:
+def states(run_dir: Path) -> tuple[TrainState, TrainState]:
+    """At the start and at the end."""
+    begin = init_state(load_model(run_dir).config)
     with RunCheckpoints(run_dir) as checkpoints:
-        state, _ = checkpoints.restore(init_state(config))
-    return jax.device_get(state)
+        end, _ = checkpoints.restore(begin)
+    return jax.device_get((begin, end))
 
 
 TOGETHER = """
@@ -148,8 +145,9 @@ TOGETHER = """
     config = load_config(folder / "config.py")
     with parallel.joined(Cluster(address, 2, process)):
         print(parallel.describe())
-        print("first", train(config, folder / "data", folder / "interrupted", progress=False)["stopped"])
-        print("then", train(config, folder / "data", folder / "interrupted", progress=False)["stopped"])
+        for _ in range(2):
+            result = train(config, folder / "data", folder / "interrupted", progress=False)
+            print(f"step {result['step']}: {result['stopped']}")
         train(config, folder / "data", folder / "straight", progress=False)
         other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=process))
         try:
@@ -168,9 +166,7 @@ TOGETHER = """
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_do_what_one_does(
-    workplace: Path, config: Config, alone: Path, shared_compilations: dict[str, str]
-) -> None:
+def test_two_processes_do_what_one_does(workplace: Path, alone: Path, shared_compilations: dict[str, str]) -> None:
     interrupted = workplace / "interrupted"
     # SLURM's variables, as srun sets them; jax.distributed makes the port from the job's number.
     slurm = {
@@ -213,34 +209,29 @@ def test_two_processes_do_what_one_does(
     said = [(workplace / f"bare{process}").read_text() for process in range(2)]
     assert statuses[1] == -signal.SIGKILL, said[1]
     assert statuses[0] > 0, said[0]  # It does not wait for ever for one that died.
+    # One of them was asked to stop, and both did, after the same step; then the same command went on.
+    (stopped_at,) = {re.findall(r"^step (\d+): asked to stop", words, re.MULTILINE)[0] for words in said}
+    assert 60 <= int(stopped_at) < 120
     for words in said:
         assert "8 x cpu (cpu), 2 process(es)" in words
-        # One of them was asked to stop, and both did; then the same command went on.
-        assert "first asked to stop" in words
-        assert "then all steps done" in words
+        assert "step 120: all steps done" in words
         assert "The processes were started with different configs or data." in words
         assert "3 songs" in words
 
     # Killed, stopped and resumed, to the bit what two processes do in one go.
     straight = workplace / "straight"
-    jax.tree.map(np.testing.assert_array_equal, last_state(config, interrupted), last_state(config, straight))
-    evaluations = {line["step"]: line for line in read_log(interrupted) if line["kind"] == "evaluate"}
-    extra = {step for step in evaluations if step % 30}
-    assert len(extra) == 1
-    assert 60 < extra.pop() < 120
-    assert [evaluations[step] for step in range(30, 121, 30)] == [
-        line for line in read_log(straight) if line["kind"] == "evaluate"
-    ]
+    jax.tree.map(np.testing.assert_array_equal, states(interrupted)[1], states(straight)[1])
+    evaluations = [line for line in read_log(straight) if line["kind"] == "evaluate"]
+    assert [line["step"] for line in evaluations] == [30, 60, 90, 120]
+    assert [line for line in read_log(interrupted) if line["kind"] == "evaluate" and line["step"] % 30 == 0] == evaluations
     # One process with as many devices adds in another order.
-    theirs, ours, begin = last_state(config, straight), last_state(config, alone), jax.device_get(init_state(config))
+    (begin, theirs), (_, ours) = states(straight), states(alone)
     assert int(theirs.step) == int(ours.step) == 120
-    for name in ("params", "opt_state"):
-        difference, moved = (
-            optax.tree.norm(jax.tree.map(np.subtract, getattr(ours, name), getattr(other, name))) for other in (theirs, begin)
-        )
-        assert difference < 1e-4 * moved, name
+    difference, moved = (optax.tree.norm(jax.tree.map(np.subtract, ours.params, other.params)) for other in (theirs, begin))
+    assert difference < 1e-5 * moved
     for line, expected in zip(read_log(straight), read_log(alone), strict=True):
-        assert line == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert (line.pop("kind"), line["step"]) == (expected.pop("kind"), expected["step"])
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-5)
     for name in ("config.json", "prior.json"):
         assert (straight / name).read_bytes() == (alone / name).read_bytes()
     assert len(list((straight / "tensorboard").iterdir())) == 1  # By process 0 alone.
@@ -318,7 +309,7 @@ def test_workers_of_a_search_share_its_study(workplace: Path, shared_compilation
 
     search, config_file = workplace / "search", workplace / "short.py"
     config_file.write_text((workplace / "config.py").read_text().replace("num_steps=120", "num_steps=20"))
-    command = (ROOT / "docs" / "cluster" / "search.py", config_file, workplace / "data", search, "--trials", "2")
+    command = (ROOT / "docs" / "cluster" / "search.py", config_file, workplace / "data", search, "--trials", "1")
     workers = [start(workplace, *command, output=f"search{number}", environment=shared_compilations) for number in range(2)]
     statuses, said = wait(workers), [(workplace / f"search{number}").read_text() for number in range(2)]
     assert statuses == [0, 0], said
@@ -326,7 +317,7 @@ def test_workers_of_a_search_share_its_study(workplace: Path, shared_compilation
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(search / "journal.log")))
     study = optuna.load_study(study_name=None, storage=storage)
     trials = study.get_trials()
-    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert [trial.number for trial in trials] == [0, 1]
     for trial in trials:
         run_dir = search / f"trial-{trial.number}"
         model = load_model(run_dir)
@@ -336,4 +327,4 @@ def test_workers_of_a_search_share_its_study(workplace: Path, shared_compilation
     best = max(trials, key=lambda trial: trial.value)
     assert any(f"Best so far: {best.value:.4g} in {search}/trial-{best.number}" in words for words in said)
     # They drew different values: neither worker did the other's trials again.
-    assert len({trial.params["learning_rate"] for trial in trials}) == 4
+    assert len({trial.params["learning_rate"] for trial in trials}) == 2
