@@ -141,7 +141,7 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
 
     Args:
         function: (state, batch, key, axis_name) to outputs that are equal on all devices.
-        donate_state: let the outputs take the memory of the state.
+        donate_state: let the outputs take the memory of the state, which the caller has `spread` first.
 
     Returns:
         (state, batch, key) to the same outputs; every array of `batch` is (local examples, ...).
@@ -153,15 +153,21 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
         out_axes=None,
         donate_argnums=0 if donate_state else (),
     )
-    local_mesh = jax.sharding.Mesh(jax.local_devices(), AXIS)
-
     def run(state: Any, batch: Any, key: jax.Array) -> Any:
-        if jax.process_count() > 1:
-            # A donated state must lie on all local devices already: pmap frees it before it has spread it (jax 0.10).
-            state = jax.device_put(state, jax.sharding.NamedSharding(local_mesh, jax.sharding.PartitionSpec()))
         return mapped(state, jax.tree.map(_split, batch), key)
 
     return run
+
+
+def spread(state: Any) -> Any:
+    """A state on all devices of this process, where several work together.
+
+    pmap would do it, but frees a donated state before it has (jax 0.10).
+    """
+    if jax.process_count() == 1:
+        return state
+    mesh = jax.sharding.Mesh(jax.local_devices(), AXIS)
+    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def _split(array: np.ndarray) -> np.ndarray:

@@ -132,7 +132,7 @@ class Run:
         settings = self.config.train
         step_function = parallel.over_devices(make_train_step(self.config), donate_state=True)
         evaluate_step = parallel.over_devices(make_evaluate_step(self.config))
-        state = self.start()
+        state = parallel.spread(self.start())
         first_step = int(state.step)
         stop = False
         pending: list[dict[str, jax.Array]] = []
