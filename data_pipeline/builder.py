@@ -13,8 +13,9 @@ import functools
 import json
 import math
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from data_pipeline.audio import AudioError, AudioInfo, resampled_length
 from data_pipeline.batches import FORMAT, SIGNALS, UNFINISHED_FOLDER, PatchDataset, read_info
+from data_pipeline.beam import map_over_beam
 from data_pipeline.comparison import StatisticsMeter
 from data_pipeline.patches import PatchMaker
 from data_pipeline.progress import progress_bar
@@ -56,6 +58,7 @@ def prepare(
     directory: str | os.PathLike[str],
     *,
     num_workers: int | None = None,
+    beam_options: Sequence[str] | None = None,
     skip_bad: bool = False,
     progress: bool = True,
     reserve_bytes: int = RESERVE_BYTES,
@@ -71,6 +74,8 @@ def prepare(
         directory: where the dataset will lie; made where it does not exist.
         num_workers: processes; one per CPU by default. 1 works in this process. More are started by `spawn`, so a script that
             calls this needs `if __name__ == "__main__":`.
+        beam_options: make the tracks on the workers of an Apache Beam runner instead, which these options describe. All of them
+            must see the recordings and `directory` under the same paths.  The files are the same, to the byte.
         skip_bad: leave out recordings that cannot be used, and list them, in place of an error.
         progress: print what is going on, with a bar.
         reserve_bytes: refuse to begin where less than this would be left on the disk.
@@ -78,9 +83,11 @@ def prepare(
     Raises:
         AudioError: the source has no recordings.
         DataError: settings need stems that the source lacks; recordings are bad (all are named); nothing is kept; the disk has
-            no room; another process is preparing in the same folder.
+            no room; another process is preparing in the same folder; Beam fails.
     """
     directory = Path(directory)
+    if beam_options is not None:
+        directory, source = directory.absolute(), _absolute(source)
     if not source.has_stems:
         needing = _needing_stems(config)
         if needing:
@@ -112,7 +119,7 @@ def prepare(
             remaining = [job for job in remaining if job.id in headers]
             workers = _count_workers(num_workers, len(remaining))
             _check_room(directory, remaining, headers, config, workers, reserve_bytes, say)
-            _make_tracks(remaining, config, unfinished / "tracks", workers, progress, bad)
+            _make_tracks(remaining, config, unfinished / "tracks", workers, beam_options, progress, bad)
             if bad and not skip_bad:
                 raise DataError(f"{len(bad)} of {len(tracks)} tracks cannot be used:\n{_listed(bad)}\n{_BAD_REMEDY}")
             if bad:
@@ -126,6 +133,11 @@ def prepare(
 _BAD_REMEDY = (
     "Finished tracks are kept. Repair or remove these and run the same command again, or leave them out with --skip-bad."
 )
+
+
+def _absolute(source: Source) -> Source:
+    """The same source for a worker that runs in another folder."""
+    return dataclasses.replace(source, **{name: path.absolute() for name, path in dataclasses.asdict(source).items()})
 
 
 def _needing_stems(config: DataConfig) -> str | None:
@@ -178,7 +190,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _clean(unfinished: Path, keys: set[str]) -> None:
     """Removes what killed processes left half-made, and what other sources or settings made."""
     for path in unfinished.iterdir():
-        if path.name not in ("tracks", "lock"):
+        if path.is_dir() and path.name != "tracks":
+            shutil.rmtree(path)
+        elif path.is_file() and path.name != "lock":
             path.unlink()
     for folder in (unfinished / "tracks").iterdir():
         if folder.name not in keys or any(not (folder / name).is_file() for name in _read_result(folder)["files"]):
@@ -247,11 +261,22 @@ def _size(num_bytes: int) -> str:
 
 
 def _make_tracks(
-    jobs: list[_Job], config: DataConfig, folder: Path, num_workers: int, progress: bool, bad: dict[str, str]
+    jobs: list[_Job],
+    config: DataConfig,
+    folder: Path,
+    num_workers: int,
+    beam_options: Sequence[str] | None,
+    progress: bool,
+    bad: dict[str, str],
 ) -> None:
     """Makes all tracks; those that cannot be used are added to `bad`."""
     with progress_bar(len(jobs), "prepare", "track", show=progress) as bar:
-        for job, error in _outcomes(jobs, config, folder, num_workers):
+        if beam_options is None:
+            outcomes = _outcomes(jobs, config, folder, num_workers)
+        else:
+            make = functools.partial(_make_track_once, config=config, folder=folder)
+            outcomes = zip(jobs, map_over_beam(make, jobs, beam_options, folder.parent), strict=True)
+        for job, error in outcomes:
             if error is not None:
                 bad[job.track.name] = error
                 bar.write(error)
@@ -281,12 +306,25 @@ def _patch_maker(config: DataConfig) -> PatchMaker:
     return PatchMaker(config)
 
 
+def _make_track_once(job: _Job, config: DataConfig, folder: Path) -> str | None:
+    """`_make_track` for a cluster, which may ask for a track again, or ask two workers for it."""
+    if (folder / job.key).is_dir():
+        return None
+    try:
+        return _make_track(job, config, folder)
+    except WriteError:
+        if (folder / job.key).is_dir():  # The other worker was faster.
+            return None
+        raise
+
+
 def _make_track(job: _Job, config: DataConfig, folder: Path) -> str | None:
     """Makes folder/KEY with the records of a track and what there is to know about them; it appears when it is complete.
 
     Returns what is wrong with the recordings, None where nothing is. Raises WriteError where the disk refuses.
     """
-    temporary = folder / f"{job.key}.{os.getpid()}"
+    # Not this process's number: one on another machine may have the same.
+    temporary = folder / f"{job.key}.{secrets.token_hex(8)}"
     try:
         with writing(temporary):
             temporary.mkdir()

@@ -78,7 +78,8 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         """
         self._checkpointer.save_checkpointables(
             step,
-            {"state": state, "variables": variables},
+            # Arrays of the host: every process has all of them, and Orbax has the first one write.
+            jax.device_get({"state": state, "variables": variables}),
             overwrite=True,
             metrics={"score": score},
             custom_metadata={"config": to_json(config), "info": info},

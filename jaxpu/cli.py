@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             answer = _command(argv[0])(argv[1:])
-        print(json.dumps(_finite(answer.document), indent=2) if as_json else answer.text, flush=True)
+        if answer.text:
+            print(json.dumps(_finite(answer.document), indent=2) if as_json else answer.text, flush=True)
         return answer.status
     except KeyboardInterrupt:
         print("jaxpu: interrupted.", file=sys.stderr)

@@ -39,7 +39,7 @@ def with_estimates(
 ) -> tuple[Config, dict[str, Any]]:
     """A config with numbers in the place of every "estimate", and where they came from.
 
-    Estimates are made once, printed, and kept in `run_dir`, so that a run goes on with the same.
+    Process 0 makes them once, prints them, and keeps them in `run_dir`, so that a run goes on with the same.
 
     Returns:
         The config, and by field the estimate as JSON-serialisable values; none where the config has numbers.
@@ -48,17 +48,16 @@ def with_estimates(
     if not wanted:
         return config, {}
     path = run_dir / ESTIMATES_FILE
-    if path.exists():
-        found = json.loads(path.read_text())
-    else:
-        found = {}
+    if parallel.process_index() == 0 and not path.exists():
+        made = {}
         for field in wanted:
             value, details, words = ESTIMATORS[field](dataset, config)
-            found[field] = {"number": value, **details}
-            if progress and parallel.process_index() == 0:
+            made[field] = {"number": value, **details}
+            if progress:
                 print(words)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=1))
+        temporary.write_text(json.dumps(made, indent=1))
         temporary.replace(path)
+    found = parallel.of_first_process(lambda: json.loads(path.read_text()))
     numbers = {field: found[field]["number"] for field in wanted}
     return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **numbers)), found

@@ -8,6 +8,7 @@ Written to the output folder: `scores.json`, and for each method museval's file 
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -119,6 +120,8 @@ def evaluate(
 ) -> Table:
     """Scores a model on the tracks of a source, at their own rate and channels.
 
+    Processes that work together (`jaxpu.parallel.joined`) share the tracks, and all return the whole table; process 0 writes.
+
     Args:
         model: what `jaxpu.checkpoints.load_model` returns.
         source: recordings with stems.
@@ -181,6 +184,8 @@ def evaluate_separator(
         num_excerpts: as in `evaluate`.
         progress: as in `evaluate`.
     """
+    from jaxpu import parallel
+
     if isinstance(source, TwoFolders):
         raise EvaluationError("Scores need the target by itself, but two folders have no stems. Evaluate on MUSDB18 or its like.")
     audio.require_ffmpeg()  # museval cannot be imported without it.
@@ -190,6 +195,8 @@ def evaluate_separator(
         found = ", ".join(sorted({track.split for track in every}))
         raise EvaluationError(f"{source.root} has no tracks in the split {split!r}; it has {found}. Choose another split.")
     training = [track for track in every if track.split == "train"]
+    share = tracks[parallel.process_index() :: parallel.process_count()]
+    progress = progress and parallel.process_index() == 0
     num_workers = num_workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
     mask = None
@@ -199,7 +206,7 @@ def evaluate_separator(
         mask = comparisons.solve_fixed_mask(sums for _, sums in results)
 
     def jobs() -> Iterator[tuple[Track, FloatArray]]:
-        for track in tracks:
+        for track in share:
             assert track.mixture is not None
             yield track, separate(_read(track.mixture), track.mixture.sample_rate)
 
@@ -208,12 +215,13 @@ def evaluate_separator(
     )
     scores: dict[str, dict[str, TrackScores]] = {}
     excluded: dict[str, str] = {}
-    for (track, _), result in _map(score, jobs(), num_workers, len(tracks), "evaluate", progress):
+    mine = [(track.name, result) for (track, _), result in _map(score, jobs(), num_workers, len(share), "evaluate", progress)]
+    for name, result in itertools.chain.from_iterable(parallel.gather(mine)):
         if isinstance(result, str):
-            excluded[track.name] = result
+            excluded[name] = result
         else:
             for method, track_scores in result.items():
-                scores.setdefault(method, {})[track.name] = track_scores
+                scores.setdefault(method, {})[name] = track_scores
     if not scores:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
         raise EvaluationError(f"No track of the split {split!r} of {source.root} can be scored ({reasons}).")
@@ -232,7 +240,7 @@ def evaluate_separator(
 
     chosen = excerpts.choose(scores[MODEL], num_excerpts)
     described = {"split": split, "target": list(data.target), "source": str(source.root), "full": full, "model": dict(info or {})}
-    described["excerpts"] = excerpts.write(out_dir, sounds(chosen)) if chosen else {}
+    described["excerpts"] = parallel.of_first_process(lambda: excerpts.write(out_dir, sounds(chosen))) if chosen else {}
     table = Table(
         rows=tuple(_row(method, by_track) for method, by_track in scores.items()),
         tracks=scores,
@@ -240,7 +248,8 @@ def evaluate_separator(
         info=described,
         path=Path(out_dir) / SCORES_FILE,
     )
-    _write(table, split)
+    if parallel.process_index() == 0:
+        _write(table, split)
     return table
 
 

@@ -1,15 +1,117 @@
 """Devices and processes: the only file that names pmap or `jax.distributed`."""
 
+import atexit
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
+from jaxpu.cluster import Cluster
 from jaxpu.config import ConfigError
 
 AXIS = "devices"
+
+Value = TypeVar("Value")
+
+
+@contextlib.contextmanager
+def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
+    """Joins the processes of a cluster; leaving it waits for all of them.  Enter it before the first use of JAX.
+
+    A process that is left by an exception ends at once with status 1.  The others end when they next need it: at once where the
+    transport sees it (gloo, on CPUs), else when its heartbeat is missed for 100 s, which is JAX's default.
+
+    Args:
+        cluster: does nothing where it names none.
+        timeout_s: how long to wait for the others.  After it, this process ends with a message and status 1: JAX itself
+            aborts, with a stack of C++, and no exception.
+
+    Raises:
+        ConfigError: `auto` finds no cluster.
+    """
+    if cluster.cluster is None:
+        yield
+        return
+    in_words = f"process {cluster.process} of {cluster.processes}, process 0 at {cluster.cluster}"
+    if cluster.cluster == "auto":
+        in_words = "--cluster auto, from the variables of the environment"
+    give_up = threading.Timer(timeout_s, _give_up, [in_words, timeout_s])
+    give_up.daemon = True
+    give_up.start()
+    try:
+        jax.distributed.initialize(
+            None if cluster.cluster == "auto" else cluster.cluster,
+            cluster.processes,
+            cluster.process,
+            initialization_timeout=2 * timeout_s,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"--cluster is auto, but nothing here tells of a cluster ({error}). Start the processes with srun, mpirun or on a "
+            "TPU pod, or give --cluster HOST:PORT, --processes and --process."
+        ) from error
+    finally:
+        give_up.cancel()
+    if threading.current_thread() is threading.main_thread():
+        # JAX took SIGTERM for a notice that somebody asks it for.  It shall end this process again, or stop its training.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    try:
+        # The first connections between devices, while all are here: gloo gives later ones 30 s.
+        gather(any_process(False))
+        yield
+    except BaseException:
+        # JAX's own exit would wait minutes for the other processes, which wait for this one.
+        atexit.register(os._exit, 1)
+        raise
+    jax.distributed.shutdown()
+
+
+def _give_up(in_words: str, timeout_s: int) -> None:
+    sys.stderr.write(
+        f"jaxpu: the processes did not find each other within {timeout_s} s ({in_words}). Check that all of them run, with the "
+        "same HOST:PORT and number of processes, and that no firewall stands between them.\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def gather(value: Value) -> list[Value]:
+    """What each process has, in their order; all of them must call it.  `value` can be anything that can be pickled."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: data.size] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def of_first_process(make: Callable[[], Value]) -> Value:
+    """What process 0 makes, everywhere; the others wait for it.  It can be anything that can be pickled."""
+    (value, *_) = gather(make() if jax.process_index() == 0 else None)
+    return value  # type: ignore[return-value]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all of them must call it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(_sum_over_devices()(None, np.full(jax.local_device_count(), flag, np.int32), None))
+
+
+@functools.cache
+def _sum_over_devices() -> Callable[..., Any]:
+    return over_devices(lambda state, batch, key, axis_name: jax.lax.psum(batch.sum(), axis_name))
 
 
 def process_index() -> int:
@@ -33,13 +135,13 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def over_devices(function: Callable[..., Any], *, donate_state: bool = False) -> Callable[..., Any]:
-    """Runs a pure function on all devices, the batch shared between them.
+    """Runs a pure function on all devices of all processes, the batch shared between them.
 
     jaxpu's one use of pmap.  The state has no replica axis: it enters and leaves as a single value, equal everywhere.
 
     Args:
         function: (state, batch, key, axis_name) to outputs that are equal on all devices.
-        donate_state: let the outputs take the memory of the state.
+        donate_state: let the outputs take the memory of the state, which the caller has `spread` first.
 
     Returns:
         (state, batch, key) to the same outputs; every array of `batch` is (local examples, ...).
@@ -56,6 +158,17 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
         return mapped(state, jax.tree.map(_split, batch), key)
 
     return run
+
+
+def spread(state: Any) -> Any:
+    """A state on all devices of this process, where several work together.
+
+    pmap would do it, but frees a donated state before it has (jax 0.10).
+    """
+    if jax.process_count() == 1:
+        return state
+    mesh = jax.sharding.Mesh(jax.local_devices(), AXIS)
+    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def _split(array: np.ndarray) -> np.ndarray:

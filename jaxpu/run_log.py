@@ -5,11 +5,13 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.batches import tensorflow
+from data_pipeline.progress import Bar
 from jaxpu import parallel
 
 LOG_FILE = "metrics.jsonl"
@@ -60,6 +62,12 @@ class RunLog:
                     if isinstance(value, float):
                         tensorflow().summary.scalar(f"{kind}/{name}", value)
 
+    def warn(self, step: int, text: str) -> None:
+        """Writes a line of the kind `warning`, and shows it."""
+        if self._active:
+            Bar.write(text, file=sys.stderr)
+        self.write("warning", step, text=text)
+
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
@@ -68,7 +76,10 @@ class RunLog:
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once."""
+    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
+
+    Only this process hears of it: `jaxpu.parallel.any_process` tells the others.
+    """
 
     def __init__(self) -> None:
         self.received = False

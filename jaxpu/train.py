@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from data_pipeline.batches import PatchDataset
-from data_pipeline.progress import Bar, progress_bar
+from data_pipeline.progress import progress_bar
 from jaxpu import parallel
 from jaxpu.checkpoints import RunCheckpoints
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
@@ -41,7 +41,8 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
     """Trains, or goes on where a run of the same config in `run_dir` stopped.
 
     Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`; and
-    `run_dir/estimates.json` where the config leaves a number of the objective to the data.
+    `run_dir/estimates.json` where the config leaves a number of the objective to the data.  Processes that train together
+    (`jaxpu.parallel.joined`) share both folders; a signal to one of them stops all.
 
     Args:
         config: of the run.
@@ -56,7 +57,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
         DataError: when the data were prepared with other settings, or have no stems where the config needs them.
         TrainingError: when a loss is not finite.
         ConfigError: when `run_dir` belongs to another config, the devices cannot share the batch equally, or checkpoints are to
-            be selected by scores that the data cannot give.
+            be selected by scores that the data cannot give, or the processes differ in config or data.
     """
     parallel.check_batch_size(config.train.batch_size)
     dataset = open_data(config, data_dir)
@@ -81,6 +82,9 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     """The run in `run_dir`, made if it does not exist; raises `ConfigError` when the folder belongs to another config."""
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    everywhere = parallel.gather((config, dataset.fingerprint))
+    if any(other != everywhere[0] for other in everywhere):
+        raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
     _check_config(config, run_dir / "config.json")
     config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
     with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
@@ -128,8 +132,9 @@ class Run:
         settings = self.config.train
         step_function = parallel.over_devices(make_train_step(self.config), donate_state=True)
         evaluate_step = parallel.over_devices(make_evaluate_step(self.config))
-        state = self.start()
+        state = parallel.spread(self.start())
         first_step = int(state.step)
+        stop = False
         pending: list[dict[str, jax.Array]] = []
         bar = progress_bar(settings.num_steps, "train", "step", show=progress, initial=first_step)
         since, examples = time.perf_counter(), 0
@@ -140,25 +145,30 @@ class Run:
             pending.append(statistics)
             examples += settings.batch_size
             bar.update()
-            evaluate_now = step % settings.eval_every == 0 or step == settings.num_steps or stop_signal.received
-            if len(pending) < LOG_EVERY and not evaluate_now:
+            evaluate_now = step % settings.eval_every == 0 or step == settings.num_steps
+            read_now = evaluate_now or len(pending) == LOG_EVERY
+            if read_now or parallel.process_count() == 1:
+                # Several stop after the same step: they ask each other, but only where they wait for the device anyway.
+                stop = parallel.any_process(stop_signal.received)
+            if not (read_now or stop):
                 continue
             values = [{name: float(value) for name, value in item.items()} for item in jax.device_get(pending)]
             pending = []
             self.note_steps(step, values, clips_per_s=examples / (time.perf_counter() - since))
             since, examples = time.perf_counter(), 0
-            if not evaluate_now and self.stopped is None:
+            if not (evaluate_now or stop) and self.stopped is None:
                 continue
             evaluated = jax.device_get([evaluate_step(state, batch, key) for batch, key in self.validation_batches()])
             results = {name: float(np.mean([item[name] for item in evaluated])) for name in evaluated[0]}
             self.note_evaluation(step, state, results)
             bar.set_postfix({name: f"{value:.3g}" for name, value in results.items() if name in ("loss", "si_sdr_improvement")})
             since = time.perf_counter()
-            if self.stopped is not None or stop_signal.received:
+            stop = parallel.any_process(stop_signal.received)
+            if self.stopped is not None or stop:
                 break
         bar.close()
         step = int(state.step)
-        asked = stop_signal.received and step < settings.num_steps
+        asked = stop and step < settings.num_steps
         stopped = self.stopped or (ASKED_TO_STOP if asked else ALL_STEPS_DONE)
         return {**self.results, "step": step, "best_score": self.best_score, "stopped": stopped}
 
@@ -172,8 +182,7 @@ class Run:
         means = {name: float(np.mean([item[name] for item in values])) for name in values[0]}
         self.log.write("train", step, **means, clips_per_s=clips_per_s)
         for warning in warnings:
-            Bar.write(warning, file=sys.stderr)
-            self.log.write("warning", step, text=warning)
+            self.log.warn(step, warning)
         if warnings and self.config.train.on_blank == "stop":
             self.stopped = "blank output"
 
@@ -287,10 +296,10 @@ def _check_config(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path} is of a run with another config. Use another folder (--run), or delete {path.parent} to start anew."
             )
-        return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    elif parallel.process_index() == 0:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ class Answer:
     """What a command has to say when it is done.
 
     Attributes:
-        text: for people.
+        text: for people; nothing is printed where it is empty, as of processes other than the first that work together.
         document: the same for programs, JSON-serialisable; None of commands without `--json`.
         status: the exit status.
     """
 
-    text: str
+    text: str = ""
     document: dict[str, Any] | None = None
     status: int = DONE
 

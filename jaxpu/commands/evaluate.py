@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxpu.cluster import Cluster
 from jaxpu.commands.command import Answer, Json, parse
 
 EXAMPLES = """\
@@ -30,6 +31,7 @@ class EvaluateArguments:
         positives: as for `jaxpu separate`.
         report: write report.html, a page with the scores, the learning curves, and songs to look at and listen to.
         examples: songs to listen to on that page.
+        cluster: the processes that share the songs.
         json: print the scores of every song as one JSON document.
     """
 
@@ -42,6 +44,7 @@ class EvaluateArguments:
     positives: Path | None = None
     report: bool = False
     examples: int = 3
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
     json: Json = False
 
 
@@ -49,23 +52,27 @@ def run(args: Sequence[str]) -> Answer:
     """Scores a model."""
     arguments = parse(EvaluateArguments, "evaluate", args, EXAMPLES)
     from data_pipeline.tracks import detect_source
+    from jaxpu import parallel
     from jaxpu.checkpoints import load_model
     from jaxpu.evaluate import default_folder, evaluate, format_table
     from jaxpu.page import write_report
     from jaxpu.partners import load_partners
 
     out = arguments.out or default_folder(arguments.model)
-    model = load_model(arguments.model)
-    table = evaluate(
-        model,
-        detect_source(arguments.corpus),
-        out,
-        split=arguments.split,
-        full=arguments.full,
-        num_workers=arguments.workers,
-        partners=None if arguments.positives is None else load_partners(model, arguments.positives),
-        num_excerpts=arguments.examples if arguments.report else 0,
-    )
+    with parallel.joined(arguments.cluster):
+        model = load_model(arguments.model)
+        table = evaluate(
+            model,
+            detect_source(arguments.corpus),
+            out,
+            split=arguments.split,
+            full=arguments.full,
+            num_workers=arguments.workers,
+            partners=None if arguments.positives is None else load_partners(model, arguments.positives),
+            num_excerpts=arguments.examples if arguments.report else 0,
+        )
+    if parallel.process_index() > 0:
+        return Answer()
     text = f"{format_table(table)}\nScores of every song: {out}"
     if arguments.report:
         text += f"\nLook and listen: {write_report(arguments.model, out)}"

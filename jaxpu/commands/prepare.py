@@ -1,6 +1,7 @@
 """`jaxpu prepare`."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,7 @@ class PrepareArguments:
         download: fetch musdb's 7-second excerpts into --musdb18 first.
         out: where the data go; data/CONFIG by default.
         workers: processes; one per core by default.
+        beam: make the tracks on a cluster instead: options of Apache Beam in one word, --beam="--runner=FlinkRunner ...".
         skip_bad: go on past recordings that cannot be used, and list them at the end.
         json: print what the data are as one JSON document.
     """
@@ -41,6 +43,7 @@ class PrepareArguments:
     download: bool = False
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     workers: int | None = None
+    beam: str | None = None
     skip_bad: bool = False
     json: Json = False
 
@@ -71,6 +74,13 @@ def run(args: Sequence[str]) -> Answer:
             f"{len(sources)} sources are given. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
         )
     out = arguments.out or Path("data") / name
-    dataset = prepare(sources[0], arguments.config.data, out, num_workers=arguments.workers, skip_bad=arguments.skip_bad)
+    dataset = prepare(
+        sources[0],
+        arguments.config.data,
+        out,
+        num_workers=arguments.workers,
+        beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
+        skip_bad=arguments.skip_bad,
+    )
     text = f"Next: jaxpu train {args[0]}" + (f" --prepared {out}" if arguments.out else "")
     return Answer(text, describe_data(dataset))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxpu.cluster import Cluster
 from jaxpu.commands.command import DONE, INTERRUPTED, Answer, Json, config_argument, parse
 from jaxpu.config import Config
 
@@ -24,12 +25,14 @@ class TrainArguments:
         config: of the run.
         data: what `jaxpu prepare` wrote; data/CONFIG by default.
         run: where checkpoints and logs go; runs/CONFIG by default.
+        cluster: the processes that train together.
         json: print the last evaluation as one JSON document.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
     run: Path | None = None
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
     json: Json = False
 
 
@@ -37,10 +40,15 @@ def run(args: Sequence[str]) -> Answer:
     """Trains a run, or goes on with it."""
     name, config, rest = config_argument("train", args)
     arguments = parse(TrainArguments, f"train {name}", rest, EXAMPLES, TrainArguments(config))
+    from jaxpu import parallel
     from jaxpu.train import ASKED_TO_STOP, train
 
     run = arguments.run or Path("runs") / name
-    results = train(arguments.config, arguments.data or Path("data") / name, run)
+    with parallel.joined(arguments.cluster):
+        results = train(arguments.config, arguments.data or Path("data") / name, run)
+    status = INTERRUPTED if results["stopped"] == ASKED_TO_STOP else DONE
+    if parallel.process_index() > 0:
+        return Answer(status=status)
     scores = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if isinstance(value, float))
     text = f"{run}: step {results['step']}, {results['stopped']}. {scores}\nNext: jaxpu separate {run} RECORDING -o DIR"
-    return Answer(text, {"run": str(run), **results}, INTERRUPTED if results["stopped"] == ASKED_TO_STOP else DONE)
+    return Answer(text, {"run": str(run), **results}, status)
