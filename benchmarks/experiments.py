@@ -27,6 +27,7 @@ PRIORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TARGETS = ("vocals", "drums", "bass", "other")
 
 NUM_STEPS = 800
+MANY_STEPS = 2400
 PATCH = PatchSpec(
     sample_rate=11_025, clip_samples=16_536, n_fft=1024, win_length=1024, hop_length=512, window="hann", level="reference"
 )
@@ -140,6 +141,15 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment(target, "bootstrap", config_of(BOOTSTRAP, target, seed, select_by="last"))
             yield Experiment(target, "supervised, ratio mask", supervised("ratio_mask", target, seed))
             yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
+    many = {"num_steps": MANY_STEPS, "eval_every": MANY_STEPS // 8}
+    longer = dataclasses.replace(BOOTSTRAP, remix_steps=MANY_STEPS // 4)
+    for seed in SEEDS:
+        for target in TARGETS:
+            for method, config in (
+                ("bootstrap", config_of(longer, target, seed, select_by="last", **many)),
+                ("supervised, ratio mask", supervised("ratio_mask", target, seed, **many)),
+            ):
+                yield Experiment(f"{target}, {MANY_STEPS} steps", f"{method}, {MANY_STEPS} steps", config)
     others = {
         "remix, binary labels": RemixConfig(),
         "remix, gains of 6 dB": dataclasses.replace(REMIX, gain_db=6.0),
