@@ -19,7 +19,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg chromium demo results test lint format types test-3.13 test-lowest find-3.11 find-3.13 lock clean
+.PHONY: help setup ffmpeg chromium flite demo results test lint format types docs test-3.13 test-lowest find-3.11 find-3.13 lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
 	.venv/bin/python benchmarks/results.py $(CORPUS) $(RESULTS_ARGS)
 
-test: setup chromium ## run the tests, of pages in chromium (TEST_ARGS="-k stft")
+test: setup chromium flite ## run the tests, of pages in chromium (TEST_ARGS="-k stft")
 	.venv/bin/python -m pytest $(TEST_ARGS)
 
 lint: .venv/ready ## check style and formatting with ruff
@@ -48,6 +48,10 @@ format: .venv/ready ## format the code and mend what ruff can
 types: .venv/ready ## check types with mypy
 	.venv/bin/mypy
 
+docs: .venv/ready ## write the pages of the programming interface, from the docstrings, to build/docs
+	.venv/bin/python -m pdoc --docformat google --output-directory build/docs jaxpu data_pipeline
+	@echo "Look at build/docs/index.html"
+
 test-3.13: ffmpeg .venv-3.13/ready ## run a selection of the tests on Python 3.13
 	.venv-3.13/bin/python -m pytest $(LEG_TESTS) $(TEST_ARGS)
 
@@ -57,7 +61,7 @@ test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
-	$(call compile,requirements.lock) --universal --group lint $(LOCK_ARGS)
+	$(call compile,requirements.lock) --universal --group lint --group docs $(LOCK_ARGS)
 	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - --upgrade
 
 clean: ## remove environments, caches and built packages (not data, runs or the demo)
@@ -123,6 +127,9 @@ ffmpeg:
 		echo "jaxpu needs the programs ffmpeg and ffprobe: install your system's ffmpeg package (apt-get install ffmpeg, brew install ffmpeg)."; \
 		exit 1; }
 
-# The browser of tests/test_report.py, which says what to do where this cannot install it.
+# The browser of tests/test_report.py and the voices of benchmarks/make_speech.py, which say what to do where this cannot install them.
 chromium:
 	-@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(call apt_install,chromium chromium-driver); }
+
+flite:
+	-@command -v flite >/dev/null || command -v espeak-ng >/dev/null || { $(call apt_install,flite); }

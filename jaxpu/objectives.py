@@ -39,6 +39,21 @@ WEIGHT_FLOOR = 1e-7
 """Added to magnitudes before they weigh a bin, as in PULSE."""
 
 
+class Taught(NamedTuple):
+    """Mixtures as a teacher returns them.
+
+    Attributes:
+        estimate: complex64 (n, frames, bins), its estimate of the target; the mixture itself while there is no teacher yet.
+        by_teacher: float32 scalar, 1 where the estimate is a teacher's and 0 where it is the mixture.
+        rest: complex64 (n, frames, bins), what the teacher leaves of another mixture of the batch each; None where that is not
+            wanted.
+    """
+
+    estimate: jax.Array
+    by_teacher: jax.Array
+    rest: jax.Array | None = None
+
+
 class Batch(NamedTuple):
     """Decoded patches; stereo channels are examples of their own.
 
@@ -55,22 +70,7 @@ class Batch(NamedTuple):
     positive: jax.Array
     target: jax.Array | None
     example_index: jax.Array
-    taught: "Taught | None" = None
-
-
-class Taught(NamedTuple):
-    """Mixtures as a teacher returns them.
-
-    Attributes:
-        estimate: complex64 (n, frames, bins), its estimate of the target; the mixture itself while there is no teacher yet.
-        by_teacher: float32 scalar, 1 where the estimate is a teacher's and 0 where it is the mixture.
-        rest: complex64 (n, frames, bins), what the teacher leaves of another mixture of the batch each; None where that is not
-            wanted.
-    """
-
-    estimate: jax.Array
-    by_teacher: jax.Array
-    rest: jax.Array | None = None
+    taught: Taught | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +141,14 @@ def _bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
     return (jnp.abs(stft) + WEIGHT_FLOOR) ** exponent
 
 
+def traced_fields(config: Any) -> list[str]:
+    """The numbers of an objective's config that enter the step as traced values, and can be swept."""
+    return [field.name for field in dataclasses.fields(config) if field.type in (float, Estimated)]
+
+
 def _traced(config: Any) -> dict[str, float]:
-    """The float fields of an objective's config.  Raises ConfigError where one is still to be estimated."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.type in (float, Estimated)}
+    """Their values.  Raises ConfigError where one is still to be estimated."""
+    values = {name: getattr(config, name) for name in traced_fields(config)}
     for name, value in values.items():
         if value == "estimate":
             raise ConfigError(

@@ -26,7 +26,8 @@ import numpy as np
 from data_pipeline.progress import Bar, progress_bar
 from jaxpu import parallel
 from jaxpu.config import Config, ConfigError, to_json, uses_stems
-from jaxpu.objectives import make_objective
+from jaxpu.estimates import with_estimates
+from jaxpu.objectives import make_objective, traced_fields
 from jaxpu.run_log import StopSignal
 from jaxpu.step import TrainState, init_state, make_evaluate_step, make_train_step
 from jaxpu.train import ALL_STEPS_DONE, ASKED_TO_STOP, LOG_EVERY, Run, TrainingError, open_data, open_run, selection_score
@@ -77,7 +78,7 @@ def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: in
     Raises:
         ConfigError: when a name cannot be swept, or the config refuses a value.
     """
-    traced = list(make_objective(config.objective).hyperparameters)
+    traced = traced_fields(config.objective)
     for name in over:
         if name not in (*traced, "learning_rate"):
             kind = type(config.objective).__name__
@@ -111,7 +112,8 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Trains every combination of the values with every seed, or goes on where the same sweep stopped.
 
-    Writes a folder for each run, as `jaxpu.train.train` does, and `sweep.json` and `sweep.png` at the end.  SIGTERM and SIGINT
+    Writes a folder for each run, as `jaxpu.train.train` does, `estimates.json` where the config leaves a number that is not swept
+    to the data, and `sweep.json` and `sweep.png` at the end.  SIGTERM and SIGINT
     save what is being trained, and end the sweep with the table of what there is.  Further
     values or seeds may be given later: runs that are finished are not done again.  A run whose loss is not finite is listed
     with the reason, and does not end the others.
@@ -142,8 +144,11 @@ def sweep(
     dataset = open_data(config, data_dir)
     sweep_dir = Path(sweep_dir)
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    train_step, evaluate_step = make_group_steps(config)
-    groups = _groups(grid, at_once or _number_that_fits(train_step, config))
+    # What is swept needs no estimate, and what is estimated is the same number in all runs.
+    base, _ = with_estimates(grid[0][0].config, dataset, sweep_dir, progress=progress)
+    grid = make_grid(base, over, num_seeds)
+    train_step, evaluate_step = make_group_steps(base)
+    groups = _groups(grid, at_once or _number_that_fits(train_step, base))
     stopped: dict[str, str] = {}
     with StopSignal() as stop_signal:
         for number, group in enumerate(groups, 1):

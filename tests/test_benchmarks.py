@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -206,7 +205,6 @@ def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.M
     assert medians.max() > 4 * medians.min()
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("flite", "espeak-ng"))), reason="no speech synthesis is installed")
 def test_speech_in_noise_has_the_ratio_that_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import make_speech

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -62,7 +63,7 @@ def _pins(lock: str, python: str) -> dict[str, Version]:
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_lock_holds_every_requirement(python: str) -> None:
     pins = _pins("requirements.lock", python)
-    for requirement in _required("test", "lint"):
+    for requirement in _required("test", "lint", "docs"):
         version = pins[_normal(requirement.name)]
         assert version in requirement.specifier, f"make lock: {requirement} is locked at {version}"
 
@@ -213,6 +214,10 @@ def test_versions_agree() -> None:
 
     assert jaxpu.__version__ == PYPROJECT["project"]["version"]
     assert f"## {jaxpu.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == jaxpu.__version__
+    assert citation["license"] == PYPROJECT["project"]["license"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
 
 
 @pytest.mark.timeout(600)

@@ -30,6 +30,7 @@ from jaxpu.config import (
     MixITConfig,
     PatchCNNConfig,
     PUConfig,
+    RemixConfig,
     TrainConfig,
     from_json,
     to_json,
@@ -208,6 +209,20 @@ def test_one_run_at_a_time_and_more_seeds_later(
     assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
     for name in ("class_prior=0.3,seed=0", "class_prior=0.9,seed=1"):
         assert_same_run(tmp_path / name, straight[0] / name, rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path, tmp_path: Path) -> None:
+    objective = RemixConfig(positive_gain_db="estimate", gain_db=3.0)
+    config = change(dataclasses.replace(CONFIG, objective=objective), num_steps=2, eval_every=2)
+    sweep(config, data_dir, tmp_path, {"gain_db": (0.0, 6.0)}, progress=False)
+    estimate = json.loads((tmp_path / "estimates.json").read_text())["positive_gain_db"]["number"]
+    for gain_db in (0.0, 6.0):
+        ran = load_model(tmp_path / f"gain_db={gain_db},seed=0").config.objective
+        assert ran == dataclasses.replace(objective, positive_gain_db=estimate, gain_db=gain_db)
+    # What is swept is not estimated.
+    sweep(config, data_dir, tmp_path / "swept", {"positive_gain_db": (-1.0,)}, progress=False)
+    assert not (tmp_path / "swept" / "estimates.json").exists()
+    assert load_model(tmp_path / "swept" / "positive_gain_db=-1.0,seed=0").config.objective.positive_gain_db == -1
 
 
 def test_runs_that_end_early_leave_the_others_alone(data_dir: Path, tmp_path: Path) -> None:
