@@ -99,6 +99,10 @@ class Recording:
             for block in audio.resample_blocks(mixed, info.sample_rate, sample_rate, block_samples):
                 yield np.repeat(block, 2, axis=0) if stereo and len(block) == 1 else block
 
+    def read(self) -> np.ndarray:
+        """The whole signal at its own rate: float32 (1 or 2, samples).  Raises AudioError as `blocks` does."""
+        return np.concatenate(list(self.blocks(self.sample_rate, self.num_channels == 2)), axis=1)
+
     def identity(self) -> list[list[Any]]:
         """Path relative to the root, stream, sign, size in bytes and time of last change of every file; JSON-serialisable.
 

@@ -2,13 +2,15 @@
 
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
 
+from data_pipeline.audio import AudioError
 from data_pipeline.builder import prepare
 from data_pipeline.synthetic import synthesize
-from data_pipeline.tracks import Musdb18HQ
+from data_pipeline.tracks import Musdb18, Musdb18HQ, download_musdb7s
 from jaxpu import parallel
 from jaxpu.checkpoints import load_model
 from jaxpu.config import Config
@@ -53,7 +55,7 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
         rate,
         mixture=_first_channel(song),
         reference=np.sum([_first_channel(song.with_name(f"{stem}.wav")) for stem in config.data.target], axis=0),
-        estimate=_first_channel(separated),
+        estimates={"target, separated": _first_channel(separated)},
         title=song.parent.name,
     )
 
@@ -67,6 +69,45 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     print(f"Look at: {picture}")
     print(f"Checkpoints, learning curves and scores: {out / 'run'}, {out / 'evaluation'}")
     print(f"Took {time.perf_counter() - started:.0f} s.")
+
+
+def example_songs(
+    songs: Literal["synthetic", "musdb"],
+    root: str | Path,
+    *,
+    num_train: int,
+    num_test: int,
+    seconds: float,
+    sample_rate: int,
+    url: str | None = None,
+) -> Musdb18 | Musdb18HQ:
+    """Songs to try jaxpu on; what is in `root` already is not made again.
+
+    Args:
+        songs: `synthetic`, or `musdb`, its excerpts of 7 seconds; where these cannot be downloaded it says so, and synthetic
+            songs take their place.
+        root: folder of the songs.
+        num_train: synthetic songs to train on.
+        num_test: synthetic songs to test on.
+        seconds: length of a synthetic song.
+        sample_rate: of the synthetic songs, in Hz.
+        url: of musdb's archive; None is musdb's.
+
+    Raises:
+        ValueError: `songs` is neither.
+    """
+    if songs not in ("synthetic", "musdb"):
+        raise ValueError(f"songs is {songs!r}; it must be 'synthetic' or 'musdb'.")
+    root = Path(root)
+    if songs == "musdb":
+        try:
+            download_musdb7s(root / "musdb", url=url)
+            return Musdb18(root / "musdb")
+        except AudioError as error:
+            print(f"{error} Until then songs are synthesized.")
+    sizes: dict[str, Any] = {"num_train": num_train, "num_test": num_test, "seconds": seconds, "sample_rate": sample_rate}
+    # Few and short songs take no longer than processes take to start.
+    return Musdb18HQ(synthesize(root / "synthetic", **sizes, num_workers=1))
 
 
 def _first_channel(path: Path) -> np.ndarray:

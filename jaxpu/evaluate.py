@@ -22,7 +22,7 @@ import numpy.typing as npt
 from data_pipeline import audio
 from data_pipeline.progress import progress_bar
 from data_pipeline.spec import DataConfig, PatchSpec
-from data_pipeline.tracks import Recording, Source, Track, TwoFolders, find_tracks
+from data_pipeline.tracks import Source, Track, TwoFolders, find_tracks
 from data_pipeline.workers import worker_pool
 from jaxpu import baselines as comparisons
 from jaxpu import excerpts
@@ -208,7 +208,7 @@ def evaluate_separator(
     def jobs() -> Iterator[tuple[Track, FloatArray]]:
         for track in share:
             assert track.mixture is not None
-            yield track, separate(_read(track.mixture), track.mixture.sample_rate)
+            yield track, separate(track.mixture.read(), track.mixture.sample_rate)
 
     score = functools.partial(
         _score_methods, target=data.target, patch=data.patch, baselines=baselines, fixed_mask=mask, full=full
@@ -233,7 +233,7 @@ def evaluate_separator(
             for track in tracks:
                 if track.name in chosen:
                     assert track.mixture is not None
-                    mixture, rate = _read(track.mixture), track.mixture.sample_rate
+                    mixture, rate = track.mixture.read(), track.mixture.sample_rate
                     target = _references(track, data.target)["target"]
                     yield track.name, {"mixture": mixture, "target": target, "estimate": separate(mixture, rate)}, rate
                     bar.update()
@@ -301,17 +301,11 @@ def format_table(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _read(recording: Recording) -> FloatArray:
-    """The whole recording at its own rate: float32 (1 or 2, samples)."""
-    blocks = list(recording.blocks(recording.sample_rate, recording.num_channels == 2))
-    return np.concatenate(blocks, axis=1)
-
-
 def _references(track: Track, target: tuple[str, ...]) -> dict[str, FloatArray]:
     """The sums of the stems, as musdb takes them; not the mixture's difference, which has the coding noise of .stem.mp4."""
     assert track.accompaniment is not None
-    stems = [_read(track.stem(name)) for name in target]
-    return {"target": np.sum(stems, axis=0, dtype=np.float32), "accompaniment": _read(track.accompaniment)}
+    stems = [track.stem(name).read() for name in target]
+    return {"target": np.sum(stems, axis=0, dtype=np.float32), "accompaniment": track.accompaniment.read()}
 
 
 def _mask_sums(track: Track, *, target: tuple[str, ...], patch: PatchSpec) -> npt.NDArray[np.float64]:
@@ -333,7 +327,7 @@ def _score_methods(
     """The scores of all methods, or why the track cannot be scored."""
     track, estimated_target = job
     assert track.mixture is not None
-    reference, mixture, rate = _references(track, target), _read(track.mixture), track.mixture.sample_rate
+    reference, mixture, rate = _references(track, target), track.mixture.read(), track.mixture.sample_rate
     silent = silent_references(reference)
     if silent:
         return f"the {' and the '.join(silent)} is silent all through"

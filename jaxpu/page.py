@@ -38,8 +38,8 @@ RESAMPLES = 2000
 CAPTIONS = {
     "loss": "Loss. Losses of different objectives do not compare.",
     "si_sdr_improvement": "SI-SDR improvement on held-out songs.",
-    "kept_energy": "Energy that the mask keeps, as a share of the input's. While the line stays under the dotted one, the "
-    "watchdog calls the output blank; a cross is a warning.",
+    "kept_energy": "Energy that the mask keeps, as a share of the input's; dashed, where there are stems: the true target's. "
+    "While the line stays under the dotted one, the watchdog calls the output blank; a cross is a warning.",
     "inactive_share": "Share of the bins that the network takes for target inactive.",
 }
 """Of the curves in `jaxpu.report.CURVES`."""

@@ -55,10 +55,10 @@ def plot_separation(
     *,
     mixture: np.ndarray,
     reference: np.ndarray,
-    estimate: np.ndarray,
+    estimates: Mapping[str, np.ndarray],
     title: str,
 ) -> None:
-    """Writes a PNG with the spectrograms of mixture, true target and estimated target, on one scale.
+    """Writes a PNG with the spectrograms of mixture, true target and estimated targets, on one scale, above their masks.
 
     Args:
         path: of the PNG.
@@ -66,22 +66,26 @@ def plot_separation(
         sample_rate: of the waveforms, in Hz.
         mixture: float32 (samples,).
         reference: float32 (samples,), the true target.
-        estimate: float32 (samples,), the estimated target.
+        estimates: float32 (samples,) each, estimated targets by what stands above them.
         title: above the picture.
     """
     from matplotlib.figure import Figure
 
-    signals = {"mixture": mixture, "target, true": reference, "target, separated": estimate}
-    pictures = {name: _level_db(_magnitude(signal, patch.n_fft, patch.hop_length)) for name, signal in signals.items()}
-    top = max(float(picture.max()) for picture in pictures.values())
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(pictures), sharey=True)
-    extent = (0.0, len(mixture) / sample_rate, 0.0, sample_rate / 2000)
-    for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
-        image = axes.imshow(picture, origin="lower", aspect="auto", extent=extent, vmin=top - RANGE_DB, vmax=top, cmap="magma")
-        axes.set(title=name, xlabel="time in s")
-    panels[0].set_ylabel("frequency in kHz")
-    figure.colorbar(image, ax=panels, label="level in dB")
+    signals = {"mixture": mixture, "target, true": reference, **estimates}
+    spectra = [_magnitude(signal, patch.n_fft, patch.hop_length) for signal in signals.values()]
+    top = max(float(_level_db(spectrum).max()) for spectrum in spectra)
+    figure = Figure(figsize=(4 * len(signals), 6.4), layout="constrained")
+    panels = figure.subplots(2, len(signals), sharex=True, sharey=True)
+    scale: Any = {"origin": "lower", "aspect": "auto", "extent": (0.0, len(mixture) / sample_rate, 0.0, sample_rate / 2000)}
+    for (upper, lower), name, spectrum in zip(panels.T, signals, spectra, strict=True):
+        levels = upper.imshow(_level_db(spectrum), vmin=top - RANGE_DB, vmax=top, cmap="magma", **scale)
+        masks = lower.imshow(_mask(spectrum, spectra[0], top), vmin=0, vmax=1, cmap="gray", **scale)
+        upper.set_title(name)
+        lower.set_xlabel("time in s")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("frequency in kHz")
+    figure.colorbar(levels, ax=panels[0], label="level in dB")
+    figure.colorbar(masks, ax=panels[1], label="mask: share of the mixture")
     figure.suptitle(title)
     temporary = Path(path).with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=100)
@@ -107,13 +111,11 @@ def spectrograms(
     n_fft = 2048 if sample_rate >= 32_000 else 1024
     spectra = [_magnitude(signal, n_fft, n_fft // 4) for signal in (mixture, reference, *estimates)]
     top = max(float(_level_db(spectrum).max()) for spectrum in spectra)
-    # What is fainter than any spectrogram shows is no bin to mask.
-    divisor = np.maximum(spectra[0], 10 ** ((top - RANGE_DB) / 20))
     extent = (0.0, len(mixture) / sample_rate, 0.0, sample_rate / 2000)
     for index, spectrum in enumerate(spectra):
         yield _spectrogram(_level_db(spectrum), extent, vmin=top - RANGE_DB, vmax=top, cmap="magma")
         if index > 1:
-            yield _spectrogram(np.minimum(spectrum / divisor, 1.0), extent, vmin=0, vmax=1, cmap="gray")
+            yield _spectrogram(_mask(spectrum, spectra[0], top), extent, vmin=0, vmax=1, cmap="gray")
 
 
 def plot_improvements(scores: Mapping[str, Sequence[float]]) -> bytes:
@@ -166,7 +168,11 @@ def _series(lines: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[li
 
 
 def _draw_watchdog(axes: "Axes", lines: Sequence[Mapping[str, Any]], color: str) -> None:
-    """The share of the energy under which the watchdog calls the output blank, and a cross for each warning."""
+    """Dotted, the share of the energy under which the watchdog calls the output blank, with a cross for each warning.
+
+    And dashed, where there are stems, the share that the true target has on held-out songs.
+    """
+    axes.plot(*_series(lines, "evaluate", "true_kept_energy"), "--", color=color)
     steps, inputs = _series(lines, "train", "input_energy")
     energies = [_series(lines, "train", f"{name}_energy")[1] for name in ("unlabeled", "positive")]
     means = [np.cumsum(values) / np.arange(1, len(values) + 1) for values in energies]
@@ -182,6 +188,14 @@ def _magnitude(waveform: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:
     import librosa
 
     return np.abs(librosa.stft(waveform, n_fft=n_fft, hop_length=hop_length))
+
+
+def _mask(magnitude: np.ndarray, mixture: np.ndarray, top_db: float) -> np.ndarray:
+    """What a signal has of the mixture's magnitude, at most all of it.
+
+    What is fainter than any spectrogram shows, of which the loudest reaches `top_db`, is no bin to mask.
+    """
+    return np.minimum(magnitude / np.maximum(mixture, 10 ** ((top_db - RANGE_DB) / 20)), 1.0)
 
 
 def _level_db(magnitude: np.ndarray) -> np.ndarray:

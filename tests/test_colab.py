@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, with small parameters."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,25 @@ import pytest
 import soundfile
 
 from data_pipeline.synthetic import synthesize
+from data_pipeline.tracks import Musdb18, Musdb18HQ
+from jaxpu.demo import example_songs
 
 COLAB = Path(__file__).parent.parent / "colab"
 
 
+BADGE = re.compile(
+    r"\[!\[Open in Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+    r"\(https://colab\.research\.google\.com/github/(.+)/blob/main/colab/(.+)\)"
+)
+
+
 @pytest.fixture(autouse=True)
-def as_in_colab(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One device, and figures below their cells."""
+def as_in_colab(monkeypatch: pytest.MonkeyPatch, shared_compilations: dict[str, str]) -> None:
+    """One device, and figures below their cells; but compiled quickly, for a few steps."""
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.delenv("MPLBACKEND")
+    for name, value in shared_compilations.items():
+        monkeypatch.setenv(name, value)
 
 
 def run(name: str, where: Path, **parameters: Any) -> list[dict[str, Any]]:
@@ -35,13 +46,38 @@ def test_notebook_is_committed_without_outputs_and_defines_its_parameters_once(p
     assert not any(cell.get("outputs") for cell in notebook["cells"])
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in notebook["cells"]) == 1
     assert "find_spec" in "".join(notebook["cells"][1]["source"])
+    (badge,) = BADGE.findall("".join(notebook["cells"][0]["source"]))
+    assert badge == ("REPOSITORY", path.name)
+
+
+def test_the_quickstart_defines_nothing() -> None:
+    notebook = json.loads((COLAB / "quickstart.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not re.search(r"^\s*(def|class|async def) ", "\n".join(code), re.MULTILINE)
+
+
+def test_songs_that_cannot_be_downloaded_are_synthesized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"num_train": 1, "num_test": 1, "seconds": 4.0, "sample_rate": 8000}
+    source = example_songs("musdb", tmp_path, **settings, url="http://127.0.0.1:9/set.zip")
+    assert source == Musdb18HQ(tmp_path / "synthetic")
+    assert re.search(r"set\.zip: cannot be downloaded to .* songs are synthesized\.\n$", capsys.readouterr().out)
+    assert len(list((tmp_path / "synthetic").glob("*/*/mixture.wav"))) == 2
+    for split in ("train", "test"):
+        (tmp_path / "musdb" / split).mkdir(parents=True)
+    assert example_songs("musdb", tmp_path, **settings) == Musdb18(tmp_path / "musdb")
+    with pytest.raises(ValueError, match=r"songs is 'musbd'; it must be 'synthetic' or 'musdb'"):
+        example_songs("musbd", tmp_path, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(600)
 def test_quickstart(tmp_path: Path) -> None:
-    shown = run("quickstart.ipynb", tmp_path, folder="out", num_train=6, num_test=1, seconds=6.0, num_steps=8)
-    assert sum("image/png" in data for data in shown) == 2
-    assert sum("<audio" in data.get("text/html", "") for data in shown) == 4
+    small = {"num_train": 6, "num_test": 1, "seconds": 4.0, "sample_rate": 8000, "baseline_steps": 2, "num_steps": 4}
+    shown = run("quickstart.ipynb", tmp_path, folder="out", **small)
+    curves, pictures, players = (
+        [number for number, data in enumerate(shown) if text in str(data)] for text in ("data:image/webp", "image/png", "<audio")
+    )
+    assert (len(curves), len(pictures), len(players)) == (2, 1, 4)
+    assert max(curves) < min(pictures) < min(players)
 
 
 @pytest.mark.timeout(600)
