@@ -146,6 +146,7 @@ def experiments() -> Iterator[Experiment]:
     for seed in SEEDS:
         for target in TARGETS:
             for method, config in (
+                ("remix", config_of(REMIX, target, seed, **many)),
                 ("bootstrap", config_of(longer, target, seed, select_by="last", **many)),
                 ("supervised, ratio mask", supervised("ratio_mask", target, seed, **many)),
             ):
