@@ -55,19 +55,15 @@ def run(name: str, where: Path, **parameters: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", sorted(COLAB.glob("*.ipynb")), ids=lambda path: path.name)
-def test_notebook_is_committed_without_outputs_and_defines_its_parameters_once(path: Path) -> None:
+def test_notebook_has_no_outputs_one_cell_of_parameters_a_badge_and_no_definitions(path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     assert not any(cell.get("outputs") for cell in notebook["cells"])
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in notebook["cells"]) == 1
     assert "find_spec" in "".join(notebook["cells"][1]["source"])
-    (badge,) = BADGE.findall("".join(notebook["cells"][0]["source"]))
-    assert badge == ("REPOSITORY", path.name)
-
-
-def test_the_quickstart_defines_nothing() -> None:
-    notebook = json.loads((COLAB / "quickstart.ipynb").read_text(encoding="utf-8"))
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not re.search(r"^\s*(def|class|async def) ", "\n".join(code), re.MULTILINE)
+    (badge,) = BADGE.findall("".join(notebook["cells"][0]["source"]))
+    assert badge == ("REPOSITORY", path.name)
 
 
 def test_songs_that_cannot_be_downloaded_are_synthesized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
