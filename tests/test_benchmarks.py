@@ -63,8 +63,12 @@ def test_names_are_unique_and_all_share_what_they_should(modules: tuple[ModuleTy
             learning_rate=first.train.learning_rate,
             disjoint_tracks=first.train.disjoint_tracks,
             select_by=first.train.select_by,
+            num_steps=first.train.num_steps,
+            eval_every=first.train.eval_every,
         )
         assert same == first.train
+        longer = experiment.block.endswith(" 2400 steps") and experiment.method.endswith(", 2400 steps")
+        assert (config.train.num_steps, config.train.eval_every) == ((2400, 300) if longer else (800, 100))
         assert (config.train.select_by == "last") == experiment.method.startswith("bootstrap")
         rate = ", rate " in experiment.method
         assert rate == (config.train.learning_rate != first.train.learning_rate)
