@@ -104,15 +104,19 @@ def _arguments(patch: PatchSpec) -> dict[str, Any]:
 
 
 def _stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> ComplexArray:
-    """complex64 (frames, bins) of a waveform (samples,), as `jaxpu.stft.stft` gives it at the rate of `patch`."""
+    """complex64 (frames, bins) of a waveform (samples,) at the rate of `patch`, extended at its end as models extend it.
+
+    That is by reflection to a whole number of hops.  Without it the last samples lie under the tail of a single window, by which
+    the inverse divides: what a mask has changed there is thrown up to many times its height.
+    """
     import librosa
     import soxr
 
     signal = np.asarray(waveform, np.float32)
     if sample_rate != patch.sample_rate:
         signal = soxr.resample(signal, sample_rate, patch.sample_rate)
-    # Reflected edges need more samples than half a window; a shorter recording is followed by silence.
-    signal = np.pad(signal, (0, max(patch.n_fft // 2 + 1 - len(signal), 0)))
+    length = -(-max(len(signal), patch.n_fft) // patch.hop_length) * patch.hop_length
+    signal = np.pad(signal, (0, length - len(signal)), mode="reflect")
     return librosa.stft(signal, center=True, pad_mode="reflect", **_arguments(patch)).T
 
 
@@ -120,7 +124,7 @@ def _istft(spectrum: ComplexArray, sample_rate: int, patch: PatchSpec, num_sampl
     import librosa
     import soxr
 
-    length = max(-(-num_samples * patch.sample_rate // sample_rate), patch.n_fft // 2 + 1)
+    length = -(-num_samples * patch.sample_rate // sample_rate)
     signal = librosa.istft(spectrum.T.astype(np.complex64), length=length, **_arguments(patch))
     if sample_rate != patch.sample_rate:
         signal = soxr.resample(signal, patch.sample_rate, sample_rate)
