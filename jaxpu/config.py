@@ -137,6 +137,7 @@ class RemixConfig:
             where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
             `estimate` finds it in the data, without stems (`jaxpu.levels`).
         label_frequency: c, the probability that the positive is the larger of two exchangeable accompaniments; 1/2 by symmetry.
+            Labels are compared with c times the network's score, so that the score is the posterior of "target inactive".
         weight_exponent: p in the weight |x|^p of a bin.
         labels: `binary`: which of the two is larger; `ratio`: the share of the positive in the sum of the two magnitudes.  Both
             have the same mean where the target is silent; the second is less random.

@@ -212,16 +212,27 @@ def mixit_loss(
 
 
 def binary_cross_entropy(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array | None = None, *, axis_name: str | None = None
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    label_frequency: jax.Array | float = 1.0,
+    axis_name: str | None = None,
 ) -> jax.Array:
-    """Weighted mean of the cross-entropy between labels in [0, 1] and sigmoid(logits); its minimiser is the posterior.
+    """Weighted mean of the cross-entropy between labels in [0, 1] and label_frequency * sigmoid(logits).
+
+    With a label frequency of 1 its minimiser is the posterior of the label.  With c < 1, where a member of the class has the
+    label with probability c (Elkan & Noto 2008), sigmoid(logits) still is the posterior of the class.
 
     Args:
         logits: float32, any shape.
-        labels: float32, same shape, probability of the class that positive logits mean.
+        labels: float32, same shape, probability of the label of the class that positive logits mean.
         weights: float32, same shape; 1 where None.
+        label_frequency: float32 in (0, 1], broadcast to that shape.
         axis_name: of the devices that share the batch.
     """
     weights = jnp.ones_like(logits) if weights is None else weights
-    # softplus(-f) is -log(sigmoid(f)) and softplus(f) is -log(1 - sigmoid(f)), without overflow.
-    return weighted_mean(labels * jax.nn.softplus(-logits) + (1 - labels) * jax.nn.softplus(logits), weights, axis_name)
+    # 1 - c sigmoid(f) is sigmoid(-f) + (1 - c) sigmoid(f).  softplus(-f) is -log(sigmoid(f)), without overflow.
+    negative = -jnp.logaddexp(-jax.nn.softplus(logits), jnp.log1p(-label_frequency) - jax.nn.softplus(-logits))
+    positive = jax.nn.softplus(-logits) - jnp.log(label_frequency)
+    return weighted_mean(labels * positive + (1 - labels) * negative, weights, axis_name)

@@ -27,7 +27,6 @@ from jaxpu.config import (
     SupervisedConfig,
 )
 from jaxpu.models import make_model
-from jaxpu.teacher import teacher_mask
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 """(stft complex64 (n, frames, bins), example_index int32 (n,)) to logits float32 (n, frames, bins, num_outputs)."""
@@ -82,12 +81,10 @@ class Teacher:
     Attributes:
         first_step: the first step with a teacher.
         round_steps: steps of a round; 1 follows the moving average.
-        mask: as `jaxpu.teacher.teacher_mask`.
     """
 
     first_step: int
     round_steps: int
-    mask: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, str | None], jax.Array]
 
 
 class Loss(NamedTuple):
@@ -113,7 +110,7 @@ class Objective:
         needs_target: whether the loss reads targets.
         hyperparameters: initial values of what is traced.
         loss: (network, batch, key, hyperparameters, axis_name) to `Loss`.
-        mask: (logits (n, frames, bins, num_outputs), hyperparameters) to the mask, float32 (n, frames, bins) in [0, 1].
+        mask: logits, float32 (n, frames, bins, num_outputs), to the mask, float32 (n, frames, bins) in [0, 1].
         teacher: for objectives whose loss reads `Batch.taught`.
         target_tracks: for objectives that read targets of that many tracks, independent of the unlabeled patches.
     """
@@ -122,7 +119,7 @@ class Objective:
     needs_target: bool
     hyperparameters: dict[str, float]
     loss: Callable[[Network, Batch, jax.Array, Hyperparameters, str | None], Loss]
-    mask: Callable[[jax.Array, Hyperparameters], jax.Array]
+    mask: Callable[[jax.Array], jax.Array]
     teacher: Teacher | None = None
     target_tracks: int | None = None
 
@@ -164,10 +161,14 @@ def positives(batch: Batch, hyperparameters: Hyperparameters) -> jax.Array:
     return batch.positive * (10 ** (gain_db / 20)).astype(batch.positive.dtype)
 
 
-def _keep_positive(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+def _keep_positive(logits: jax.Array) -> jax.Array:
     """The mask of objectives in which a positive logit of the first output keeps the target."""
-    del hyperparameters
     return jax.nn.sigmoid(logits[..., 0])
+
+
+def _keep_negative(logits: jax.Array) -> jax.Array:
+    """The mask of objectives in which a positive logit means "target inactive": the posterior of "target active"."""
+    return jax.nn.sigmoid(-logits[..., 0])
 
 
 def _pu_arguments(network: Network, batch: Batch, hyperparameters: Hyperparameters) -> dict[str, jax.Array]:
@@ -200,10 +201,10 @@ def _with_gains(
 def pu(config: PUConfig) -> Objective:
     """PULSE's objective: `jaxpu.losses.pu_loss` over bins (Ito & Sugiyama 2023, equation 9)."""
 
-    def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
-        del hyperparameters
-        logits = logits[..., 0]
-        return (logits < 0).astype(jnp.float32) if config.mask == "hard" else jax.nn.sigmoid(-logits)
+    def keep_below_zero(logits: jax.Array) -> jax.Array:
+        return (logits[..., 0] < 0).astype(jnp.float32)
+
+    mask = keep_below_zero if config.mask == "hard" else _keep_negative
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         del key
@@ -216,7 +217,7 @@ def pu(config: PUConfig) -> Objective:
             gamma=hyperparameters["gamma"],
             axis_name=axis_name,
         )
-        unlabeled_mask = mask(arguments["unlabeled_logits"][..., None], hyperparameters)
+        unlabeled_mask = mask(arguments["unlabeled_logits"][..., None])
         statistics = mask_statistics(unlabeled_mask, batch.unlabeled, axis_name)
         metrics = {
             "positive_risk": parts.positive_risk,
@@ -232,18 +233,14 @@ def pu(config: PUConfig) -> Objective:
 def brier_pu(config: BrierPUConfig) -> Objective:
     """`jaxpu.losses.brier_pu_loss` over bins: the network's score is the posterior of "target inactive"."""
 
-    def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
-        del hyperparameters
-        return jax.nn.sigmoid(-logits[..., 0])
-
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         del key
         arguments = _pu_arguments(network, batch, hyperparameters)
         value = losses.brier_pu_loss(**arguments, axis_name=axis_name)
-        unlabeled_mask = mask(arguments["unlabeled_logits"][..., None], hyperparameters)
+        unlabeled_mask = _keep_negative(arguments["unlabeled_logits"][..., None])
         return Loss(value, value, mask_statistics(unlabeled_mask, batch.unlabeled, axis_name))
 
-    return Objective(1, False, _traced(config), loss, mask)
+    return Objective(1, False, _traced(config), loss, _keep_negative)
 
 
 def supervised(config: SupervisedConfig) -> Objective:
@@ -262,7 +259,7 @@ def supervised(config: SupervisedConfig) -> Objective:
         else:
             ratio = target_magnitude / (target_magnitude + jnp.abs(mixture - target) + WEIGHT_FLOOR)
             value = losses.binary_cross_entropy(logits[..., 0], ratio, magnitude, axis_name=axis_name)
-        return Loss(value, value, mask_statistics(_keep_positive(logits, hyperparameters), mixture, axis_name))
+        return Loss(value, value, mask_statistics(_keep_positive(logits), mixture, axis_name))
 
     return Objective(1, True, _traced(config), loss, _keep_positive)
 
@@ -280,7 +277,7 @@ def mixit(config: MixITConfig) -> Objective:
         logits = network(mixture, 2 * batch.example_index)
         magnitudes = (jnp.abs(stft) for stft in (mixture, batch.unlabeled, batch.positive))
         value = losses.mixit_loss(logits, *magnitudes, minimum_over=config.minimum_over, axis_name=axis_name)
-        return Loss(value, value, mask_statistics(_keep_positive(logits, hyperparameters), mixture, axis_name))
+        return Loss(value, value, mask_statistics(_keep_positive(logits), mixture, axis_name))
 
     return Objective(3, False, _traced(config), loss, _keep_positive)
 
@@ -297,7 +294,7 @@ def noisy_target(config: NoisyTargetConfig) -> Objective:
         remixed = unlabeled + positive
         logits = network(remixed, 2 * batch.example_index)
         value = losses.signal_approximation_loss(logits[..., 0], jnp.abs(remixed), jnp.abs(unlabeled), axis_name=axis_name)
-        return Loss(value, value, mask_statistics(_keep_positive(logits, hyperparameters), remixed, axis_name))
+        return Loss(value, value, mask_statistics(_keep_positive(logits), remixed, axis_name))
 
     return Objective(1, False, _traced(config), loss, _keep_positive)
 
@@ -313,12 +310,9 @@ def remix(config: RemixConfig) -> Objective:
     """Positives in context: which bins of g1 u + g2 p does the positive p dominate?
 
     If p is exchangeable with the accompaniment hidden in u, then where accompaniment dominates, p is the larger of the two
-    with probability c = 1/2, the label frequency of Elkan & Noto (2008).  So with r the learnt posterior of "p dominates",
-    the posterior of "target active" is 1 - r / c.
+    with probability c = 1/2, the label frequency of Elkan & Noto (2008).  So with s the posterior of "target inactive", the
+    posterior of "p dominates" is c s: the network's score is s, and c s is what the labels are compared with.
     """
-
-    def mask(logits: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
-        return jnp.clip(1 - jax.nn.sigmoid(logits[..., 0]) / hyperparameters["label_frequency"], 0, 1)
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
         positive = positives(batch, hyperparameters)
@@ -336,16 +330,16 @@ def remix(config: RemixConfig) -> Objective:
         remixed = other + positive
         logits = network(remixed, 2 * batch.example_index)
         labels = _share_of_positive(positive, other, config.labels)
+        frequency = hyperparameters["label_frequency"]
         if batch.taught is not None:
-            # Beside a mixture, the positive is all of the accompaniment with probability c; beside an estimate of the target it
-            # always is.  With labels of c instead of 1 the logits mean the same in both.
-            labels *= 1 - by_teacher[:, None, None] * (1 - hyperparameters["label_frequency"])
+            # Beside a mixture, accompaniment has the label with probability c; beside an estimate of the target it always has.
+            frequency = jnp.where(by_teacher > 0, 1.0, frequency)[:, None, None]
         weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
-        value = losses.binary_cross_entropy(logits[..., 0], labels, weights, axis_name=axis_name)
+        value = losses.binary_cross_entropy(logits[..., 0], labels, weights, label_frequency=frequency, axis_name=axis_name)
         metrics = {"label_share": losses.weighted_mean(labels, weights, axis_name)}
-        return Loss(value, value, metrics | mask_statistics(mask(logits, hyperparameters), remixed, axis_name))
+        return Loss(value, value, metrics | mask_statistics(_keep_negative(logits), remixed, axis_name))
 
-    return Objective(1, False, _traced(config), loss, mask)
+    return Objective(1, False, _traced(config), loss, _keep_negative)
 
 
 def bootstrap(config: BootstrapConfig) -> Objective:
@@ -353,7 +347,7 @@ def bootstrap(config: BootstrapConfig) -> Objective:
 
     Its training loss moves with the teacher.  On held-out tracks it has none: there the loss is that of `remix`.
     """
-    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps, teacher_mask)
+    teacher = Teacher(config.remix_steps, 1 if config.teacher == "average" else config.round_steps)
     return dataclasses.replace(remix(config), teacher=teacher)
 
 
@@ -413,11 +407,10 @@ def make_mask_fn(config: Config) -> Callable[[Any, jax.Array], jax.Array]:
     objective = make_objective(config.objective)
     dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
     model = make_model(config.model, config.data.patch, num_outputs=objective.num_outputs, dtype=dtype)
-    hyperparameters = {name: jnp.float32(value) for name, value in objective.hyperparameters.items()}
 
     def mask_fn(variables: Any, stft: jax.Array) -> jax.Array:
         index = jnp.zeros(stft.shape[0], jnp.int32)
         logits = cast(jax.Array, model.apply(variables, stft, index, train=False))
-        return objective.mask(logits, hyperparameters)
+        return objective.mask(logits)
 
     return mask_fn

@@ -21,6 +21,7 @@ from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics, positives
 from jaxpu.stft import istft
+from jaxpu.teacher import teacher_mask
 
 INIT_STREAM = 0
 """Folded into the run's key for the initial parameters; other streams of random numbers have other numbers."""
@@ -146,7 +147,7 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
         mean_energies = state.energies + (energies - state.energies) / (1.0 + state.step)
         state = dataclasses.replace(state, energies=mean_energies)
         if objective.teacher is not None:
-            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, heard, axis_name)
+            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, axis_name)
             decoded = decoded._replace(taught=taught)
         dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
@@ -197,7 +198,6 @@ def _teach(
     teacher: Teacher,
     state: TrainState,
     unlabeled: jax.Array,
-    positive: jax.Array,
     axis_name: str | None,
 ) -> tuple[TrainState, Taught]:
     """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
@@ -208,9 +208,8 @@ def _teach(
 
     def estimate() -> jax.Array:
         model = _network(config, objective, None)
-        both = jnp.concatenate([unlabeled, positive])
-        logits, positive_logits = jnp.split(model.apply(variables, both, jnp.zeros(len(both), jnp.int32), train=False), 2)
-        mask = teacher.mask(logits, positive_logits, unlabeled, positive, state.energies, axis_name)
+        logits = model.apply(variables, unlabeled, jnp.zeros(len(unlabeled), jnp.int32), train=False)
+        mask = teacher_mask(objective.mask(logits), unlabeled, state.energies, axis_name)
         return mask.astype(unlabeled.dtype) * unlabeled
 
     taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
@@ -257,7 +256,7 @@ def make_evaluate_step(config: Config) -> Callable[..., dict[str, jax.Array]]:
             return model.apply(variables, stft, index, train=False)
 
         results = {"loss": objective.loss(network, decoded, key, state.hyperparameters, axis_name).risk}
-        mask = objective.mask(network(decoded.unlabeled, 2 * decoded.example_index), state.hyperparameters)
+        mask = objective.mask(network(decoded.unlabeled, 2 * decoded.example_index))
         results |= mask_statistics(mask, decoded.unlabeled, axis_name)
         if decoded.target is not None:
             # Up to the centre of the last frame: the samples behind it lie under the end of one window only.

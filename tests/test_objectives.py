@@ -26,6 +26,7 @@ from jaxpu.config import (
 )
 from jaxpu.models import make_model
 from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, Taught, make_mask_fn, make_objective
+from jaxpu.teacher import teacher_mask
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -119,7 +120,7 @@ def test_learning_ends_with_a_mask_that_keeps_the_target(config: Any) -> None:
         # Where U is like P both answers cost E_P[w] / 2, so that P has to be the louder one to decide.
         batch = batch._replace(positive=1.5 * batch.positive)
     logits = learn(config, batch)
-    mask = objective.mask(logits[None, None, :, None], hyperparameters(objective))[0, 0]
+    mask = objective.mask(logits[None, None, :, None])[0, 0]
     assert mask.dtype == jnp.float32
     assert bool(jnp.all(mask[:2] > 0.75)), mask
     # The noisy target is half of the accompaniment.
@@ -130,7 +131,7 @@ def test_learning_ends_with_a_mask_that_keeps_the_target(config: Any) -> None:
 def test_masks_lie_between_0_and_1_and_are_monotonic(config: Any) -> None:
     objective = make_objective(config)
     logits = jnp.asarray([-1e30, -50, -3, -0.1, 0.1, 3, 50, 1e30])
-    mask = np.asarray(objective.mask(logits[None, None, :, None], hyperparameters(objective))[0, 0])
+    mask = np.asarray(objective.mask(logits[None, None, :, None])[0, 0])
     kept = mask if isinstance(config, POSITIVE_KEEPS) else mask[::-1]
     assert np.all(np.diff(kept) >= 0)
     assert (kept[0], kept[-1]) == (0, 1)
@@ -296,7 +297,7 @@ def test_mixit_leaves_the_target_to_the_first_output() -> None:
         ratio = np.stack(outputs, -1) / mixture[..., None]
         logits = jnp.asarray(np.log(ratio / (1 - ratio)), jnp.float32)
         if outputs[0] is target:
-            np.testing.assert_allclose(objective.mask(logits, {}), target / mixture, rtol=1e-4)
+            np.testing.assert_allclose(objective.mask(logits), target / mixture, rtol=1e-4)
         return float(objective.loss(lambda stft, index: logits, batch, KEY, {}, None).loss)
 
     assert loss(target, second, third) < 1e-9
@@ -355,7 +356,7 @@ def test_gains_belong_to_the_example_and_the_key(config: Any) -> None:
 
 
 def test_remix_adds_complex_stfts_and_labels_where_the_positive_is_larger() -> None:
-    objective, batch = make_objective(RemixConfig(gain_db=0.0)), make_batch(16)
+    objective, batch = make_objective(RemixConfig(gain_db=0.0, label_frequency=1.0)), make_batch(16)
     stft, at_zero = remixed_inputs(objective, batch)
     np.testing.assert_allclose(stft, batch.unlabeled + batch.positive, rtol=1e-6)
     np.testing.assert_allclose(at_zero.loss, math.log(2), rtol=1e-6)
@@ -381,26 +382,21 @@ def test_remix_labels_half_of_two_exchangeable_signals() -> None:
     np.testing.assert_allclose(hot.metrics["label_share"], 0.8, atol=0.02)
 
 
-def test_remix_posterior_over_c_recovers_where_the_target_plays() -> None:
+@pytest.mark.parametrize("label_frequency", [0.5, 0.8])
+def test_remix_scores_times_c_are_the_posterior_of_the_positive(label_frequency: float) -> None:
     """With target and accompaniment complex Gaussian, |u|^2 and |p|^2 are exponential.
 
     Where the target plays, R times the power of the accompaniment, p is the larger with probability 1 / (2 + R), elsewhere
-    with 1/2: the best mask of a network that knows only the bin is R / (2 + R), and 0 elsewhere.
+    with 1/2: with c = 1/2 the best mask of a network that knows only the bin is R / (2 + R), and 0 elsewhere.
     """
     ratio = 8.0
     batch = make_batch(128, 16, target_gain=math.sqrt(ratio))
-    config = RemixConfig(gain_db=0.0, weight_exponent=0.0)
+    config = RemixConfig(gain_db=0.0, weight_exponent=0.0, label_frequency=label_frequency)
     logits = learn(config, batch)
     expected = np.array([1 / (2 + ratio)] * 2 + [0.5] * 2)
-    np.testing.assert_allclose(jax.nn.sigmoid(logits), expected, atol=0.03)
-    objective = make_objective(config)
-    mask = objective.mask(
-        jnp.asarray(np.log(expected / (1 - expected)), jnp.float32)[None, None, :, None], hyperparameters(objective)
-    )
-    np.testing.assert_allclose(mask[0, 0], [ratio / (2 + ratio)] * 2 + [0, 0], atol=1e-6)
-    # Another label frequency stretches the same posterior.
-    rescaled = objective.mask(jnp.zeros((1, 1, 1, 1)), hyperparameters(objective, label_frequency=0.8))
-    np.testing.assert_allclose(rescaled, 1 - 0.5 / 0.8, rtol=1e-6)
+    np.testing.assert_allclose(label_frequency * jax.nn.sigmoid(logits), expected, atol=0.03)
+    mask = make_objective(config).mask(logits[None, None, :, None])
+    np.testing.assert_allclose(mask[0, 0], 1 - expected / label_frequency, atol=0.06)
 
 
 @pytest.mark.parametrize("labels", ["binary", "ratio"])
@@ -412,30 +408,32 @@ def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) 
     np.testing.assert_allclose(result.metrics["label_share"], (1 + 0.5) / 2, atol=0.01)
 
 
-def test_beside_an_estimate_of_the_target_labels_are_scaled_by_the_label_frequency() -> None:
-    """So that the mask means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
+def test_beside_an_estimate_of_the_target_accompaniment_always_has_the_label() -> None:
+    """So that the score means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
     config = BootstrapConfig(gain_db=0.0, taught_gain_db=0.0, mixture_share=0.0, label_frequency=0.4)
     objective, batch = make_objective(config), make_batch(256, 16)
     assert batch.target is not None
     assert objective.teacher is not None
+    logits = jnp.asarray([1.0, -1.0, 2.0, 0.0])
 
-    def labels_of(taught: Taught | None) -> float:
-        value = objective.loss(
-            constant_network(jnp.zeros(4)), batch._replace(taught=taught), KEY, hyperparameters(objective), None
-        )
-        return float(value.metrics["label_share"])
+    def loss_of(taught: Taught | None) -> float:
+        value = objective.loss(constant_network(logits), batch._replace(taught=taught), KEY, hyperparameters(objective), None)
+        return float(value.loss)
 
-    # Weighted by |x|: the label of a bin is 1 where the positive is the larger.
-    share = np.asarray(jnp.abs(batch.positive) > jnp.abs(batch.target), np.float32)
-    weight = np.abs(np.asarray(batch.target + batch.positive))
-    by_hand = (share * weight).sum() / weight.sum()
-    np.testing.assert_allclose(labels_of(Taught(batch.target, jnp.float32(1))), 0.4 * by_hand, rtol=1e-4)
+    def by_hand(other: jax.Array, frequency: float) -> float:
+        # Weighted by |x|: the label of a bin is 1 where the positive is the larger.
+        labels = np.asarray(jnp.abs(batch.positive) > jnp.abs(other))
+        weights = np.abs(np.asarray(other + batch.positive))
+        posterior = np.broadcast_to(frequency * np.asarray(jax.nn.sigmoid(logits)), labels.shape)
+        return float(np.sum(-np.log(np.where(labels, posterior, 1 - posterior)) * weights) / weights.sum())
+
+    np.testing.assert_allclose(loss_of(Taught(batch.target, jnp.float32(1))), by_hand(batch.target, 1.0), rtol=1e-4)
     # A teacher that returns the mixture, and no teacher, are the same as `remix`.
-    as_remix = labels_of(None)
-    assert labels_of(Taught(batch.unlabeled, jnp.float32(0))) == as_remix
+    as_remix = loss_of(None)
+    np.testing.assert_allclose(as_remix, by_hand(batch.unlabeled, 0.4), rtol=1e-4)
+    assert loss_of(Taught(batch.unlabeled, jnp.float32(0))) == as_remix
     remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
-    plain = remix.loss(constant_network(jnp.zeros(4)), batch, KEY, hyperparameters(remix), None)
-    assert float(plain.metrics["label_share"]) == as_remix
+    assert float(remix.loss(constant_network(logits), batch, KEY, hyperparameters(remix), None).loss) == as_remix
 
 
 def test_a_share_of_the_positives_is_what_a_teacher_leaves_of_another_mixture() -> None:
@@ -488,42 +486,25 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
     assert 11 < spread_db(1.0) <= 12.01
 
 
-def teacher_masks(scores: jax.Array, positive_scores: jax.Array, stft: jax.Array, positive: jax.Array, share: float) -> jax.Array:
-    """The masks of a bootstrap's teacher whose scores are these, (n, frames, bins), where the levels say `share`."""
-    teacher = make_objective(BootstrapConfig()).teacher
-    assert teacher is not None
-
-    def logits(of_scores: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(jax.scipy.special.logit(of_scores), stft.shape)[..., None]
-
-    return teacher.mask(logits(scores), logits(positive_scores), stft, positive, jnp.asarray([4.0, 4 * (1 - share)]), None)
-
-
 @pytest.mark.parametrize(("share", "kept"), [(0.2, 0.2), (0.02, 0.1), (0.9, 0.5)])
 def test_what_a_teacher_keeps_has_the_energy_that_the_levels_say(share: float, kept: float) -> None:
-    batch = make_batch(64, 16)
-    # An unsure teacher: `remix` would give masks between 0 and 0.2.
-    scores = jax.random.uniform(KEY, batch.unlabeled.shape, minval=0.4, maxval=0.55)
-    mask = teacher_masks(scores, jnp.float32(0.5), batch.unlabeled, batch.positive, share)
-    energy = jnp.square(jnp.abs(batch.unlabeled))
-    np.testing.assert_allclose((mask**2 * energy).sum() / energy.sum(), kept, rtol=0.02)
-    assert float(jnp.max(mask[scores > 0.5])) < 1e-6
-    in_order = np.asarray(mask)[np.asarray(scores) < 0.5][np.argsort(np.asarray(scores)[np.asarray(scores) < 0.5])]
-    assert (np.diff(in_order) <= 1e-6).all()
+    stft = make_batch(64, 16).unlabeled
+    unsure = jax.random.uniform(KEY, stft.shape, maxval=0.2)
+    mask = teacher_mask(unsure, stft, jnp.asarray([4.0, 4 * (1 - share)]), None)
+    energy = jnp.square(jnp.abs(stft))
+    np.testing.assert_allclose((mask * energy).sum() / energy.sum(), kept, rtol=0.02)
+    assert (np.diff(np.asarray(mask).ravel()[np.argsort(unsure.ravel())]) >= 0).all()
 
 
-def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_that_octave() -> None:
-    stft = jnp.ones((2, 3, 64), jnp.complex64)
-    # Bins 0 to 3, 4 to 7, 8 to 15, 16 to 31 and the rest; positives score lower further up, by two values of mean c.
-    octaves = np.repeat(np.arange(5), [4, 4, 8, 16, 32])
-    frequency = jnp.asarray([0.5, 0.45, 0.4, 0.35, 0.3])[octaves][None, None]
-    positive = jnp.stack([jnp.full((3, 64), 3 + 0j), jnp.full((3, 64), 1 + 0j)])
-    positive_scores = frequency + jnp.asarray([0.05, -0.15])[:, None, None]  # weighted by |p|, 3 to 1, the mean is c
-    as_positives = teacher_masks(frequency, positive_scores, stft, positive, 0.25)
-    np.testing.assert_allclose(as_positives, 0, atol=1e-4)
-    # Half of c in every octave: the same evidence everywhere, so masks are equal and keep a quarter of the energy.
-    half = teacher_masks(frequency / 2, positive_scores, stft, positive, 0.25)
-    np.testing.assert_allclose(half, 0.5, rtol=0.01)
+def test_the_best_mask_is_a_teachers_as_it_is() -> None:
+    """With t and a complex Gaussian of R to 1 where the target plays, the best mask is R / (R + 1) there, 0 elsewhere."""
+    ratio = 1.5
+    batch = make_batch(2000, 16, target_gain=math.sqrt(ratio))
+    best = jnp.broadcast_to(jnp.asarray([ratio / (ratio + 1)] * 2 + [0.0] * 2), batch.unlabeled.shape)
+    energies = jnp.stack([jnp.mean(jnp.abs(stft) ** 2) for stft in (batch.unlabeled, batch.positive)])
+    np.testing.assert_allclose(teacher_mask(best, batch.unlabeled, energies, None), best, rtol=0.03)
+    # A network that is half as sure teaches the same.
+    np.testing.assert_allclose(teacher_mask(best / 2, batch.unlabeled, energies, None), best, rtol=0.03)
 
 
 def test_a_share_of_the_examples_stays_as_in_remix() -> None:
@@ -594,7 +575,7 @@ def test_hyperparameters_are_traced(config: Any, name: str, values: list[float])
     @jax.jit
     def run(values: dict[str, jax.Array]) -> Any:
         result = objective.loss(constant_network(jnp.asarray([1.0, -1.0, 0.5, -0.5])), batch, KEY, values, None)
-        return result, objective.mask(jnp.linspace(-2.0, 2.0, 4)[None, None, :, None], values)
+        return result
 
     base = hyperparameters(objective)
     together = jax.vmap(lambda value: run(base | {name: value}))(jnp.asarray(values))
@@ -618,5 +599,5 @@ def test_mask_fn_is_network_and_mask_without_dropout() -> None:
     variables = jax.jit(functools.partial(model.init, train=False))(KEY, stft, index)
     mask = jax.jit(make_mask_fn(config))(variables, stft)
     logits = model.apply(variables, stft, index, train=False)[..., 0]
-    np.testing.assert_allclose(mask, np.clip(1 - np.asarray(jax.nn.sigmoid(logits)) / 0.7, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(mask, np.asarray(jax.nn.sigmoid(-logits)), atol=1e-6)
     assert mask.shape == stft.shape
