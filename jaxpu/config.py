@@ -163,10 +163,10 @@ class BootstrapConfig(RemixConfig):
     The teacher is an earlier state of the network that is trained.  What is added to a positive is then as sparse as a real
     target, so the sum is as dense as a real mixture (Neural Egg Separation, Halperin et al. 2019; RemixIT, Tzinis et al. 2022).
 
-    The teacher's scores r become masks s (1 - r / c), clipped to [0, 1].  c, the label frequency, is the mean r of the positives
-    themselves in each octave (Elkan & Noto 2008, e1).  s is such that the estimates have the share of the mixtures' energy that
-    the target has by the levels: (E_U - E_P) / E_U, means of the run so far.  Otherwise a network that is unsure keeps little, so
-    that the next one learns from little and keeps less, down to blank output.
+    The teacher's scores s become masks k (1 - s / q), clipped to [0, 1].  q is the mean s of the positives themselves in each
+    octave (Elkan & Noto 2008, e1).  k is such that the masks let pass the share of the mixtures' energy that the target has by
+    the levels: (E_U - E_P) / E_U, means of the run so far.  Otherwise a network that is unsure keeps little, so that the next one
+    learns from little and keeps less, down to blank output.
 
     A pupil can learn no more than its teacher knows, while `remix` goes on learning from the mixtures themselves.  So some of the
     examples stay as in `remix`.

@@ -147,7 +147,7 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
         mean_energies = state.energies + (energies - state.energies) / (1.0 + state.step)
         state = dataclasses.replace(state, energies=mean_energies)
         if objective.teacher is not None:
-            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, axis_name)
+            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, heard, axis_name)
             decoded = decoded._replace(taught=taught)
         dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
@@ -198,6 +198,7 @@ def _teach(
     teacher: Teacher,
     state: TrainState,
     unlabeled: jax.Array,
+    positive: jax.Array,
     axis_name: str | None,
 ) -> tuple[TrainState, Taught]:
     """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
@@ -208,8 +209,9 @@ def _teach(
 
     def estimate() -> jax.Array:
         model = _network(config, objective, None)
-        logits = model.apply(variables, unlabeled, jnp.zeros(len(unlabeled), jnp.int32), train=False)
-        mask = teacher_mask(objective.mask(logits), unlabeled, state.energies, axis_name)
+        both = jnp.concatenate([unlabeled, positive])
+        logits, positive_logits = jnp.split(model.apply(variables, both, jnp.zeros(len(both), jnp.int32), train=False), 2)
+        mask = teacher_mask(logits, positive_logits, unlabeled, positive, state.energies, axis_name)
         return mask.astype(unlabeled.dtype) * unlabeled
 
     taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)

@@ -1,9 +1,10 @@
-"""What the teacher of `bootstrap` takes for the target: masks at the level that the data say (docs/methods.md)."""
+"""What the teacher of `bootstrap` takes for the target: masks from scores, positives and levels (docs/methods.md)."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpu.losses import weighted_mean
 
@@ -14,26 +15,58 @@ MASK_SCALES = (1 / 3, 20.0)
 """The least and the most by which a teacher's masks are scaled."""
 
 
-def teacher_mask(mask: jax.Array, mixture: jax.Array, energies: jax.Array, axis_name: str | None) -> jax.Array:
-    """The mask times the number s, clipped, that gives it the target's share of the energy: sum m |u|^2 = share * sum |u|^2.
+def teacher_mask(
+    logits: jax.Array,
+    positive_logits: jax.Array,
+    mixture: jax.Array,
+    positive: jax.Array,
+    energies: jax.Array,
+    axis_name: str | None,
+) -> jax.Array:
+    """Masks k (1 - s / q), clipped: s the score of a bin, q the mean score of the positives in its octave, k by the levels.
 
-    It is linear in m because the best mask is: with m = E[Re(t / u) | u], E[m |u|^2] is E[Re(t u*)], the energy of a target
-    that is independent of the accompaniment.  The energy of m u, with m squared, is less than that wherever m is unsure.
+    Positives are accompaniment and nothing else, so what they score is no target: otherwise a network that is a little unsure
+    everywhere would teach a little of the accompaniment as target, for good.  (q is e1 of Elkan & Noto 2008.)
+
+    k gives the masks m the target's share of the energy: sum m |u|^2 = share * sum |u|^2.  It is linear in m because the best
+    mask is: with m = E[Re(t / u) | u], E[m |u|^2] is E[Re(t u*)], the energy of a target that is independent of the
+    accompaniment.  The energy of m u, with m squared, is less than that wherever m is unsure.
 
     Args:
-        mask: float32 (n, frames, bins), of the objective.
+        logits: float32 (n, frames, bins, 1) of the network for mixtures; positive means "target inactive".
+        positive_logits: the same for positives.
         mixture: complex64 (n, frames, bins).
+        positive: complex64 (n, frames, bins), at the level at which the objective takes it.
         energies: float32 (2,), mean energies of mixtures and of positives; the target has the difference.
         axis_name: of the devices that share the batch.
 
     Returns:
         The masks of the mixtures, float32 (n, frames, bins) in [0, 1].
     """
+    scores, positive_scores = jax.nn.sigmoid(logits[..., 0]), jax.nn.sigmoid(positive_logits[..., 0])
+    of_positives = _mean_by_octave(positive_scores, jnp.abs(positive), axis_name)
     share = jnp.clip(1 - energies[1] / jnp.maximum(energies[0], 1e-12), *TARGET_SHARES)
-    energy = jnp.square(jnp.abs(mixture))
+    evidence = 1 - scores / jnp.maximum(of_positives, 1e-7)[None, None]
+    return _scaled_to_share(evidence, jnp.square(jnp.abs(mixture)), share, axis_name)
+
+
+def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
+    """Weighted means of values, (n, frames, bins), in the octave of each bin: (bins,)."""
+    bins = values.shape[-1]
+    # Bins 0 to 3 are one octave, and the highest bin belongs to the octave below it.
+    octaves = np.log2(np.clip(np.arange(bins), 2, bins - 2)).astype(int) - 1
+    totals = jnp.stack([jnp.sum(values * weights, (0, 1)), jnp.sum(weights, (0, 1))], -1)  # (bins, 2)
+    totals = jax.ops.segment_sum(totals, octaves, octaves[-1] + 1)
+    if axis_name is not None:
+        totals = jax.lax.psum(totals, axis_name)
+    return (totals[:, 0] / jnp.maximum(totals[:, 1], 1e-7))[octaves]
+
+
+def _scaled_to_share(evidence: jax.Array, energy: jax.Array, share: jax.Array, axis_name: str | None) -> jax.Array:
+    """The mask clip(k * evidence, 0, 1) whose mean by energy is this share; k in `MASK_SCALES` by bisection of its logarithm."""
 
     def scaled(log_scale: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.exp(log_scale) * mask, 0, 1)
+        return jnp.clip(jnp.exp(log_scale) * evidence, 0, 1)
 
     def halve(_: int, limits: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = limits

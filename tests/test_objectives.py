@@ -486,14 +486,25 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
     assert 11 < spread_db(1.0) <= 12.01
 
 
+def teacher_masks(scores: jax.Array, positive_scores: jax.Array, stft: jax.Array, positive: jax.Array, share: float) -> jax.Array:
+    """The masks of a teacher whose scores are these, (n, frames, bins), where the levels say `share`."""
+
+    def logits(of_scores: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jax.scipy.special.logit(of_scores), stft.shape)[..., None]
+
+    return teacher_mask(logits(scores), logits(positive_scores), stft, positive, jnp.asarray([4.0, 4 * (1 - share)]), None)
+
+
 @pytest.mark.parametrize(("share", "kept"), [(0.2, 0.2), (0.02, 0.1), (0.9, 0.5)])
 def test_what_a_teacher_keeps_has_the_energy_that_the_levels_say(share: float, kept: float) -> None:
-    stft = make_batch(64, 16).unlabeled
-    unsure = jax.random.uniform(KEY, stft.shape, maxval=0.2)
-    mask = teacher_mask(unsure, stft, jnp.asarray([4.0, 4 * (1 - share)]), None)
-    energy = jnp.square(jnp.abs(stft))
+    batch = make_batch(64, 16)
+    # An unsure teacher: it would keep next to nothing.
+    scores = jax.random.uniform(KEY, batch.unlabeled.shape, minval=0.8, maxval=1.0)
+    mask = teacher_masks(scores, jnp.float32(0.95), batch.unlabeled, batch.positive, share)
+    energy = jnp.square(jnp.abs(batch.unlabeled))
     np.testing.assert_allclose((mask * energy).sum() / energy.sum(), kept, rtol=0.02)
-    assert (np.diff(np.asarray(mask).ravel()[np.argsort(unsure.ravel())]) >= 0).all()
+    assert float(jnp.max(mask[scores > 0.95])) < 1e-5
+    assert (np.diff(np.asarray(mask).ravel()[np.argsort(-scores.ravel())]) >= 0).all()
 
 
 def test_the_best_mask_is_a_teachers_as_it_is() -> None:
@@ -501,10 +512,26 @@ def test_the_best_mask_is_a_teachers_as_it_is() -> None:
     ratio = 1.5
     batch = make_batch(2000, 16, target_gain=math.sqrt(ratio))
     best = jnp.broadcast_to(jnp.asarray([ratio / (ratio + 1)] * 2 + [0.0] * 2), batch.unlabeled.shape)
-    energies = jnp.stack([jnp.mean(jnp.abs(stft) ** 2) for stft in (batch.unlabeled, batch.positive)])
-    np.testing.assert_allclose(teacher_mask(best, batch.unlabeled, energies, None), best, rtol=0.03)
-    # A network that is half as sure teaches the same.
-    np.testing.assert_allclose(teacher_mask(best / 2, batch.unlabeled, energies, None), best, rtol=0.03)
+    unlabeled_energy, positive_energy = (float(jnp.mean(jnp.abs(stft) ** 2)) for stft in (batch.unlabeled, batch.positive))
+    share = 1 - positive_energy / unlabeled_energy
+    # A network that is half as sure, of accompaniment too, teaches the same.
+    for sure in (1.0, 0.5):
+        masks = teacher_masks(sure * (1 - best), jnp.float32(sure), batch.unlabeled, batch.positive, share)
+        np.testing.assert_allclose(masks, best, rtol=0.03, atol=1e-5)
+
+
+def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_that_octave() -> None:
+    stft = jnp.ones((2, 3, 64), jnp.complex64)
+    # Bins 0 to 3, 4 to 7, 8 to 15, 16 to 31 and the rest; positives score lower further up, by two values of mean q.
+    octaves = np.repeat(np.arange(5), [4, 4, 8, 16, 32])
+    of_positives = jnp.asarray([0.9, 0.8, 0.7, 0.6, 0.5])[octaves][None, None]
+    positive = jnp.stack([jnp.full((3, 64), 3 + 0j), jnp.full((3, 64), 1 + 0j)])
+    positive_scores = of_positives + jnp.asarray([0.05, -0.15])[:, None, None]  # weighted by |p|, 3 to 1, the mean is q
+    as_positives = teacher_masks(of_positives, positive_scores, stft, positive, 0.25)
+    np.testing.assert_allclose(as_positives, 0, atol=1e-4)
+    # Half of q in every octave: the same evidence everywhere, so masks are equal and keep a quarter.
+    half = teacher_masks(of_positives / 2, positive_scores, stft, positive, 0.25)
+    np.testing.assert_allclose(half, 0.25, rtol=0.01)
 
 
 def test_a_share_of_the_examples_stays_as_in_remix() -> None:
