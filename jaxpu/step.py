@@ -23,6 +23,12 @@ from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, 
 from jaxpu.stft import istft
 from jaxpu.teacher import teacher_mask
 
+STATISTICS_EVERY = 4
+"""Steps between updates of the statistics of batch normalisation, each of which is a pass of the network over the mixtures."""
+
+STATISTICS_MOMENTUM = 0.8
+"""Share of the old ones that an update keeps; less at first, so that the initial ones are gone at once."""
+
 INIT_STREAM = 0
 """Folded into the run's key for the initial parameters; other streams of random numbers have other numbers."""
 
@@ -34,7 +40,8 @@ class TrainState:
     Attributes:
         step: int32, steps done.
         params: of the network, float32.
-        batch_stats: running statistics of batch normalisation; empty without it.
+        batch_stats: statistics of batch normalisation, of what separates over mixtures as they are (`_statistics`); empty without
+            it.
         opt_state: of the optimiser.
         ema_params: moving average of `params`; empty without one.
         hyperparameters: of the objective, traced float32 scalars; `learning_rate` among them takes the config's place.
@@ -151,26 +158,16 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
             decoded = decoded._replace(taught=taught)
         dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-            batch_stats = state.batch_stats
-
+        def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             def network(stft: jax.Array, index: jax.Array) -> jax.Array:
-                nonlocal batch_stats
-                logits, updates = model.apply(
-                    {"params": params, "batch_stats": batch_stats},
-                    stft,
-                    index,
-                    train=True,
-                    rngs={"dropout": dropout_key},
-                    mutable=["batch_stats"],
-                )
-                batch_stats = updates.get("batch_stats", {})
-                return logits
+                variables = {"params": params, "batch_stats": state.batch_stats}
+                rngs = {"dropout": dropout_key}
+                return model.apply(variables, stft, index, train=True, rngs=rngs, mutable=["batch_stats"])[0]
 
             result = objective.loss(network, decoded, loss_key, state.hyperparameters, axis_name)
-            return result.loss, (batch_stats, {"loss": result.risk, **result.metrics})
+            return result.loss, {"loss": result.risk, **result.metrics}
 
-        gradients, (batch_stats, statistics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        gradients, statistics = jax.grad(loss_fn, has_aux=True)(state.params)
         if axis_name is not None:
             # The loss already holds a sum over devices, and each device differentiated all of it: average, do not add.
             gradients = jax.lax.pmean(gradients, axis_name)
@@ -184,12 +181,32 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
         statistics["gradient_norm"] = optax.tree.norm(gradients)
         statistics["unlabeled_energy"], statistics["positive_energy"] = energies
-        next_state = dataclasses.replace(
-            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
-        )
-        return next_state, statistics
+        next_state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params)
+        batch_stats = _statistics(config, model, next_state, decoded.unlabeled)
+        return dataclasses.replace(next_state, batch_stats=batch_stats), statistics
 
     return step
+
+
+def _statistics(config: Config, model: Any, state: TrainState, unlabeled: jax.Array) -> Any:
+    """Statistics of batch normalisation for separating: of the parameters that separate, over mixtures as they are.
+
+    Training needs none, it normalises by the statistics of its own batch.  Those would be wrong for separating: the averaged
+    parameters are not the ones that are trained (Izmailov et al. 2018, section 3.2), and the sum of a mixture and a positive is
+    louder and denser than the mixture.
+    """
+    if not jax.tree.leaves(state.batch_stats):
+        return state.batch_stats
+
+    def update() -> Any:
+        index = jnp.zeros(len(unlabeled), jnp.int32)  # Keys the dropout, which networks with batch normalisation do not have.
+        variables = separation_variables(config, state)
+        new = model.apply(variables, unlabeled, index, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+        updates = state.step // STATISTICS_EVERY  # so far
+        kept = jnp.minimum(STATISTICS_MOMENTUM, updates / (1.0 + updates))
+        return optax.incremental_update(new, state.batch_stats, 1 - kept)
+
+    return jax.lax.cond(state.step % STATISTICS_EVERY == 1, update, lambda: state.batch_stats)
 
 
 def _teach(

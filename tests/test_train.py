@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -29,7 +30,8 @@ from data_pipeline.spec import STEMS, DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.checkpoints import RunCheckpoints, load_model
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig, to_json
-from jaxpu.step import TrainState, init_state, make_optimizer, make_train_step, separation_variables
+from jaxpu.models import make_model
+from jaxpu.step import TrainState, decode, init_state, make_optimizer, make_train_step, separation_variables
 from jaxpu.train import TrainingError, train
 
 pytestmark = pytest.mark.usefixtures("shared_compilations")
@@ -376,6 +378,20 @@ def test_a_teacher_by_average_is_what_separates_at_every_step() -> None:
         state, _ = step(state, batch, jax.random.key(0))
         if number >= 3:
             assert_same(state.teacher, before)
+
+
+def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are() -> None:
+    config = change(REMIX, model={"normalization": "batch"}, ema_decay=0.9)
+    model = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
+    step, state = jax.jit(make_train_step(config)), init_state(config)
+    expected = state.batch_stats
+    for number, batch in enumerate(random_batches(6)):
+        state, _ = step(state, batch, jax.random.key(0))
+        if number % 4 == 0:
+            variables, stft = separation_variables(config, state), decode(batch).unlabeled
+            new = model.apply(variables, stft, batch["index"], train=True, mutable=["batch_stats"])[1]["batch_stats"]
+            expected = jax.tree.map(lambda a, b: (a + b) / 2, new, expected) if number else new
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.batch_stats, expected)
 
 
 def test_with_what_a_teacher_leaves_for_all_positives_only_the_means_of_the_positives_are_read() -> None:

@@ -65,7 +65,7 @@ class PatchCNN(nn.Module):
             if config.normalization == "batch":
                 x = nn.BatchNorm(
                     use_running_average=not train,
-                    momentum=0.9,
+                    momentum=0.0,  # What comes back are the statistics of the batch; jaxpu.step averages them.
                     epsilon=1e-5,
                     dtype=self.dtype,
                     axis_name=self.axis_name if train else None,
