@@ -7,10 +7,14 @@ DEMO_ARGS ?=
 CORPUS ?=
 RESULTS_ARGS ?=
 TEST_ARGS ?=
+# Tests at a time, whole files each; 0: one after the other in one process, for a debugger.
+TEST_WORKERS ?= 2
 LOCK_ARGS ?=
 
 # The small selection of tests that also runs on Python 3.13 and on the lowest versions: data, configs, STFT, losses, training steps.
 LEG_TESTS := tests/data_pipeline/test_builder.py tests/test_config.py tests/test_stft.py tests/test_losses.py tests/test_parallel.py
+
+pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 # uv is a package here like any other: no Python and no tool is downloaded from elsewhere.
 export UV_PYTHON_DOWNLOADS := never
@@ -35,7 +39,7 @@ results: setup ## run the experiments of docs/results.md that have not been run 
 	.venv/bin/python benchmarks/results.py $(CORPUS) $(RESULTS_ARGS)
 
 test: setup chromium flite ## run the tests, of pages in chromium (TEST_ARGS="-k stft")
-	.venv/bin/python -m pytest $(TEST_ARGS)
+	.venv/bin/python $(pytest) $(TEST_ARGS)
 
 lint: .venv/ready ## check style and formatting with ruff
 	.venv/bin/ruff check
@@ -53,11 +57,11 @@ docs: .venv/ready ## write the pages of the programming interface, from the docs
 	@echo "Look at build/docs/index.html"
 
 test-3.13: ffmpeg .venv-3.13/ready ## run a selection of the tests on Python 3.13
-	.venv-3.13/bin/python -m pytest $(LEG_TESTS) $(TEST_ARGS)
+	.venv-3.13/bin/python $(pytest) $(LEG_TESTS) $(TEST_ARGS)
 
 # Old versions of third parties warn of much that newer ones have mended.
 test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 with the lowest versions allowed
-	.venv-lowest/bin/python -m pytest -W default $(LEG_TESTS) $(TEST_ARGS)
+	.venv-lowest/bin/python $(pytest) -W default $(LEG_TESTS) $(TEST_ARGS)
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
