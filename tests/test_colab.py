@@ -64,6 +64,7 @@ def test_notebook_has_no_outputs_one_cell_of_parameters_a_badge_and_no_definitio
     assert not re.search(r"^\s*(def|class|async def) ", "\n".join(code), re.MULTILINE)
     (badge,) = BADGE.findall("".join(notebook["cells"][0]["source"]))
     assert badge == ("REPOSITORY", path.name)
+    assert f"%pip install -q git+https://github.com/{badge[0]}\n" in code[0] + "\n"
 
 
 def test_songs_that_cannot_be_downloaded_are_synthesized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
