@@ -194,8 +194,11 @@ def experiments() -> Iterator[Experiment]:
             config = config_of(BOOTSTRAP, "vocals", seed, select_by="last")
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
     for seed in SEEDS:
-        for method, config in (
-            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last")),
-            ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed)),
-        ):
-            yield Experiment("band-split RNN", f"{method}, band-split RNN", dataclasses.replace(config, model=BAND_SPLIT_RNN))
+        # The rate of the paper, and for one seed that of all other experiments.
+        for rate in (1e-3, TRAIN.learning_rate) if seed == 0 else (1e-3,):
+            for method, config in (
+                ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", learning_rate=rate)),
+                ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, learning_rate=rate)),
+            ):
+                name = f"{method}, band-split RNN" + (f", rate {rate:g}" if rate != TRAIN.learning_rate else "")
+                yield Experiment("band-split RNN", name, dataclasses.replace(config, model=BAND_SPLIT_RNN))
