@@ -197,6 +197,7 @@ def experiments() -> Iterator[Experiment]:
         # The rate of the paper, and for one seed that of all other experiments.
         for rate in (1e-3, TRAIN.learning_rate) if seed == 0 else (1e-3,):
             for method, config in (
+                ("remix", config_of(REMIX, "vocals", seed, learning_rate=rate)),
                 ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", learning_rate=rate)),
                 ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, learning_rate=rate)),
             ):
