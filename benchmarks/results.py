@@ -10,7 +10,6 @@ in the folder of --work.  A run that was killed goes on where it was.
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from experiments import TARGETS, Experiment, experiments
 from data_pipeline.batches import PatchDataset
 from data_pipeline.builder import prepare
 from data_pipeline.tracks import Musdb18HQ
-from jaxpu import __version__, parallel
+from jaxpu import __version__
 from jaxpu.checkpoints import load_model
 from jaxpu.config import to_json
 from jaxpu.evaluate import evaluate
@@ -77,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) -> dict[str, Any]:
     """Prepares and trains one experiment on a corpus and scores it on the test songs of another; JSON-serialisable."""
-    data_dir = work / "data" / experiment.target
+    data_dir = work / "data" / f"{experiment.target}_{experiment.config.data.patch.sample_rate}"
     if not data_dir.is_dir():
         prepare(corpus, experiment.config.data, data_dir)
     run_dir = work / "runs" / experiment.run_name
@@ -97,7 +96,7 @@ def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) 
         "seed": experiment.seed,
         "config": to_json(experiment.config),
         "jaxpu": __version__,
-        "machine": f"{parallel.describe()}, {platform.machine()}",
+        "machine": model.info["machine"],
         "data": PatchDataset.open(data_dir).fingerprint,
         "train_s": round(training_seconds(lines, experiment.config.train.batch_size), 1),
         "stopped": ended["stopped"],

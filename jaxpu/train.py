@@ -208,6 +208,7 @@ class Run:
             "results": results,
             "stopped": self.stopped,
             "estimates": self.estimates,
+            "machine": parallel.describe(),
         }
         self.checkpoints.save(
             step,

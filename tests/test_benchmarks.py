@@ -55,11 +55,15 @@ def test_names_are_unique_and_all_share_what_they_should(modules: tuple[ModuleTy
     first = every[0].config
     for experiment in every:
         config = experiment.config
-        assert config.data.patch == first.data.patch
-        assert (config.model == first.model) == (experiment.block not in ("networks", "band-split RNN"))
+        of_16_khz = experiment.block == "band-split RNN, 16 kHz"
+        assert config.data.patch.sample_rate == (16_000 if of_16_khz else 11_025)
+        assert (config.data.patch == first.data.patch) != of_16_khz
+        assert (config.model == first.model) == (experiment.block != "networks" and ", band-split RNN" not in experiment.method)
+        assert config.train.batch_size == (6 if of_16_khz else 24)
         same = dataclasses.replace(
             config.train,
             seed=first.train.seed,
+            batch_size=first.train.batch_size,
             learning_rate=first.train.learning_rate,
             disjoint_tracks=first.train.disjoint_tracks,
             select_by=first.train.select_by,
@@ -191,6 +195,23 @@ def test_level_estimates_of_all_targets(
     with pytest.raises(SystemExit):
         level_estimates.main([str(tmp_path), "--tracks", "4"])
     assert "6 songs are too few for 4 mixtures and 4 positives" in capsys.readouterr().err
+
+
+def test_times_of_both_forms_of_a_convolution(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import convolutions
+
+    monkeypatch.setattr(convolutions, "REPEATS", 1)
+    convolutions.main(["--clips", "1"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert ", 1 clips, ms" in first
+    assert [line.split(":")[0] for line in lines] == [
+        *(f"layer, {dtype}, dilation {dilation}" for dtype in ("float32", "bfloat16") for dilation in (1, 2, 4, 8)),
+        "step",
+    ]
+    for line in lines:
+        xla, by_phases = (float(part.rsplit(" ", 1)[1]) for part in line.split(": ")[1].split(", "))
+        assert xla > 0 < by_phases
 
 
 def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:

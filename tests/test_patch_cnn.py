@@ -14,6 +14,7 @@ from data_pipeline.spec import PatchSpec
 from jaxpu.config import BandSplitRNNConfig, PatchCNNConfig
 from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model, receptive_field_frames
+from jaxpu.models.dilation import by_phases
 from jaxpu.models.patch_cnn import ChannelDropout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -111,8 +112,13 @@ def test_number_of_parameters_by_formula(pointwise_blocks: int, normalization: A
     assert count(config, num_outputs=outputs) == expected
 
 
-def test_forward_pass_equals_numpy() -> None:
-    """Features, then convolution and ReLU again and again, then the output layer: no pooling, zeros outside."""
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_forward_pass_equals_numpy(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features, then convolution and ReLU again and again, then the output layer: no pooling, zeros outside.
+
+    GPUs get another form of dilated convolutions, which computes the same here.
+    """
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     config = PatchCNNConfig(
         channels=2,
         blocks=2,
@@ -132,6 +138,33 @@ def test_forward_pass_equals_numpy() -> None:
         for layer, dilation in enumerate([(1, 1), (2, 1), (1, 3), (4, 2), (1, 1), (1, 1)]):
             x = np.maximum(reference_convolution(x, variables["params"][f"conv_{layer}"], dilation), 0)
         np.testing.assert_allclose(actual[example], reference_convolution(x, variables["params"]["output"]), atol=2e-6)
+
+
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (3, 5), (8, 8)])
+def test_dilated_convolutions_by_phases_equal_those_of_jax(dilation: tuple[int, int]) -> None:
+    """Values and gradients, with sizes that are no multiples of the dilation, and less than it."""
+    rng = np.random.default_rng(0)
+    inputs, kernel, weights = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 7, 21, 3), (3, 5, 3, 4), (2, 7, 21, 4))
+    )
+
+    def weighted(convolve: Any) -> Any:
+        def function(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return jnp.sum(weights * convolve(inputs, kernel, (1, 1), "SAME", rhs_dilation=dilation, dimension_numbers=numbers))
+
+        return jax.jit(jax.value_and_grad(function, (0, 1)))(inputs, kernel)
+
+    expected, actual = weighted(jax.lax.conv_general_dilated), weighted(by_phases)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding", "shape"), [((2, 1), "SAME", (3, 3)), ((1, 1), "VALID", (3, 3)), ((1, 1), "SAME", (3, 4))]
+)
+def test_phases_refuse_what_they_cannot_do(strides: Any, padding: str, shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="and odd kernels"):
+        by_phases(jnp.zeros((1, 8, 8, 2)), jnp.zeros((*shape, 2, 2)), strides, padding, rhs_dilation=(2, 2))
 
 
 @pytest.mark.parametrize("train", [True, False])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxpu.config import PatchCNNConfig
 from jaxpu.features import FEATURES
+from jaxpu.models.dilation import by_phases
 from jaxpu.models.initializers import torch_uniform
 
 
@@ -90,6 +91,8 @@ class PatchCNN(nn.Module):
             dtype=self.dtype,
             kernel_init=initializer,
             bias_init=initializer,
+            # On CPUs a step is 12 % faster without it.
+            conv_general_dilated=by_phases if jax.default_backend() == "gpu" and max(dilation) > 1 else None,
             name=name,
         )(x)
 

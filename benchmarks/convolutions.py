@@ -1,0 +1,81 @@
+"""Times of dilated convolutions as XLA has them and by phases (jaxpu/models/dilation.py), on the first device.
+
+    python benchmarks/convolutions.py --clips 24
+
+Prints milliseconds for the value and gradient of one layer of the experiments' network, and for a step of `bootstrap` with a
+teacher, at which the network is as `benchmarks/experiments.py` has it.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from experiments import BOOTSTRAP, MODEL, PATCH, config_of
+
+from jaxpu.models.dilation import by_phases
+from jaxpu.step import init_state, make_train_step
+
+FORMS: dict[str, Callable[..., jax.Array]] = {"XLA": jax.lax.conv_general_dilated, "by phases": by_phases}
+REPEATS = 20
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=24, help="clips in a batch")
+    clips = parser.parse_args(args).clips
+    print(f"{jax.devices()[0].device_kind}, {clips} clips, ms (median of {REPEATS})")
+    for dtype in (jnp.float32, jnp.bfloat16):
+        for dilation in sorted(set(MODEL.dilations)):
+            times = [f"{name} {milliseconds(*layer(form, clips, dilation, dtype)):.3f}" for name, form in FORMS.items()]
+            print(f"layer, {dtype.dtype.name}, dilation {dilation[0]}: {', '.join(times)}", flush=True)
+    print("step:", ", ".join(f"{name} {milliseconds(*step(form, clips)):.2f}" for name, form in FORMS.items()))
+
+
+def layer(form: Callable[..., jax.Array], clips: int, dilation: tuple[int, int], dtype: Any) -> tuple[Callable[..., Any], Any]:
+    """Value and gradient of a convolution, jitted, and its arguments."""
+    channels = MODEL.channels
+    key = jax.random.key(0)
+    inputs = jax.random.normal(key, (clips, PATCH.frames, PATCH.bins, channels)).astype(dtype)
+    kernel = jax.random.normal(key, (*MODEL.kernel_size, channels, channels)).astype(dtype)
+
+    def value(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        outputs = form(inputs, kernel, (1, 1), "SAME", rhs_dilation=dilation, dimension_numbers=numbers)
+        return jnp.sum(jnp.square(outputs.astype(jnp.float32)))
+
+    return jax.jit(jax.value_and_grad(value, (0, 1))), (inputs, kernel)
+
+
+def step(form: Callable[..., jax.Array], clips: int) -> tuple[Callable[..., Any], Any]:
+    """A training step of `bootstrap` with a teacher, compiled with this form, and its arguments."""
+    config = config_of(dataclasses.replace(BOOTSTRAP, remix_steps=0), "vocals", 0, batch_size=clips)
+    patches = np.random.default_rng(0).standard_normal((2, clips, *PATCH.patch_shape)).astype(PATCH.dtype)
+    batch = {"unlabeled": patches[0], "positive": patches[1], "index": np.arange(clips, dtype=np.int32)}
+    arguments = (init_state(config), jax.device_put(batch), jax.random.key(0))
+    with (
+        mock.patch("jaxpu.models.patch_cnn.by_phases", form),
+        mock.patch("jax.default_backend", return_value="gpu"),  # where the network takes it
+    ):
+        return jax.jit(make_train_step(config)).lower(*arguments).compile(), arguments
+
+
+def milliseconds(function: Callable[..., Any], arguments: Any) -> float:
+    """Median time of a call, the first one left out."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(REPEATS):
+        since = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - since)
+    return 1e3 * float(np.median(times))
+
+
+if __name__ == "__main__":
+    main()
