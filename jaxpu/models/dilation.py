@@ -31,7 +31,7 @@ def by_phases(
     """
     if padding != "SAME" or tuple(strides) != (1, 1) or not all(size % 2 for size in kernel.shape[:2]):
         raise ValueError(
-            f"strides are {tuple(strides)}, padding {padding!r}, kernel {kernel.shape[:2]}; phases need strides of 1, padding SAME "
+            f"strides are {tuple(strides)}, padding {padding!r}, kernel {kernel.shape[:2]}; phases need strides 1, padding SAME "
             "and odd kernels. Use jax.lax.conv_general_dilated."
         )
     batch, frames, bins, channels = inputs.shape
