@@ -90,14 +90,18 @@ class SupervisedConfig:
             ideal ratio mask, each bin weighted by its magnitude.
         remix_songs: make new mixtures from the target of one song and the accompaniment of another, the positive.
         gain_db: with `remix_songs`, both get independent gains drawn uniformly from plus or minus this many dB.
+        shift_semitones: with `remix_songs`, the frequencies of both are scaled by independent factors drawn uniformly from plus
+            or minus this many semitones.
     """
 
     loss: Literal["signal_approximation", "ratio_mask"] = "signal_approximation"
     remix_songs: bool = False
     gain_db: float = 6.0
+    shift_semitones: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        require(self.shift_semitones >= 0, self, "shift_semitones", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +137,8 @@ class RemixConfig:
     Attributes:
         gain_db: both signals get independent gains drawn uniformly from plus or minus this many dB.  The labels vary with them
             and say less of where the target plays, so that learning takes longer.
+        shift_semitones: the frequencies of both are scaled by independent factors drawn uniformly from plus or minus this many
+            semitones, so that few songs are less easily known by heart.
         positive_gain_db: a constant gain of the positives.  They should be as loud as the accompaniment hidden in the mixtures;
             where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
             `estimate` finds it in the data, without stems (`jaxpu.levels`).
@@ -144,6 +150,7 @@ class RemixConfig:
     """
 
     gain_db: float = 0.0
+    shift_semitones: float = 0.0
     positive_gain_db: Estimated = 0.0
     label_frequency: float = 0.5
     weight_exponent: float = 1.0
@@ -151,6 +158,7 @@ class RemixConfig:
 
     def __post_init__(self) -> None:
         require(self.gain_db >= 0, self, "gain_db", "0 or more")
+        require(self.shift_semitones >= 0, self, "shift_semitones", "0 or more")
         require(_is_gain(self.positive_gain_db), self, "positive_gain_db", "a number of dB, or 'estimate'")
         require(0 < self.label_frequency <= 1, self, "label_frequency", "in (0, 1]")
         require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")

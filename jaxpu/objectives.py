@@ -34,6 +34,9 @@ Network = Callable[[jax.Array, jax.Array], jax.Array]
 Hyperparameters = dict[str, jax.Array]
 """Traced float32 scalars, so that many values can be trained at once under vmap."""
 
+# Folded into a loss's key for the draws of shifts, so that they are not those of gains.
+_SHIFT = 2
+
 WEIGHT_FLOOR = 1e-7
 """Added to magnitudes before they weigh a bin, as in PULSE."""
 
@@ -191,11 +194,30 @@ def _with_gains(
     first: jax.Array, second: jax.Array, example_index: jax.Array, key: jax.Array, gain_db: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Both signals, complex64 (n, frames, bins), with gains uniform in +-gain_db, () or (n,), drawn by key and example."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_index)
-    gains_db = jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys)
-    gains_db *= jnp.broadcast_to(gain_db, example_index.shape)[:, None]
+    gains_db = _drawn_twice(example_index, key) * jnp.broadcast_to(gain_db, example_index.shape)[:, None]
     gains = (10 ** (gains_db / 20)).astype(first.dtype)
     return first * gains[:, 0, None, None], second * gains[:, 1, None, None]
+
+
+def _shifted(
+    first: jax.Array, second: jax.Array, example_index: jax.Array, key: jax.Array, semitones: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Both signals, complex64 (n, frames, bins), with frequencies scaled by factors uniform in +-semitones, drawn likewise.
+
+    Each bin is taken from the nearest one that it comes from, above the highest one from that; so magnitudes are those of sounds
+    that are higher or lower, and phases are not.
+    """
+    drawn = _drawn_twice(example_index, jax.random.fold_in(key, _SHIFT)) * semitones
+    bins = jnp.arange(first.shape[-1], dtype=jnp.float32)[None, None]
+    sources = jnp.round(bins * 2 ** (-drawn[..., None] / 12)).astype(jnp.int32)  # (n, 2, bins)
+    take = jax.vmap(lambda stft, source: jnp.take(stft, source, axis=-1, mode="clip"))
+    return take(first, sources[:, 0]), take(second, sources[:, 1])
+
+
+def _drawn_twice(example_index: jax.Array, key: jax.Array) -> jax.Array:
+    """Two numbers uniform in [-1, 1) for each example, float32 (n, 2)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_index)
+    return jax.vmap(lambda k: jax.random.uniform(k, (2,), minval=-1.0))(keys)
 
 
 def pu(config: PUConfig) -> Objective:
@@ -251,6 +273,7 @@ def supervised(config: SupervisedConfig) -> Objective:
         mixture, target = batch.unlabeled, batch.target
         if config.remix_songs:
             target, positive = _with_gains(target, batch.positive, batch.example_index, key, hyperparameters["gain_db"])
+            target, positive = _shifted(target, positive, batch.example_index, key, hyperparameters["shift_semitones"])
             mixture = target + positive
         logits = network(mixture, 2 * batch.example_index)
         magnitude, target_magnitude = jnp.abs(mixture), jnp.abs(target)
@@ -327,6 +350,7 @@ def remix(config: RemixConfig) -> Objective:
                 is_rest = takes_rest < by_teacher * hyperparameters["rest_share"]
                 positive = jnp.where(is_rest[:, None, None], batch.taught.rest, positive)
         other, positive = _with_gains(other, positive, batch.example_index, key, gain_db)
+        other, positive = _shifted(other, positive, batch.example_index, key, hyperparameters["shift_semitones"])
         remixed = other + positive
         logits = network(remixed, 2 * batch.example_index)
         labels = _share_of_positive(positive, other, config.labels)

@@ -80,6 +80,8 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (SupervisedConfig, "gain_db", -1.0, "0 or more"),
     (NoisyTargetConfig, "gain_db", -1.0, "0 or more"),
     (RemixConfig, "gain_db", -1.0, "0 or more"),
+    (RemixConfig, "shift_semitones", -1.0, "0 or more"),
+    (SupervisedConfig, "shift_semitones", -1.0, "0 or more"),
     (RemixConfig, "label_frequency", 0.0, "in (0, 1]"),
     (RemixConfig, "label_frequency", 1.5, "in (0, 1]"),
     (RemixConfig, "weight_exponent", -1.0, "0 or more"),

@@ -355,6 +355,44 @@ def test_gains_belong_to_the_example_and_the_key(config: Any) -> None:
     assert not np.any(np.isclose(np.abs(other[:, 0]), np.abs(stft[:, 0])))
 
 
+@pytest.mark.parametrize(
+    "config", [RemixConfig(), SupervisedConfig(remix_songs=True, gain_db=0.0)], ids=lambda c: type(c).__name__
+)
+def test_shifts_scale_frequencies_independently_and_uniformly_in_semitones(config: Any) -> None:
+    objective, num, bins = make_objective(dataclasses.replace(config, shift_semitones=2.0)), 1000, 1200
+    one = jnp.zeros((num, 1, bins), jnp.complex64).at[..., 1000].set(1)
+    # The unlabeled signal is real, the positive imaginary, so that they can be told apart in the remix.
+    batch = Batch(one, 1j * one, one, jnp.arange(num, dtype=jnp.int32))
+    stft, _ = remixed_inputs(objective, batch)
+    parts = np.stack([np.real(stft[:, 0]), np.imag(stft[:, 0])], axis=1)  # (num, 2, bins)
+    # A bin may be the source of two, but no other's.
+    assert set(np.unique(parts)) == {0, 1}
+    assert set(parts.sum(-1).ravel()) <= {0, 1, 2}
+    found = parts.any(-1).all(-1)
+    assert found.mean() > 0.85  # a higher pitch leaves out some sources
+    semitones = 12 * np.log2(parts[found].argmax(-1) / 1000)
+    assert np.abs(semitones).max() <= 2 + 0.02
+    np.testing.assert_allclose(np.quantile(semitones, [0, 0.25, 0.5, 0.75, 1], axis=0).T, [[-2, -1, 0, 1, 2]] * 2, atol=0.3)
+    assert abs(np.corrcoef(semitones.T)[0, 1]) < 0.1
+    order = jnp.asarray(np.random.default_rng(0).permutation(num))
+    shuffled, _ = remixed_inputs(objective, batch._replace(example_index=batch.example_index[order]))
+    np.testing.assert_array_equal(shuffled, stft[order])
+    without, _ = remixed_inputs(objective, batch, shift_semitones=0.0)
+    np.testing.assert_array_equal(without, (1 + 1j) * one)
+
+
+def test_what_lies_above_the_highest_bin_is_taken_to_be_like_it() -> None:
+    objective = make_objective(RemixConfig(shift_semitones=12.0))
+    ramp = jnp.tile(jnp.arange(9, dtype=jnp.float32).astype(jnp.complex64), (50, 1, 1))
+    stft, _ = remixed_inputs(objective, Batch(ramp, 0 * ramp, None, jnp.arange(50, dtype=jnp.int32)))
+    shifted = np.real(stft[:, 0])
+    assert np.all(np.diff(shifted, axis=-1) >= 0)
+    assert shifted.max() == 8
+    lower = shifted[:, 4] > 4  # what was higher up has come down
+    assert 10 < lower.sum() < 40
+    assert np.all(shifted[lower, -1] == 8)
+
+
 def test_remix_adds_complex_stfts_and_labels_where_the_positive_is_larger() -> None:
     objective, batch = make_objective(RemixConfig(gain_db=0.0, label_frequency=1.0)), make_batch(16)
     stft, at_zero = remixed_inputs(objective, batch)
@@ -586,6 +624,8 @@ def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
         (SupervisedConfig(remix_songs=True), "gain_db", [0.0, 3.0, 9.0]),
         (NoisyTargetConfig(), "gain_db", [0.0, 3.0, 9.0]),
         (RemixConfig(), "gain_db", [0.0, 3.0, 9.0]),
+        (RemixConfig(), "shift_semitones", [0.0, 5.0, 12.0]),
+        (SupervisedConfig(remix_songs=True), "shift_semitones", [0.0, 5.0, 12.0]),
         (RemixConfig(), "positive_gain_db", [-3.0, 0.0, 3.0]),
         (RemixConfig(), "label_frequency", [0.4, 0.5, 0.7]),
         (PNUConfig(), "supervised_weight", [0.0, 0.5, 1.0]),
