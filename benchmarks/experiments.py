@@ -197,8 +197,7 @@ def experiments() -> Iterator[Experiment]:
         for name, model in NETWORKS.items():
             config = config_of(BOOTSTRAP, "vocals", seed, select_by="last")
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
-    # At the rate and batch of configs/demo_band_split_rnn.py: small enough for two CPU cores.
-    smaller = {"batch_size": 6}
+    smaller = {"batch_size": 6}  # for CPUs
     for seed in SEEDS:
         for method, config in (
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **smaller)),
