@@ -91,7 +91,7 @@ class PatchCNN(nn.Module):
             dtype=self.dtype,
             kernel_init=initializer,
             bias_init=initializer,
-            # On CPUs a step is 12 % faster without it.
+            # On CPUs a step is a tenth faster without it.
             conv_general_dilated=by_phases if jax.default_backend() == "gpu" and max(dilation) > 1 else None,
             name=name,
         )(x)
