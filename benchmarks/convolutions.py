@@ -1,9 +1,9 @@
-"""Times of dilated convolutions as XLA has them and by phases (jaxpu/models/dilation.py), on the first device.
+"""Times of convolutions as XLA has them and in the other forms of jaxpu/models/convolution.py, on the first device.
 
     python benchmarks/convolutions.py --clips 24
 
 Prints milliseconds for the value and gradient of one layer of the experiments' network, and for a step of `bootstrap` with a
-teacher, at which the network is as `benchmarks/experiments.py` has it.
+teacher, of `remix` and of `pu`, with the network of `benchmarks/experiments.py` in that form throughout.
 """
 
 import argparse
@@ -16,12 +16,22 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments import BOOTSTRAP, MODEL, PATCH, config_of
+from experiments import BOOTSTRAP, MODEL, PATCH, REMIX, config_of
 
-from jaxpu.models.dilation import by_phases
+from jaxpu.config import PUConfig
+from jaxpu.models.convolution import by_phases, gradient_by_example
 from jaxpu.step import init_state, make_train_step
 
-FORMS: dict[str, Callable[..., jax.Array]] = {"XLA": jax.lax.conv_general_dilated, "by phases": by_phases}
+FORMS: dict[str, Callable[..., jax.Array]] = {
+    "XLA": jax.lax.conv_general_dilated,
+    "by phases": by_phases,
+    "gradient by example": gradient_by_example,
+}
+OBJECTIVES = {
+    "bootstrap": dataclasses.replace(BOOTSTRAP, remix_steps=0),
+    "remix": REMIX,
+    "pu": PUConfig(class_prior=0.7, mask="soft"),
+}
 REPEATS = 20
 
 
@@ -33,9 +43,15 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"{jax.devices()[0].device_kind}, {clips} clips, ms (median of {REPEATS})")
     for dtype in (jnp.float32, jnp.bfloat16):
         for dilation in sorted(set(MODEL.dilations)):
-            times = [f"{name} {milliseconds(*layer(form, clips, dilation, dtype)):.3f}" for name, form in FORMS.items()]
-            print(f"layer, {dtype.dtype.name}, dilation {dilation[0]}: {', '.join(times)}", flush=True)
-    print("step:", ", ".join(f"{name} {milliseconds(*step(form, clips)):.2f}" for name, form in FORMS.items()))
+            times = [milliseconds(*layer(form, clips, dilation, dtype)) for form in FORMS.values()]
+            show(f"layer, {dtype.dtype.name}, dilation {dilation[0]}", times)
+    for name, objective in OBJECTIVES.items():
+        show(f"step, {name}", [milliseconds(*step(form, clips, objective)) for form in FORMS.values()])
+
+
+def show(what: str, times: Sequence[float]) -> None:
+    """One line, a time for each form."""
+    print(f"{what}: " + ", ".join(f"{form} {time:.2f}" for form, time in zip(FORMS, times, strict=True)), flush=True)
 
 
 def layer(form: Callable[..., jax.Array], clips: int, dilation: tuple[int, int], dtype: Any) -> tuple[Callable[..., Any], Any]:
@@ -53,16 +69,13 @@ def layer(form: Callable[..., jax.Array], clips: int, dilation: tuple[int, int],
     return jax.jit(jax.value_and_grad(value, (0, 1))), (inputs, kernel)
 
 
-def step(form: Callable[..., jax.Array], clips: int) -> tuple[Callable[..., Any], Any]:
-    """A training step of `bootstrap` with a teacher, compiled with this form, and its arguments."""
-    config = config_of(dataclasses.replace(BOOTSTRAP, remix_steps=0), "vocals", 0, batch_size=clips)
+def step(form: Callable[..., Any], clips: int, objective: Any) -> tuple[Callable[..., Any], Any]:
+    """A training step compiled with this form, and its arguments."""
+    config = config_of(objective, "vocals", 0, batch_size=clips)
     patches = np.random.default_rng(0).standard_normal((2, clips, *PATCH.patch_shape)).astype(PATCH.dtype)
     batch = {"unlabeled": patches[0], "positive": patches[1], "index": np.arange(clips, dtype=np.int32)}
     arguments = (init_state(config), jax.device_put(batch), jax.random.key(0))
-    with (
-        mock.patch("jaxpu.models.patch_cnn.by_phases", form),
-        mock.patch("jax.default_backend", return_value="gpu"),  # where the network takes it
-    ):
+    with mock.patch("jaxpu.models.patch_cnn.fastest", return_value=form):
         return jax.jit(make_train_step(config)).lower(*arguments).compile(), arguments
 
 

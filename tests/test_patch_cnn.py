@@ -14,7 +14,7 @@ from data_pipeline.spec import PatchSpec
 from jaxpu.config import BandSplitRNNConfig, PatchCNNConfig
 from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model, receptive_field_frames
-from jaxpu.models.dilation import by_phases
+from jaxpu.models.convolution import by_phases, gradient_by_example
 from jaxpu.models.patch_cnn import ChannelDropout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -140,8 +140,9 @@ def test_forward_pass_equals_numpy(backend: str, monkeypatch: pytest.MonkeyPatch
         np.testing.assert_allclose(actual[example], reference_convolution(x, variables["params"]["output"]), atol=2e-6)
 
 
+@pytest.mark.parametrize("form", [by_phases, gradient_by_example])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (3, 5), (8, 8)])
-def test_dilated_convolutions_by_phases_equal_those_of_jax(dilation: tuple[int, int]) -> None:
+def test_forms_of_convolution_equal_those_of_jax(dilation: tuple[int, int], form: Any) -> None:
     """Values and gradients, with sizes that are no multiples of the dilation, and less than it."""
     rng = np.random.default_rng(0)
     inputs, kernel, weights = (
@@ -155,16 +156,17 @@ def test_dilated_convolutions_by_phases_equal_those_of_jax(dilation: tuple[int, 
 
         return jax.jit(jax.value_and_grad(function, (0, 1)))(inputs, kernel)
 
-    expected, actual = weighted(jax.lax.conv_general_dilated), weighted(by_phases)
+    expected, actual = weighted(jax.lax.conv_general_dilated), weighted(form)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
 
 
 @pytest.mark.parametrize(
     ("strides", "padding", "shape"), [((2, 1), "SAME", (3, 3)), ((1, 1), "VALID", (3, 3)), ((1, 1), "SAME", (3, 4))]
 )
-def test_phases_refuse_what_they_cannot_do(strides: Any, padding: str, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("form", [by_phases, gradient_by_example])
+def test_forms_of_convolution_refuse_what_they_cannot_do(form: Any, strides: Any, padding: str, shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="and odd kernels"):
-        by_phases(jnp.zeros((1, 8, 8, 2)), jnp.zeros((*shape, 2, 2)), strides, padding, rhs_dilation=(2, 2))
+        form(jnp.zeros((1, 8, 8, 2)), jnp.zeros((*shape, 2, 2)), strides, padding, rhs_dilation=(2, 2))
 
 
 @pytest.mark.parametrize("train", [True, False])
