@@ -86,10 +86,19 @@ def table(of_block: Iterable[Experiment], found: dict[str, Result], reference: l
             *(f"{np.median(scores(results, f'sdr_{source}'), axis=1).mean():.2f}" for source in ("target", "accompaniment")),
             f"{np.median(kept):.2f} ({kept.min():.2f} to {kept.max():.2f})",
             f"{scores(results, 'blank_rate').mean():.0%}",
-            f"{np.mean([result['train_s'] for result in results]):.0f} s",
+            training_times(results),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def training_times(results: list[Result]) -> str:
+    """Mean seconds of training on each kind of device: runs of different ones cannot be averaged."""
+    by_device: dict[str, list[float]] = {}
+    for result in results:
+        device = result["machine"].rpartition("(")[0].rpartition("(")[2].partition(")")[0]
+        by_device.setdefault(device, []).append(result["train_s"])
+    return ", ".join(f"{device} {np.mean(seconds):.0f} s" for device, seconds in sorted(by_device.items()))
 
 
 def baselines(target: str, found: dict[str, Result]) -> str:

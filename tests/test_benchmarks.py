@@ -44,8 +44,9 @@ def result(target: str, method: str, seed: int, improvements: list[float]) -> di
         {"step": 100, "si_sdr_improvement": 1.0, "kept_energy": 0.4, "true_kept_energy": 0.5},
         {"step": 200, "si_sdr_improvement": 2.0, "kept_energy": 0.1, "true_kept_energy": 0.5},
     ]
-    identity = {"target": target, "method": method, "seed": seed, "train_s": 60.0, "name": f"{target}_{method}_{seed}"}
-    identity |= {"warnings": [], "config": {"train": {"num_steps": 200}}}
+    identity = {"target": target, "method": method, "seed": seed, "name": f"{target}_{method}_{seed}", "warnings": []}
+    device = "NVIDIA H200 (gpu)" if seed == 0 else "cpu (cpu)"
+    identity |= {"train_s": 60.0 * (seed + 1), "machine": f"1 x {device}, 1 process(es)", "config": {"train": {"num_steps": 200}}}
     return identity | {"validation": validation, "scores": {"model": songs, "mixture": songs}}
 
 
@@ -111,7 +112,7 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
     assert cells[3].startswith("0.75 (")
     assert cells[4:6] == ["5.00", "7.00"]
     assert cells[6] == "0.62 (0.50 to 0.75)"
-    assert cells[7:] == ["25%", "60 s"]
+    assert cells[7:] == ["25%", "cpu 150 s, gpu 60 s"]
     low, high = (float(value) for value in cells[3].split("(")[1].rstrip(")").split(" to "))
     assert 0.5 <= low < 0.75 < high <= 1
     (not_run,) = [line for line in text.splitlines() if line.startswith("| bootstrap |")][:1]
