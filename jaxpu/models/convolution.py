@@ -85,17 +85,17 @@ def gradient_by_example(
     """
     _require_same_size(kernel, strides, padding)
 
-    def forms(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    def plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, rhs_dilation=rhs_dilation, **settings)
 
-    convolve = jax.custom_vjp(forms)
+    convolve = jax.custom_vjp(plain)
 
     def forward(inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return forms(inputs, kernel), (inputs, kernel)
+        return plain(inputs, kernel), (inputs, kernel)
 
     def backward(saved: tuple[jax.Array, jax.Array], cotangents: jax.Array) -> tuple[jax.Array, jax.Array]:
         inputs, kernel = saved
-        (of_inputs,) = jax.vjp(partial(forms, kernel=kernel), inputs)[1](cotangents)
+        (of_inputs,) = jax.vjp(partial(plain, kernel=kernel), inputs)[1](cotangents)
         return of_inputs, _kernel_gradient(inputs, cotangents, kernel.shape[:2], rhs_dilation).astype(kernel.dtype)
 
     convolve.defvjp(forward, backward)
