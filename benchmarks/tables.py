@@ -1,6 +1,7 @@
 """The tables of docs/results.md from the JSON files of finished experiments."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def training_times(results: list[Result]) -> str:
     """Mean seconds of training on each kind of device: runs of different ones cannot be averaged."""
     by_device: dict[str, list[float]] = {}
     for result in results:
-        device = result["machine"].rpartition("(")[0].rpartition("(")[2].partition(")")[0]
+        (device,) = re.findall(r"\((\w+)\), \d+ process", result["machine"])  # as jaxpu.parallel.describe writes it
         by_device.setdefault(device, []).append(result["train_s"])
     return ", ".join(f"{device} {np.mean(seconds):.0f} s" for device, seconds in sorted(by_device.items()))
 

@@ -69,19 +69,7 @@ def gradient_by_example(
     product for each example, small enough for the cache: inputs shifted in time against gradients shifted in frequency, so that
     every pair of shifts is one weight of the kernel.  Nothing else differs.
 
-    Args:
-        inputs: (batch, frames, bins, channels).
-        kernel: (odd number of frames, odd number of bins, channels, features).
-        strides: 1 and 1.
-        padding: "SAME".
-        rhs_dilation: of the kernel, in frames and bins.
-        settings: passed on.
-
-    Returns:
-        (batch, frames, bins, features).
-
-    Raises:
-        ValueError: on other strides, padding or kernels.
+    Arguments, shapes and errors are those of `by_phases`.
     """
     _require_same_size(kernel, strides, padding)
 
