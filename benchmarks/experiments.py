@@ -160,7 +160,7 @@ def experiments() -> Iterator[Experiment]:
         "remix, gains of 6 dB": dataclasses.replace(REMIX, gain_db=6.0),
         "bootstrap, one round": dataclasses.replace(BOOTSTRAP, teacher="round"),
         "bootstrap, three rounds": dataclasses.replace(BOOTSTRAP, teacher="round", round_steps=NUM_STEPS // 4),
-        "bootstrap, positives alone": dataclasses.replace(BOOTSTRAP, rest_share=0.0),
+        "bootstrap, a quarter mixtures": dataclasses.replace(BOOTSTRAP, mixture_share=0.25),
         "noisy_target": NoisyTargetConfig(),
         "mixit": MixITConfig(),
         "brier_pu, prior 0.7": BrierPUConfig(class_prior=0.7),

@@ -176,11 +176,8 @@ class BootstrapConfig(RemixConfig):
     the levels: (E_U - E_P) / E_U, means of the run so far.  Otherwise a network that is unsure keeps little, so that the next one
     learns from little and keeps less, down to blank output.
 
-    A pupil can learn no more than its teacher knows, while `remix` goes on learning from the mixtures themselves.  So some of the
+    A pupil can learn no more than its teacher knows, while `remix` goes on learning from the mixtures themselves.  So half of the
     examples stay as in `remix`.
-
-    Accompaniment that the teacher takes for target would never be contradicted where it plays in the mixtures alone.  So some of
-    the positives are what the teacher leaves of another mixture: most of such accompaniment is there.
 
     Attributes:
         remix_steps: steps of `remix` before there is a teacher.
@@ -188,7 +185,6 @@ class BootstrapConfig(RemixConfig):
             separated at the beginning of the round, the moving average or, where there is none, the parameters.
         round_steps: steps of a round; without meaning for `average`.
         taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
-        rest_share: share of the positives that are what a teacher leaves of another mixture.
         mixture_share: share of the examples that stay mixtures, as in `remix`.
     """
 
@@ -196,15 +192,13 @@ class BootstrapConfig(RemixConfig):
     teacher: Literal["average", "round"] = "average"
     round_steps: int = 1000
     taught_gain_db: float = 3.0
-    rest_share: float = 0.5
-    mixture_share: float = 0.25
+    mixture_share: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.remix_steps >= 0, self, "remix_steps", "0 or more")
         require(self.round_steps > 0, self, "round_steps", "positive")
         require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
-        require(0 <= self.rest_share <= 1, self, "rest_share", "in [0, 1]")
         require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
 
 

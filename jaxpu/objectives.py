@@ -47,13 +47,10 @@ class Taught(NamedTuple):
     Attributes:
         estimate: complex64 (n, frames, bins), its estimate of the target; the mixture itself while there is no teacher yet.
         by_teacher: float32 scalar, 1 where the estimate is a teacher's and 0 where it is the mixture.
-        rest: complex64 (n, frames, bins), what the teacher leaves of another mixture of the batch each; None where that is not
-            wanted.
     """
 
     estimate: jax.Array
     by_teacher: jax.Array
-    rest: jax.Array | None = None
 
 
 class Batch(NamedTuple):
@@ -342,13 +339,10 @@ def remix(config: RemixConfig) -> Objective:
         other, gain_db = batch.unlabeled, hyperparameters["gain_db"]
         if batch.taught is not None:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), batch.example_index)
-            stays, takes_rest = jax.vmap(lambda k: jax.random.uniform(k, (2,)))(keys).T  # (n,) each
+            stays = jax.vmap(jax.random.uniform)(keys)  # (n,)
             by_teacher = jnp.where(stays >= hyperparameters.get("mixture_share", 0.0), batch.taught.by_teacher, 0.0)
             other = jnp.where(by_teacher[:, None, None] > 0, batch.taught.estimate, other)
             gain_db += by_teacher * (hyperparameters.get("taught_gain_db", gain_db) - gain_db)
-            if batch.taught.rest is not None:
-                is_rest = takes_rest < by_teacher * hyperparameters["rest_share"]
-                positive = jnp.where(is_rest[:, None, None], batch.taught.rest, positive)
         other, positive = _with_gains(other, positive, batch.example_index, key, gain_db)
         other, positive = _shifted(other, positive, batch.example_index, key, hyperparameters["shift_semitones"])
         remixed = other + positive

@@ -232,20 +232,11 @@ def _teach(
         return mask.astype(unlabeled.dtype) * unlabeled
 
     taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
-    rest = _half_a_batch_on(unlabeled - taught, axis_name)
-    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32), rest)
+    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32))
 
 
 def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:
     return mean(jnp.square(jnp.abs(stft)), axis_name)
-
-
-def _half_a_batch_on(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """For each example of the batch, (n, ...) on each device, the one that is half of the batch further on, around its end."""
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
-    everywhere = x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
-    total = everywhere.shape[0]
-    return everywhere[(first + total // 2 + jnp.arange(x.shape[0])) % total]
 
 
 def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:

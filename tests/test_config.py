@@ -89,7 +89,6 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (BootstrapConfig, "remix_steps", -1, "0 or more"),
     (BootstrapConfig, "round_steps", 0, "positive"),
     (BootstrapConfig, "taught_gain_db", -1.0, "0 or more"),
-    (BootstrapConfig, "rest_share", 1.1, "in [0, 1]"),
     (BootstrapConfig, "mixture_share", -0.1, "in [0, 1]"),
     (PNUConfig, "supervised_weight", 1.5, "in [0, 1]"),
     (PNUConfig, "stem_tracks", 0, "positive"),
@@ -189,7 +188,7 @@ CONFIGS = [
     Config(objective=NoisyTargetConfig(gain_db=3.0)),
     Config(objective=PNUConfig(stem_tracks=1)),
     Config(model=BandSplitRNNConfig(bands=((100.0, 10), (250.0, 12)), repeats=3)),
-    Config(objective=BootstrapConfig(remix_steps=7, teacher="round", rest_share=0.25, labels="ratio")),
+    Config(objective=BootstrapConfig(remix_steps=7, teacher="round", mixture_share=0.25, labels="ratio")),
 ]
 
 

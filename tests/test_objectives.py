@@ -474,36 +474,6 @@ def test_beside_an_estimate_of_the_target_accompaniment_always_has_the_label() -
     assert float(remix.loss(constant_network(logits), batch, KEY, hyperparameters(remix), None).loss) == as_remix
 
 
-def test_a_share_of_the_positives_is_what_a_teacher_leaves_of_another_mixture() -> None:
-    objective, batch = (
-        make_objective(BootstrapConfig(taught_gain_db=0.0, mixture_share=0.0, positive_gain_db=-6.0)),
-        make_batch(2000),
-    )
-    one = jnp.ones_like(batch.unlabeled)
-    batch = batch._replace(unlabeled=one, positive=4 * one)
-
-    def positives(by_teacher: float, rest_share: float) -> np.ndarray:
-        """What is added to an estimate of 1 in one bin of each example, in dB."""
-        inputs: list[jax.Array] = []
-
-        def network(stft: jax.Array, index: jax.Array) -> jax.Array:
-            inputs.append(stft)
-            return jnp.zeros((*stft.shape, 1))
-
-        taught = Taught(one, jnp.float32(by_teacher), 8 * one)
-        objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective, rest_share=rest_share), None)
-        return 20 * np.log10(np.abs(np.asarray(inputs[0]) - 1)[:, 0, 0])
-
-    # The known offset of the positives' level is not one of the mixtures'.
-    positive, rest = 20 * math.log10(4) - 6, 20 * math.log10(8)
-    np.testing.assert_allclose(positives(1.0, 0.0), positive, atol=1e-3)
-    np.testing.assert_allclose(positives(0.0, 1.0), positive, atol=1e-3)
-    np.testing.assert_allclose(positives(1.0, 1.0), rest, atol=1e-3)
-    mixed = positives(1.0, 0.25)
-    assert 0.21 < np.mean(np.abs(mixed - rest) < 1e-3) < 0.29
-    np.testing.assert_allclose(np.minimum(np.abs(mixed - rest), np.abs(mixed - positive)), 0, atol=1e-3)
-
-
 def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
     objective, batch = make_objective(BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, mixture_share=0.0)), make_batch(500)
 
@@ -573,7 +543,7 @@ def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_tha
 
 
 def test_a_share_of_the_examples_stays_as_in_remix() -> None:
-    config = BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, rest_share=1.0, mixture_share=0.25, label_frequency=0.4)
+    config = BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, mixture_share=0.25, label_frequency=0.4)
     objective, batch = make_objective(config), make_batch(2000)
     inputs: list[jax.Array] = []
 
@@ -581,7 +551,7 @@ def test_a_share_of_the_examples_stays_as_in_remix() -> None:
         inputs.append(stft)
         return jnp.zeros((*stft.shape, 1))
 
-    taught = Taught(100 * batch.unlabeled, jnp.float32(1), 200 * batch.positive)
+    taught = Taught(100 * batch.unlabeled, jnp.float32(1))
     objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective), None)
     as_remix = np.isclose(inputs[0], batch.unlabeled + batch.positive, rtol=1e-5).all((1, 2))
     assert 0.22 < as_remix.mean() < 0.28

@@ -394,23 +394,6 @@ def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are() -> N
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.batch_stats, expected)
 
 
-def test_with_what_a_teacher_leaves_for_all_positives_only_the_means_of_the_positives_are_read() -> None:
-    objective = dataclasses.replace(BOOTSTRAP, remix_steps=1, rest_share=1.0, mixture_share=0.0, taught_gain_db=0.0)
-    config = change(REMIX, objective=objective, ema_decay=0.9)
-    step, key = jax.jit(make_train_step(config)), jax.random.key(0)
-    first, batch = random_batches(2)
-    state, _ = step(init_state(config), first, key)
-    expected, _ = step(state, batch, key)
-    # Another order has the same means, but for rounding.
-    others, _ = step(state, batch | {"positive": batch["positive"][::-1]}, key)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), others.params, expected.params)
-    # What it takes out of a mixture and leaves of the one half a batch further on add up to a mixture if the two are one.
-    for partners, same in (([0, 1, 2, 3], True), ([1, 0, 3, 2], False)):
-        unlabeled = batch["unlabeled"][[0, 1, 2, 3, *partners]]
-        _, statistics = step(state, batch | {"unlabeled": unlabeled}, key)
-        assert math.isclose(statistics["input_energy"], statistics["unlabeled_energy"], rel_tol=1e-4) == same
-
-
 def test_a_bootstrap_killed_within_a_round_goes_on_to_the_bit(data_dir: Path, tmp_path: Path) -> None:
     config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, remix_steps=10, round_steps=20), eval_every=15)
     straight_result = train(config, data_dir, tmp_path / "straight", progress=False)
