@@ -1,6 +1,7 @@
 """The experiments of docs/results.md: which runs there are, in the order in which they are done.
 
-All share network, patches, steps and clips a step; an objective alone has its own learning rate only where the table says so.
+All share network, patches and steps; an objective alone has its own learning rate only where the table says so.  The blocks of
+the four targets take many clips a step, the others as few as a CPU trains in minutes.
 """
 
 import dataclasses
@@ -46,6 +47,9 @@ TRAIN = TrainConfig(
 REMIX = RemixConfig(labels="ratio")
 BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 4)
 """Its held-out loss, which is that of `remix`, prefers early checkpoints: the last one is taken."""
+
+FEW_CLIPS: dict[str, Any] = {"batch_size": 6}
+"""Settings of training of the blocks that are for CPUs."""
 
 HALF = "supervised, ratio mask, half of the songs"
 
@@ -145,7 +149,14 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment(target, "supervised, ratio mask", supervised("ratio_mask", target, seed))
             yield Experiment(target, HALF, supervised("ratio_mask", target, seed, half=True))
             yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
-    many = {"num_steps": MANY_STEPS, "eval_every": MANY_STEPS // 8}
+    for seed in SEEDS:
+        for method, config in (
+            ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
+            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)),
+            ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
+        ):
+            yield Experiment("vocals, 6 + 6 clips", f"{method}, 6 clips", config)
+    many = FEW_CLIPS | {"num_steps": MANY_STEPS, "eval_every": MANY_STEPS // 8}
     longer = dataclasses.replace(BOOTSTRAP, remix_steps=MANY_STEPS // 4)
     for seed in SEEDS:
         for target in TARGETS:
@@ -172,14 +183,14 @@ def experiments() -> Iterator[Experiment]:
     for seed in SEEDS:
         for method, objective in others.items():
             criterion = "last" if isinstance(objective, BootstrapConfig) else TRAIN.select_by
-            yield Experiment("other objectives", method, config_of(objective, "vocals", seed, select_by=criterion))
+            yield Experiment("other objectives", method, config_of(objective, "vocals", seed, select_by=criterion, **FEW_CLIPS))
     gains: dict[str, Any] = {f"positives {offset_db:+g} dB": offset_db for offset_db in (-6.0, -3.0, 3.0, 6.0)}
     gains["level estimated"] = "estimate"
     for seed in SEEDS:
         for name, gain_db in gains.items():
             for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", BOOTSTRAP, "last")):
                 objective = dataclasses.replace(base, positive_gain_db=gain_db)
-                config = config_of(objective, "vocals", seed, select_by=criterion)
+                config = config_of(objective, "vocals", seed, select_by=criterion, **FEW_CLIPS)
                 yield Experiment("levels", f"{method}, {name}", config)
     for seed in SEEDS:
         for method, config in (
@@ -192,17 +203,16 @@ def experiments() -> Iterator[Experiment]:
         for num_tracks in (1, 3, 10, 26):
             objective = PNUConfig(labels="ratio", stem_tracks=num_tracks)
             name = f"pnu, {num_tracks} song{'s' * (num_tracks > 1)} with stems"
-            yield Experiment("songs with stems", name, config_of(objective, "vocals", seed))
+            yield Experiment("songs with stems", name, config_of(objective, "vocals", seed, **FEW_CLIPS))
     for seed in SEEDS:
         for name, model in NETWORKS.items():
-            config = config_of(BOOTSTRAP, "vocals", seed, select_by="last")
+            config = config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
-    smaller = {"batch_size": 6}  # for CPUs
     for seed in SEEDS:
         for method, config in (
-            ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **smaller)),
-            ("remix", config_of(REMIX, "vocals", seed, **smaller)),
-            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **smaller)),
+            ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
+            ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
+            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)),
         ):
             for name, model in (("patch CNN", MODEL), ("band-split RNN", BAND_SPLIT_RNN)):
                 data = dataclasses.replace(config.data, patch=PATCH_16_KHZ)

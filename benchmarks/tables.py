@@ -47,8 +47,7 @@ def markdown(found: dict[str, Result], pictures: set[str]) -> str:
         target = of_block[0].target
         # Those of the block itself where it has any: what is scored on other songs is compared on them.
         supervised = [each for each in of_block if each.method.startswith("supervised")]
-        same_target = [each for each in experiments() if each.block == target and each.method.startswith("supervised")]
-        reference = stronger_supervised(supervised or same_target, found)
+        reference = stronger_supervised(supervised or supervised_like(of_block[0]), found)
         parts += [f"### {block[0].upper()}{block[1:]}", "", table(of_block, found, reference), ""]
         if block == target:
             parts += [baselines(target, found), ""]
@@ -138,6 +137,19 @@ def watchdog(results: Iterable[Result]) -> str:
         f"evaluation after the first tenth of the steps: {missed} of them without a warning. Of the {len(runs) - sum(blank)} "
         f"others {false} had one."
     )
+
+
+def supervised_like(experiment: Experiment) -> list[Experiment]:
+    """The supervised experiments on the same data, with as many steps and clips a step."""
+    data, train = experiment.config.data, experiment.config.train
+    wanted = data, train.num_steps, train.batch_size
+    return [
+        each
+        for each in experiments()
+        if each.method.startswith("supervised")
+        and not each.unheard
+        and (each.config.data, each.config.train.num_steps, each.config.train.batch_size) == wanted
+    ]
 
 
 def stronger_supervised(candidates: Iterable[Experiment], found: dict[str, Result]) -> list[Result]:
