@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpu.losses import weighted_mean
 
-TARGET_SHARES = (0.1, 0.5)
+TARGET_SHARES = (0.2, 0.5)
 """The least and the most that a teacher takes for the target's share of the energy: levels of few recordings are uncertain."""
 
 MASK_SCALES = (1 / 3, 20.0)
