@@ -54,7 +54,7 @@ def test_commands_configs_options_and_values(script: str) -> None:
     assert complete(script, "jaxpu export run --format ") == {"jaxpu", "stablehlo"}
     assert complete(script, "jaxpu completion ") == {"bash", "zsh"}
     # Options of every kind of objective, though the help shows one.
-    of_supervised, of_bootstrap = {"--objective.remix-songs"}, {"--objective.remix-steps", "--objective.mixture-share"}
+    of_supervised, of_bootstrap = {"--objective.remix-songs"}, {"--objective.remix-steps"}
     assert complete(script, "jaxpu train demo --objective.re") == of_supervised | of_bootstrap
     assert complete(script, "jaxpu train demo --data.patch.window ") == {"hamming", "hann", "blackman"}
     # A path of the user's own is left to bash, which offers files where it finds no word.
