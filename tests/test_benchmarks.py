@@ -96,9 +96,9 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
             else:
                 continue
             made[experiment.name] = result("vocals", experiment.method, experiment.seed, values)
-        # Compared with the supervised runs that take as many clips a step.
+        # Compared with the supervised runs that take as many clips a step, though those of the block above are better.
         elif experiment.method == "supervised, ratio mask, 6 clips":
-            made[experiment.name] = result("vocals", experiment.method, experiment.seed, [10.0, 10.0])
+            made[experiment.name] = result("vocals", experiment.method, experiment.seed, [5.0, 5.0])
         elif experiment.method == "remix, positives +3 dB" and experiment.seed == 0:
             made[experiment.name] = result("vocals", experiment.method, 0, [2.0, 3.0])
     for name, values in made.items():
@@ -122,7 +122,7 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
     low, high = (float(value) for value in cells[3].split("(")[1].rstrip(")").split(" to "))
     assert 0.5 <= low < 0.75 < high <= 1
     (moved,) = [line for line in text.splitlines() if line.startswith("| remix, positives +3 dB |")]
-    assert "| 0.25 (" in moved
+    assert "| 0.50 (" in moved
     (not_run,) = [line for line in text.splitlines() if line.startswith("| bootstrap |")][:1]
     assert not_run == "| bootstrap | 0 of 3 | " + " | ".join(["not run"] * 7) + " |"
     assert "mixture 5.00" in text
