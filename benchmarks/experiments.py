@@ -52,6 +52,7 @@ FEW_CLIPS: dict[str, Any] = {"batch_size": 6}
 """Settings of training of the blocks that are for CPUs."""
 
 HALF = "supervised, ratio mask, half of the songs"
+SHIFTED = "shifts of 1 semitone"
 
 NETWORKS = {
     "no dilation": dataclasses.replace(MODEL, dilations=()),
@@ -149,6 +150,11 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment(target, "supervised, ratio mask", supervised("ratio_mask", target, seed))
             yield Experiment(target, HALF, supervised("ratio_mask", target, seed, half=True))
             yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
+    for seed in SEEDS:
+        shifted = dataclasses.replace(BOOTSTRAP, shift_semitones=1.0)
+        yield Experiment("other", f"bootstrap, {SHIFTED}", config_of(shifted, "other", seed, select_by="last"))
+        known = SupervisedConfig(loss="ratio_mask", remix_songs=True, shift_semitones=1.0)
+        yield Experiment("other", f"supervised, ratio mask, {SHIFTED}", config_of(known, "other", seed))
     for seed in SEEDS:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
