@@ -154,7 +154,7 @@ def experiments() -> Iterator[Experiment]:
         shifted = dataclasses.replace(BOOTSTRAP, shift_semitones=1.0)
         yield Experiment("other", f"bootstrap, {SHIFTED}", config_of(shifted, "other", seed, select_by="last"))
         known = SupervisedConfig(loss="ratio_mask", remix_songs=True, shift_semitones=1.0)
-        yield Experiment("other", f"supervised, ratio mask, {SHIFTED}", config_of(known, "other", seed))
+        yield Experiment("other", f"{HALF}, {SHIFTED}", config_of(known, "other", seed))
     for seed in SEEDS:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,6 +136,21 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
     document.write_text("no marks")
     with pytest.raises(ValueError, match="must have a line"):
         tables.write_all(tmp_path, document)
+
+
+def test_the_readme_has_the_figures_of_the_results(modules: tuple[ModuleType, ...]) -> None:
+    experiments, _, tables = modules
+    root = BENCHMARKS.parent
+    found = tables.read_all(root / "docs" / "results")
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    for target in experiments.TARGETS:
+        (pair,) = re.findall(rf"`?{target}`? by ([0-9.]+)(?: dB, where supervision reaches| of) ([0-9]+\.[0-9])", text)
+        of_target = [each for each in experiments.experiments() if each.block == target]
+        best = tables.stronger_supervised([each for each in of_target if each.method.startswith("supervised")], found)
+        ours = [found[each.name] for each in of_target if each.method == "bootstrap"]
+        assert len(ours) == len(best) == 3
+        means = tuple(f"{tables.scores(results, 'si_sdr_improvement').mean():.1f}" for results in (ours, best))
+        assert pair == means, target
 
 
 def test_an_experiment_is_run_once_and_the_rest_later(
