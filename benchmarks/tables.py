@@ -115,28 +115,25 @@ def baselines(target: str, found: dict[str, Result]) -> str:
 
 
 def watchdog(results: Iterable[Result]) -> str:
-    """How often the watchdog was right, over all runs.
-
-    A run is blank where at an evaluation after the first tenth of its steps the masks keep less than a quarter of the true energy
-    of the validation clips.
-    """
+    """How often the watchdog was right, over all runs."""
     runs = [result for result in results if not result["name"].startswith("unheard_")]
     if not runs:
         return f"Watchdog: {NOT_RUN}."
-
-    def is_blank(result: Result) -> bool:
-        later = [line for line in result["validation"] if line["step"] > result["config"]["train"]["num_steps"] / 10]
-        return any(line["kept_energy"] < 0.25 * line["true_kept_energy"] for line in later)
-
-    blank = [is_blank(result) for result in runs]
+    blank = [is_blank(result["validation"], result["config"]["train"]["num_steps"]) for result in runs]
     warned = [bool(result["warnings"]) for result in runs]
     missed = sum(is_so and not said for is_so, said in zip(blank, warned, strict=True))
     false = sum(said and not is_so for is_so, said in zip(blank, warned, strict=True))
     return (
         f"{len(runs)} runs, of which {sum(blank)} kept less than a quarter of the true energy of the validation clips at an "
         f"evaluation after the first tenth of the steps: {missed} of them without a warning. Of the {len(runs) - sum(blank)} "
-        f"others {false} had one."
+        f"others {false} had one. The warnings are those that each run had when it was trained."
     )
+
+
+def is_blank(validation: list[dict[str, Any]], num_steps: int) -> bool:
+    """Whether at an evaluation after the first tenth of the steps the masks keep less than a quarter of the true energy."""
+    later = [line for line in validation if line["step"] > num_steps / 10]
+    return any(line["kept_energy"] < 0.25 * line["true_kept_energy"] for line in later)
 
 
 def supervised_like(experiment: Experiment) -> list[Experiment]:

@@ -10,6 +10,9 @@ WINDOW_STEPS = 100
 BLANK_SHARE = 0.25
 """Output is called blank where the mask keeps less than this share of the energy that the target should have."""
 
+PATIENCE_STEPS = 40
+"""So many steps on end it has to be blank: a run that only dips below the line, or is late in rising above it, is not."""
+
 RISING = 1.25
 """A network that has not learnt much keeps little.  It is left in peace while it keeps so many times more in the second half of a
 window than in the first."""
@@ -42,7 +45,7 @@ class Watchdog:
     _unlabeled_energy: float = 0.0
     _positive_energy: float = 0.0
     _steps: int = 0
-    _blank: bool = False
+    _blank_steps: int = 0  # on end
 
     def update(self, step: int, metrics: dict[str, float]) -> str | None:
         """Takes the statistics of one step.
@@ -53,8 +56,8 @@ class Watchdog:
                 `clamped` where the objective has a clamp.
 
         Returns:
-            A warning when the output is blank over the last `WINDOW_STEPS` steps and not on its way up; None before, and while
-            it stays blank.
+            A warning when for `PATIENCE_STEPS` steps the output has been blank over the last `WINDOW_STEPS` steps and not on its
+            way up; None before, and while it stays blank.
         """
         for name in ("kept_energy", "inactive_share", "input_energy", "clamped"):
             self._windows[name].append(metrics.get(name, 0.0))
@@ -64,8 +67,9 @@ class Watchdog:
         if self._steps < WINDOW_STEPS:
             return None
         too_little = self.kept_energy < BLANK_SHARE * self.target_share
-        was_blank, self._blank = self._blank, too_little and (self._blank or not self._is_rising())
-        return self._explain(step) if self._blank and not was_blank else None
+        is_blank = too_little and (self._blank_steps > 0 or not self._is_rising())
+        self._blank_steps = self._blank_steps + 1 if is_blank else 0
+        return self._explain(step) if self._blank_steps == PATIENCE_STEPS else None
 
     @property
     def kept_energy(self) -> float:
