@@ -6,7 +6,7 @@ the four targets take many clips a step, the others as few as a CPU trains in mi
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from data_pipeline.spec import DataConfig, PatchSpec
 from jaxpu.config import (
@@ -22,6 +22,8 @@ from jaxpu.config import (
     TrainConfig,
     load_config,
 )
+
+Songs = Literal["main", "unheard", "more"]
 
 SEEDS = (0, 1, 2)
 PRIORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -74,13 +76,14 @@ class Experiment:
         block: heading that it stands under.
         method: row that it stands in.
         config: of the run; its target and seed are those of the table.
-        unheard: it is the run of that target, method and seed, scored on the songs of another corpus.
+        songs: which corpus it takes: `main`; `unheard`, for the run of that target, method and seed on `main`, scored on songs
+            of another one; or `more`, a corpus with the same test songs and more for training.
     """
 
     block: str
     method: str
     config: Config
-    unheard: bool = False
+    songs: Songs = "main"
 
     @property
     def target(self) -> str:
@@ -95,13 +98,13 @@ class Experiment:
     @property
     def name(self) -> str:
         """Of its result: unique."""
-        return f"unheard_{self.run_name}" if self.unheard else self.run_name
+        return f"unheard_{self.run_name}" if self.songs == "unheard" else self.run_name
 
     @property
     def run_name(self) -> str:
         """Of its run."""
         method = "".join(letter if letter.isalnum() or letter in ".+" else "-" for letter in self.method)
-        return f"{self.target}_{method}_{self.seed}"
+        return f"{'more_' * (self.songs == 'more')}{self.target}_{method}_{self.seed}"
 
 
 def config_of(objective: Any, target: str, seed: int, **settings: Any) -> Config:
@@ -150,8 +153,8 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment(target, "supervised, ratio mask", supervised("ratio_mask", target, seed))
             yield Experiment(target, HALF, supervised("ratio_mask", target, seed, half=True))
             yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
+    shifted = dataclasses.replace(BOOTSTRAP, shift_semitones=1.0)
     for seed in SEEDS:
-        shifted = dataclasses.replace(BOOTSTRAP, shift_semitones=1.0)
         yield Experiment("other", f"bootstrap, {SHIFTED}", config_of(shifted, "other", seed, select_by="last"))
         known = SupervisedConfig(loss="ratio_mask", remix_songs=True, shift_semitones=1.0)
         yield Experiment("other", f"{HALF}, {SHIFTED}", config_of(known, "other", seed))
@@ -204,7 +207,17 @@ def experiments() -> Iterator[Experiment]:
             ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last")),
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed)),
         ):
-            yield Experiment("unheard voices", method, config, unheard=True)
+            yield Experiment("unheard voices", method, config, songs="unheard")
+    for target in ("vocals", "other"):
+        for seed in SEEDS:
+            methods = {
+                "bootstrap": config_of(BOOTSTRAP, target, seed, select_by="last"),
+                "supervised, ratio mask": supervised("ratio_mask", target, seed),
+            }
+            if target == "other":
+                methods[f"bootstrap, {SHIFTED}"] = config_of(shifted, target, seed, select_by="last")
+            for method, config in methods.items():
+                yield Experiment(f"{target}, more songs", method, config, songs="more")
     for seed in SEEDS:
         for num_tracks in (1, 3, 10, 26):
             objective = PNUConfig(labels="ratio", stem_tracks=num_tracks)

@@ -40,6 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, nargs="?", help="root of the corpus")
     parser.add_argument("--unheard", type=Path, help="root of a corpus whose test songs have unheard voices")
+    parser.add_argument("--more", type=Path, help="root of a corpus with the same test songs and more for training")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "results", help="folder of prepared data and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files and pictures")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "results.md", help="file that the tables go into")
@@ -56,13 +57,14 @@ def main(args: Sequence[str] | None = None) -> None:
         deadline = time.monotonic() + 60 * arguments.minutes
         for number, experiment in enumerate(chosen, 1):
             path = arguments.results / f"{experiment.name}.json"
-            if path.exists() or (experiment.unheard and arguments.unheard is None):
+            root = {"main": arguments.corpus, "unheard": arguments.unheard, "more": arguments.more}[experiment.songs]
+            if path.exists() or root is None:
                 continue
             if time.monotonic() > deadline:
                 break
             print(f"{number}/{len(chosen)} {experiment.name}", flush=True)
-            test = Musdb18HQ(arguments.unheard if experiment.unheard else arguments.corpus)
-            result = run(experiment, Musdb18HQ(arguments.corpus), test, arguments.work)
+            training = Musdb18HQ(arguments.more if experiment.songs == "more" else arguments.corpus)
+            result = run(experiment, training, Musdb18HQ(root), arguments.work)
             write(path, json.dumps(result, indent=1) + "\n")
             tables.write_all(arguments.results, arguments.document)
             if experiment.block == experiment.target:
@@ -76,7 +78,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) -> dict[str, Any]:
     """Prepares and trains one experiment on a corpus and scores it on the test songs of another; JSON-serialisable."""
-    data_dir = work / "data" / f"{experiment.target}_{experiment.config.data.patch.sample_rate}"
+    data = f"{experiment.target}_{experiment.config.data.patch.sample_rate}"
+    data_dir = work / "data" / (f"more_{data}" if experiment.songs == "more" else data)
     if not data_dir.is_dir():
         prepare(corpus, experiment.config.data, data_dir)
     run_dir = work / "runs" / experiment.run_name
@@ -85,7 +88,7 @@ def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) 
         sys.exit(f"{experiment.name}: {ASKED_TO_STOP}.")
     model = load_model(run_dir)
     # Doing nothing and the masks are the same for every run of a target.
-    first = experiment.seed == 0 and experiment.method == "remix" and not experiment.unheard
+    first = experiment.seed == 0 and experiment.method == "remix" and experiment.songs == "main"
     table = evaluate(model, test, work / "scores" / experiment.name, baselines=first)
     lines = read_log(run_dir)
     validation = [{name: value for name, value in line.items() if name != "kind"} for line in lines if line["kind"] == "evaluate"]

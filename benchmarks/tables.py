@@ -144,7 +144,7 @@ def supervised_like(experiment: Experiment) -> list[Experiment]:
         each
         for each in experiments()
         if each.method.startswith("supervised")
-        and not each.unheard
+        and each.songs == "main"
         and (each.config.data, each.config.train.num_steps, each.config.train.batch_size) == wanted
     ]
 
