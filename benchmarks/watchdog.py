@@ -8,6 +8,7 @@ runs had when they were trained are in their results; they are of the watchdog o
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from jaxpu.run_log import read_log
 from jaxpu.watchdog import Watchdog
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder of runs")
     counts = {"hit": 0, "missed": 0, "false": 0, "silent": 0}
-    for folder in sorted(parser.parse_args().runs.iterdir()):
+    for folder in sorted(parser.parse_args(args).runs.iterdir()):
         lines = read_log(folder)
         num_steps = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]["num_steps"]
         validation = [line for line in lines if line["kind"] == "evaluate"]
