@@ -143,7 +143,8 @@ class RemixConfig:
             where every recording is scaled to the same level (`level="recording"`), they are louder by what the target adds.
             `estimate` finds it in the data, without stems (`jaxpu.levels`).
         label_frequency: c, the probability that the positive is the larger of two exchangeable accompaniments; 1/2 by symmetry.
-            Labels are compared with c times the network's score, so that the score is the posterior of "target inactive".
+            The network's score s is the posterior of "target inactive" in the mixture: labels are compared with
+            c s / (1 - c + c s), since the sum holds 1 / (1 - c) times as much accompaniment.
         weight_exponent: p in the weight |x|^p of a bin.
         labels: `binary`: which of the two is larger; `ratio`: the share of the positive in the sum of the two magnitudes.  Both
             have the same mean where the target is silent; the second is less random.
@@ -160,7 +161,7 @@ class RemixConfig:
         require(self.gain_db >= 0, self, "gain_db", "0 or more")
         require(self.shift_semitones >= 0, self, "shift_semitones", "0 or more")
         require(_is_gain(self.positive_gain_db), self, "positive_gain_db", "a number of dB, or 'estimate'")
-        require(0 < self.label_frequency <= 1, self, "label_frequency", "in (0, 1]")
+        require(0 < self.label_frequency < 1, self, "label_frequency", "in (0, 1)")
         require(self.weight_exponent >= 0, self, "weight_exponent", "0 or more")
 
 

@@ -330,8 +330,10 @@ def remix(config: RemixConfig) -> Objective:
     """Positives in context: which bins of g1 u + g2 p does the positive p dominate?
 
     If p is exchangeable with the accompaniment hidden in u, then where accompaniment dominates, p is the larger of the two
-    with probability c = 1/2, the label frequency of Elkan & Noto (2008).  So with s the posterior of "target inactive", the
-    posterior of "p dominates" is c s: the network's score is s, and c s is what the labels are compared with.
+    with probability c = 1/2, the label frequency of Elkan & Noto (2008).  So a bin of x is p's and not u's at the odds s, with
+    s the posterior of "target inactive" in u: at c / (1 - c) s for other c.  The network's score is s; what the labels are
+    compared with is c s / (1 - c + c s), which is c times the posterior in x, where accompaniment is 1 / (1 - c) times as
+    frequent.
     """
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
@@ -349,11 +351,14 @@ def remix(config: RemixConfig) -> Objective:
         logits = network(remixed, 2 * batch.example_index)
         labels = _share_of_positive(positive, other, config.labels)
         frequency = hyperparameters["label_frequency"]
+        denser = 1 / (1 - frequency)
         if batch.taught is not None:
-            # Beside a mixture, accompaniment has the label with probability c; beside an estimate of the target it always has.
+            # Beside an estimate of the target all accompaniment is the positive's, and there is as much of it as in a mixture.
             frequency = jnp.where(by_teacher > 0, 1.0, frequency)[:, None, None]
+            denser = jnp.where(by_teacher > 0, 1.0, denser)[:, None, None]
         weights = _bin_weights(remixed, hyperparameters["weight_exponent"])
-        value = losses.binary_cross_entropy(logits[..., 0], labels, weights, label_frequency=frequency, axis_name=axis_name)
+        in_sum = logits[..., 0] + jnp.log(denser)  # of the posterior in x
+        value = losses.binary_cross_entropy(in_sum, labels, weights, label_frequency=frequency, axis_name=axis_name)
         metrics = {"label_share": losses.weighted_mean(labels, weights, axis_name)}
         return Loss(value, value, metrics | mask_statistics(_keep_negative(logits), remixed, axis_name))
 

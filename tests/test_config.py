@@ -82,8 +82,8 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (RemixConfig, "gain_db", -1.0, "0 or more"),
     (RemixConfig, "shift_semitones", -1.0, "0 or more"),
     (SupervisedConfig, "shift_semitones", -1.0, "0 or more"),
-    (RemixConfig, "label_frequency", 0.0, "in (0, 1]"),
-    (RemixConfig, "label_frequency", 1.5, "in (0, 1]"),
+    (RemixConfig, "label_frequency", 0.0, "in (0, 1)"),
+    (RemixConfig, "label_frequency", 1.0, "in (0, 1)"),
     (RemixConfig, "weight_exponent", -1.0, "0 or more"),
     (BootstrapConfig, "gain_db", -1.0, "0 or more"),
     (BootstrapConfig, "remix_steps", -1, "0 or more"),
@@ -170,7 +170,7 @@ def test_limits_themselves_are_allowed() -> None:
     PatchCNNConfig(blocks=0, dropout_rate=0.0)
     PatchCNNConfig(blocks=1, pointwise_blocks=1, dilations=DILATIONS)
     PUConfig(gamma=1.0, beta=0.0, weight_exponent=0.0)
-    RemixConfig(label_frequency=1.0, gain_db=0.0)
+    RemixConfig(gain_db=0.0)
     TrainConfig(gradient_clip=None, ema_decay=0.0, seed=2**31 - 1)
 
 
