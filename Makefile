@@ -16,7 +16,7 @@ LEG_TESTS := tests/data_pipeline/test_builder.py tests/test_config.py tests/test
 
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-# A training step frees and takes hundreds of MB; in huge pages the system hands them out in a quarter less time (docs/performance.md).
+# A training step frees and takes hundreds of MB: with huge pages it takes a quarter less time on one core (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # uv is a package here like any other: no Python and no tool is downloaded from elsewhere.
