@@ -151,6 +151,14 @@ def test_the_readme_has_the_figures_of_the_results(modules: tuple[ModuleType, ..
         assert len(ours) == len(best) == 3
         means = tuple(f"{tables.scores(results, 'si_sdr_improvement').mean():.1f}" for results in (ours, best))
         assert pair == means, target
+    for target in ("vocals", "other"):
+        (pair,) = re.findall(rf"`?{target}`?(?: gain)? ([0-9.]+) of ([0-9]+\.[0-9])", text)
+        of_block = [each for each in experiments.experiments() if each.block == f"{target}, more songs" and each.name in found]
+        means = tuple(
+            f"{tables.scores([found[each.name] for each in of_block if each.method == method], 'si_sdr_improvement').mean():.1f}"
+            for method in ("bootstrap", "supervised, ratio mask")
+        )
+        assert pair == means, target
 
 
 def test_an_experiment_is_run_once_and_the_rest_later(
