@@ -41,21 +41,58 @@ def read_all(results: Path) -> dict[str, Result]:
 
 def markdown(found: dict[str, Result], pictures: set[str]) -> str:
     """All tables, block by block, with those of the pictures that there are."""
-    parts = []
-    for block in dict.fromkeys(experiment.block for experiment in experiments()):
-        of_block = [experiment for experiment in experiments() if experiment.block == block]
+    parts = ["### In short", "", summary(found), ""]
+    for block, of_block in blocks().items():
         target = of_block[0].target
         # Those of the block itself where it has any: what is scored on other songs is compared on them.
-        supervised = [each for each in of_block if each.method.startswith("supervised")]
-        reference = stronger_supervised(supervised or supervised_like(of_block[0]), found)
-        parts += [f"### {block[0].upper()}{block[1:]}", "", table(of_block, found, reference), ""]
+        reference = stronger_supervised(supervised_in(of_block) or supervised_like(of_block[0]), found)
+        parts += [f"### {title(block)}", "", table(of_block, found, reference), ""]
         if block == target:
             parts += [baselines(target, found), ""]
-            for name, title in ((f"curves_{target}.png", "Learning curves"), (f"masks_{target}.png", "Masks")):
+            for name, shown in ((f"curves_{target}.png", "Learning curves"), (f"masks_{target}.png", "Masks")):
                 if name in pictures:
-                    parts += [f"![{title}, {target}](results/{name})", ""]
+                    parts += [f"![{shown}, {target}](results/{name})", ""]
     parts += ["### Watchdog", "", watchdog(found.values()), ""]
     return "\n".join(parts)
+
+
+def summary(found: dict[str, Result]) -> str:
+    """Markdown: `bootstrap` beside supervision, one row for each block of one network that has both."""
+    lines = ["| | `bootstrap`, no stems | supervised | gap closed | seeds |", "|---|---|---|---|---|"]
+    for block, of_block in blocks().items():
+        reference = stronger_supervised(supervised_in(of_block), found)
+        # The first one is the method as it is, the others are variants of it.
+        method = next((each.method for each in of_block if each.method.startswith("bootstrap")), None)
+        ours = [found[each.name] for each in of_block if each.method == method and each.name in found]
+        if not (ours and reference) or len({each.config.model for each in of_block}) > 1:
+            continue
+        pair = [scores(results, "si_sdr_improvement") for results in (ours, reference)]
+        figures = [*(f"{values.mean():.1f} dB" for values in pair), gap_closed(*pair), f"{len(ours)}, {len(reference)}"]
+        lines.append(f"| [{title(block)}](#{anchor(block)}) | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def blocks() -> dict[str, list[Experiment]]:
+    """The experiments by their blocks, both in order."""
+    found: dict[str, list[Experiment]] = {}
+    for experiment in experiments():
+        found.setdefault(experiment.block, []).append(experiment)
+    return found
+
+
+def title(block: str) -> str:
+    """The heading of a block."""
+    return block[0].upper() + block[1:]
+
+
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading in links."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def supervised_in(of_block: Iterable[Experiment]) -> list[Experiment]:
+    """The supervised experiments of a block."""
+    return [each for each in of_block if each.method.startswith("supervised")]
 
 
 def table(of_block: Iterable[Experiment], found: dict[str, Result], reference: list[Result]) -> str:

@@ -187,6 +187,8 @@ class BootstrapConfig(RemixConfig):
         round_steps: steps of a round; without meaning for `average`.
         taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
         mixture_share: share of the examples that stay mixtures, as in `remix`.
+        empty_share: a mixture of whose energy the teacher takes less than this share of what it takes on average is taken for
+            a recording without the target, and is one of the positives; 0: none is.
     """
 
     remix_steps: int = 400
@@ -194,6 +196,7 @@ class BootstrapConfig(RemixConfig):
     round_steps: int = 1000
     taught_gain_db: float = 3.0
     mixture_share: float = 0.5
+    empty_share: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,6 +204,7 @@ class BootstrapConfig(RemixConfig):
         require(self.round_steps > 0, self, "round_steps", "positive")
         require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
         require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
+        require(0 <= self.empty_share <= 1, self, "empty_share", "in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)

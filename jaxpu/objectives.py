@@ -47,10 +47,12 @@ class Taught(NamedTuple):
     Attributes:
         estimate: complex64 (n, frames, bins), its estimate of the target; the mixture itself while there is no teacher yet.
         by_teacher: float32 scalar, 1 where the estimate is a teacher's and 0 where it is the mixture.
+        positive: complex64 (n, frames, bins), what is added to the estimates, at the level at which the objective takes it.
     """
 
     estimate: jax.Array
     by_teacher: jax.Array
+    positive: jax.Array
 
 
 class Batch(NamedTuple):
@@ -340,6 +342,7 @@ def remix(config: RemixConfig) -> Objective:
         positive = positives(batch, hyperparameters)
         other, gain_db = batch.unlabeled, hyperparameters["gain_db"]
         if batch.taught is not None:
+            positive = batch.taught.positive
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), batch.example_index)
             stays = jax.vmap(jax.random.uniform)(keys)  # (n,)
             by_teacher = jnp.where(stays >= hyperparameters.get("mixture_share", 0.0), batch.taught.by_teacher, 0.0)
@@ -386,7 +389,7 @@ def pnu(config: PNUConfig) -> Objective:
         assert batch.target is not None
         of_unlabeled = unlabeled_part.loss(network, batch, key, hyperparameters, axis_name)
         # As if a teacher knew the target.
-        labeled = batch._replace(taught=Taught(batch.target, jnp.float32(1)))
+        labeled = batch._replace(taught=Taught(batch.target, jnp.float32(1), positives(batch, hyperparameters)))
         of_target = unlabeled_part.loss(network, labeled, jax.random.fold_in(key, 1), hyperparameters, axis_name)
         weight = hyperparameters["supervised_weight"]
         value = weight * of_target.loss + (1 - weight) * of_unlabeled.loss

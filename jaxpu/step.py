@@ -21,7 +21,7 @@ from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics, positives
 from jaxpu.stft import istft
-from jaxpu.teacher import teacher_mask
+from jaxpu.teacher import teacher_mask, with_empty_mixtures
 
 STATISTICS_EVERY = 4
 """Steps between updates of the statistics of batch normalisation, each of which is a pass of the network over the mixtures."""
@@ -153,10 +153,10 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
         energies = jnp.stack([_mean_energy(decoded.unlabeled, axis_name), _mean_energy(heard, axis_name)])
         mean_energies = state.energies + (energies - state.energies) / (1.0 + state.step)
         state = dataclasses.replace(state, energies=mean_energies)
+        dropout_key, loss_key, teacher_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         if objective.teacher is not None:
-            state, taught = _teach(config, objective, objective.teacher, state, decoded.unlabeled, heard, axis_name)
+            state, taught = _teach(config, objective, objective.teacher, state, decoded, heard, teacher_key, axis_name)
             decoded = decoded._replace(taught=taught)
-        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             def network(stft: jax.Array, index: jax.Array) -> jax.Array:
@@ -214,25 +214,29 @@ def _teach(
     objective: Objective,
     teacher: Teacher,
     state: TrainState,
-    unlabeled: jax.Array,
+    batch: Batch,
     positive: jax.Array,
+    key: jax.Array,
     axis_name: str | None,
 ) -> tuple[TrainState, Taught]:
-    """The state with the teacher of this step, and what it makes of the mixtures, complex64 (n, frames, bins)."""
+    """The state with the teacher of this step, and what it makes of the mixtures and of the positives at their level."""
+    unlabeled = batch.unlabeled
     steps_taught = state.step - teacher.first_step
     has_teacher = steps_taught >= 0
     new_round = has_teacher & (steps_taught % teacher.round_steps == 0)
     variables = jax.tree.map(lambda new, old: jnp.where(new_round, new, old), separation_variables(config, state), state.teacher)
 
-    def estimate() -> jax.Array:
+    def teach() -> tuple[jax.Array, jax.Array]:
         model = _network(config, objective, None)
         both = jnp.concatenate([unlabeled, positive])
         logits, positive_logits = jnp.split(model.apply(variables, both, jnp.zeros(len(both), jnp.int32), train=False), 2)
         mask = teacher_mask(logits, positive_logits, unlabeled, positive, state.energies, axis_name)
-        return mask.astype(unlabeled.dtype) * unlabeled
+        empty_share = state.hyperparameters["empty_share"]
+        chosen = with_empty_mixtures(mask, unlabeled, positive, batch.example_index, key, empty_share, axis_name)
+        return mask.astype(unlabeled.dtype) * unlabeled, chosen
 
-    taught = jax.lax.cond(has_teacher, estimate, lambda: unlabeled)
-    return dataclasses.replace(state, teacher=variables), Taught(taught, has_teacher.astype(jnp.float32))
+    estimate, chosen = jax.lax.cond(has_teacher, teach, lambda: (unlabeled, positive))
+    return dataclasses.replace(state, teacher=variables), Taught(estimate, has_teacher.astype(jnp.float32), chosen)
 
 
 def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:

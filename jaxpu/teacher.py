@@ -50,6 +50,46 @@ def teacher_mask(
     return _scaled_to_share(evidence, jnp.square(jnp.abs(mixture)), share, axis_name)
 
 
+def with_empty_mixtures(
+    mask: jax.Array,
+    mixture: jax.Array,
+    positive: jax.Array,
+    example_index: jax.Array,
+    key: jax.Array,
+    empty_share: jax.Array,
+    axis_name: str | None,
+) -> jax.Array:
+    """Positives, some of them replaced by mixtures in which a teacher finds next to no target.
+
+    Where the target is silent for a while, a mixture is a recording without it, with the level and the instruments of what is
+    hidden in the others.  An example takes its own positive or an empty mixture of the batch, any of these as often as that.
+
+    Args:
+        mask: the teacher's for the mixtures, float32 (n, frames, bins).
+        mixture: complex64 (n, frames, bins).
+        positive: complex64 (n, frames, bins), at the level at which the objective takes it.
+        example_index: int32 (n,), position of each example in the global batch.
+        key: of the step.
+        empty_share: a mixture is empty if the mask takes less of its energy than this share of what the masks take of all.
+        axis_name: of the devices that share the batch.
+
+    Returns:
+        complex64 (n, frames, bins).
+    """
+    energy = jnp.square(jnp.abs(mixture))
+    taken = jnp.sum(mask * energy, (1, 2)) / jnp.maximum(jnp.sum(energy, (1, 2)), 1e-12)
+    empty = taken < empty_share * weighted_mean(mask, energy, axis_name)  # (n,)
+    if axis_name is not None:
+        mixture, empty = (jax.lax.all_gather(array, axis_name, tiled=True) for array in (mixture, empty))
+    num_empty = jnp.sum(empty.astype(jnp.float32))
+    drawn = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index), (2,)))(example_index)
+    # The k-th empty one is the first of which k + 1 are empty up to it.
+    ranks = jnp.floor(drawn[:, 0] * num_empty) + 1
+    chosen = jnp.searchsorted(jnp.cumsum(empty.astype(jnp.float32)), ranks).clip(max=len(empty) - 1)
+    replaced = drawn[:, 1] * (len(empty) + num_empty) < num_empty
+    return jnp.where(replaced[:, None, None], mixture[chosen], positive)
+
+
 def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
     """Weighted means of values, (n, frames, bins), in the octave of each bin: (bins,)."""
     bins = values.shape[-1]

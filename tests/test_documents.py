@@ -68,6 +68,12 @@ def examples(document: str, language: str) -> list[str]:
     return [body for found, body in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")) if found == language]
 
 
+def anchors(path: Path) -> set[str]:
+    """What links to the headings of a document end with, as GitHub has it."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def run(line: str) -> None:
     """Runs a line in the current folder."""
     words = shlex.split(line)
@@ -165,8 +171,24 @@ def test_options_and_files_that_a_document_mentions_exist(document: str, capsys:
             assert re.search(rf"{option}[ ,]", listed) or option == "--help", f"`jaxpu {command}{rest}`"
     for target in re.findall(r"`make ([a-z0-9.-]+)", text):
         assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert ((ROOT / document).parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", text):
+        linked = (ROOT / document).parent / link if link else ROOT / document
+        assert linked.exists(), link
+        assert not anchor or anchor in anchors(linked), f"{link}#{anchor}"
+
+
+def test_configs_say_the_scores_of_the_results() -> None:
+    improvements, column = {}, 0
+    for line in (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if "SI-SDR improvement" in cells:
+            column = cells.index("SI-SDR improvement")
+        if row := re.match(r"\| .*\(`(\w+)`\) \|", line):
+            improvements[row[1]] = float(cells[column])
+    assert set(improvements) <= set(config_names())
+    for name in config_names():
+        (said,) = re.findall(r"Score to expect: (?:([+-][0-9.]+) dB)?", (ROOT / "configs" / f"{name}.py").read_text())
+        assert said == (f"{improvements[name]:+.1f}" if name in improvements else ""), name
 
 
 @pytest.mark.timeout(300)

@@ -26,7 +26,7 @@ from jaxpu.config import (
 )
 from jaxpu.models import make_model
 from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, Taught, make_mask_fn, make_objective
-from jaxpu.teacher import teacher_mask
+from jaxpu.teacher import teacher_mask, with_empty_mixtures
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -470,11 +470,12 @@ def test_beside_an_estimate_of_the_target_accompaniment_always_has_the_label() -
         posterior = np.broadcast_to(posterior, labels.shape)
         return float(np.sum(-np.log(np.where(labels, posterior, 1 - posterior)) * weights) / weights.sum())
 
-    np.testing.assert_allclose(loss_of(Taught(batch.target, jnp.float32(1))), by_hand(batch.target, score), rtol=1e-4)
+    known = Taught(batch.target, jnp.float32(1), batch.positive)
+    np.testing.assert_allclose(loss_of(known), by_hand(batch.target, score), rtol=1e-4)
     # A teacher that returns the mixture, and no teacher, are the same as `remix`.
     as_remix = loss_of(None)
     np.testing.assert_allclose(as_remix, by_hand(batch.unlabeled, 0.4 * score / (0.6 + 0.4 * score)), rtol=1e-4)
-    assert loss_of(Taught(batch.unlabeled, jnp.float32(0))) == as_remix
+    assert loss_of(Taught(batch.unlabeled, jnp.float32(0), batch.positive)) == as_remix
     remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
     assert float(remix.loss(constant_network(logits), batch, KEY, hyperparameters(remix), None).loss) == as_remix
 
@@ -491,7 +492,7 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
 
         one = jnp.ones_like(batch.unlabeled)
         silent = batch._replace(unlabeled=one, positive=jnp.zeros_like(one))
-        taught = Taught(one, jnp.float32(by_teacher))
+        taught = Taught(one, jnp.float32(by_teacher), silent.positive)
         objective.loss(network, silent._replace(taught=taught), KEY, hyperparameters(objective), None)
         return float(np.ptp(20 * np.log10(np.abs(np.asarray(inputs[0])))))
 
@@ -547,6 +548,28 @@ def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_tha
     np.testing.assert_allclose(half, 0.25, rtol=0.01)
 
 
+@pytest.mark.parametrize(("empty_share", "chosen_from"), [(0.0, []), (0.1, [2]), (0.2, [2, 5])])
+def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_share: float, chosen_from: list[int]) -> None:
+    # Of mixtures with the energies 1 and 4 in turn the teacher takes 0.06, 0.12 and otherwise 0.9, on average 0.8 of the energy.
+    num = 16
+    each = np.exp(1j * np.arange(num)) * np.where(np.arange(num) % 2 == 0, 1, 2)
+    mixture = jnp.asarray(np.broadcast_to(each[:, None, None], (num, 3, 4)), jnp.complex64)
+    mask = jnp.full((num, 3, 4), 0.9).at[2].set(0.06).at[5].set(0.12)
+    positive = jnp.zeros_like(mixture)
+    drawn = [
+        with_empty_mixtures(
+            mask, mixture, positive, jnp.arange(num), jax.random.fold_in(KEY, step), jnp.float32(empty_share), axis_name=None
+        )
+        for step in range(40)
+    ]
+    found = np.stack(drawn)[:, :, 0, 0]
+    sources = [np.isclose(found, mixture[number, 0, 0], rtol=1e-6) for number in chosen_from]
+    assert (sum(sources, np.isclose(found, 0)) == 1).all()
+    # 16 positives, and each empty mixture once more.
+    for source in sources:
+        np.testing.assert_allclose(source.mean(), 1 / (num + len(chosen_from)), atol=0.03)
+
+
 def test_a_share_of_the_examples_stays_as_in_remix() -> None:
     config = BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, mixture_share=0.25, label_frequency=0.4)
     objective, batch = make_objective(config), make_batch(2000)
@@ -556,7 +579,7 @@ def test_a_share_of_the_examples_stays_as_in_remix() -> None:
         inputs.append(stft)
         return jnp.zeros((*stft.shape, 1))
 
-    taught = Taught(100 * batch.unlabeled, jnp.float32(1))
+    taught = Taught(100 * batch.unlabeled, jnp.float32(1), batch.positive)
     objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective), None)
     as_remix = np.isclose(inputs[0], batch.unlabeled + batch.positive, rtol=1e-5).all((1, 2))
     assert 0.22 < as_remix.mean() < 0.28
@@ -579,7 +602,7 @@ def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
     assert {float(result.risk) for result in (unlabeled, both, supervised)} == {float(plain.risk)}
     np.testing.assert_allclose(both.loss, 0.25 * supervised.loss + 0.75 * unlabeled.loss, rtol=1e-6)
     assert batch.target is not None
-    taught = batch._replace(taught=Taught(batch.target, jnp.float32(1)))
+    taught = batch._replace(taught=Taught(batch.target, jnp.float32(1), batch.positive))
     known = remix.loss(network, taught, jax.random.fold_in(KEY, 1), hyperparameters(remix), None)
     np.testing.assert_allclose(supervised.loss, known.loss, rtol=1e-6)
 

@@ -93,7 +93,10 @@ CASES: dict[str, tuple[Config, float | None]] = {
     "pu-sgd": (make_config(PUConfig(gamma=0.5), DROPOUT), 0.5),
     "pu-clipped-adam": (make_config(PUConfig(gamma=0.5), DROPOUT, gradient_clip=0.02, ema_decay=0.9), None),
     "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), 0.05),
-    "bootstrap-norm-sgd": (make_config(BootstrapConfig(remix_steps=3, teacher="round", round_steps=4), BATCH_NORM), 0.05),
+    "bootstrap-norm-sgd": (
+        make_config(BootstrapConfig(remix_steps=3, teacher="round", round_steps=4, empty_share=0.9), BATCH_NORM),
+        0.05,
+    ),
     "supervised-norm-sgd": (make_config(SupervisedConfig(), BATCH_NORM), 0.002),
     "remix-norm-rnn-sgd": (make_config(RemixConfig(), RNN), 0.05),
 }
