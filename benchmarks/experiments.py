@@ -146,6 +146,10 @@ def experiments() -> Iterator[Experiment]:
     for prior in PRIORS:
         for seed in SEEDS[1:]:
             yield Experiment(block, f"pu, prior {prior:g}", config_of(pu(prior), "vocals", seed))
+    # Vocals alone: of the four, only they are silent for many whole clips.
+    empty = dataclasses.replace(BOOTSTRAP, empty_share=0.35)
+    for seed in SEEDS:
+        yield Experiment(block, "bootstrap, empty mixtures", config_of(empty, "vocals", seed, select_by="last"))
     for target in TARGETS[1:]:
         for seed in SEEDS:
             yield Experiment(target, "remix", config_of(REMIX, target, seed))
@@ -205,6 +209,7 @@ def experiments() -> Iterator[Experiment]:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed)),
             ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last")),
+            ("bootstrap, empty mixtures", config_of(empty, "vocals", seed, select_by="last")),
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed)),
         ):
             yield Experiment("unheard voices", method, config, songs="unheard")

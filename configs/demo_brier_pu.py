@@ -5,8 +5,8 @@
 
 The class prior is a guess.
 
-Hardware: 2 CPU cores; nobody has measured the time yet.
-Score to expect: nobody has measured it yet.
+Hardware: one CPU core, 5 minutes.
+Score to expect: +1.5 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

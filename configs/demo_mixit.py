@@ -5,8 +5,8 @@
 
 `--objective.minimum-over batch` is PULSE's minimum.
 
-Hardware: 2 CPU cores; nobody has measured the time yet.
-Score to expect: nobody has measured it yet.
+Hardware: one CPU core, 4 minutes.
+Score to expect: +6.2 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

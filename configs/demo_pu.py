@@ -5,8 +5,8 @@
 
 `--objective.estimator balanced` (or `absolute`, `unbiased`) takes another estimator.  The class prior is a guess.
 
-Hardware: 2 CPU cores, about 5 minutes.
-Score to expect: +1.5 dB SI-SDR on the demo's test songs, one seed (docs/results.md).
+Hardware: one CPU core, 6 minutes.
+Score to expect: -1.6 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

@@ -6,8 +6,8 @@
 The true vocals of the songs that the demo takes mixtures from, the accompaniment of those that it takes positives from;
 `--train.no-disjoint-tracks` takes both from all songs.
 
-Hardware: 2 CPU cores; nobody has measured the time yet.
-Score to expect: nobody has measured it yet.
+Hardware: one CPU core, 4 minutes.
+Score to expect: +7.4 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses
