@@ -3,8 +3,8 @@
     jaxpu demo
     jaxpu train demo_noisy_target --prepared demo/data
 
-Hardware: 2 CPU cores; nobody has measured the time yet.
-Score to expect: nobody has measured it yet.
+Hardware: one CPU core, 3 minutes.
+Score to expect: +2.7 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses
