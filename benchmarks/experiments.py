@@ -50,6 +50,13 @@ REMIX = RemixConfig(labels="ratio")
 BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 4)
 """Its held-out loss, which is that of `remix`, prefers early checkpoints: the last one is taken."""
 
+WITHOUT_EMPTY = dataclasses.replace(BOOTSTRAP, empty_share=0.0)
+"""For `other`, which hardly ever rests, and for the blocks of 6 + 6 clips, whose rows are compared with each other."""
+
+METHOD = dict.fromkeys(TARGETS, BOOTSTRAP) | {"other": WITHOUT_EMPTY}
+
+NO_EMPTY = "no empty mixtures"
+
 FEW_CLIPS: dict[str, Any] = {"batch_size": 6}
 """Settings of training of the blocks that are for CPUs."""
 
@@ -133,6 +140,7 @@ def experiments() -> Iterator[Experiment]:
     for seed in SEEDS:
         yield Experiment(block, "remix", config_of(REMIX, "vocals", seed))
         yield Experiment(block, "bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last"))
+        yield Experiment(block, f"bootstrap, {NO_EMPTY}", config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last"))
         yield Experiment(block, "supervised, ratio mask", supervised("ratio_mask", "vocals", seed))
         yield Experiment(block, HALF, supervised("ratio_mask", "vocals", seed, half=True))
         if seed == 0:
@@ -146,18 +154,16 @@ def experiments() -> Iterator[Experiment]:
     for prior in PRIORS:
         for seed in SEEDS[1:]:
             yield Experiment(block, f"pu, prior {prior:g}", config_of(pu(prior), "vocals", seed))
-    # Vocals alone: of the four, only they are silent for many whole clips.
-    empty = dataclasses.replace(BOOTSTRAP, empty_share=0.35)
-    for seed in SEEDS:
-        yield Experiment(block, "bootstrap, empty mixtures", config_of(empty, "vocals", seed, select_by="last"))
     for target in TARGETS[1:]:
         for seed in SEEDS:
             yield Experiment(target, "remix", config_of(REMIX, target, seed))
-            yield Experiment(target, "bootstrap", config_of(BOOTSTRAP, target, seed, select_by="last"))
+            name, compared = ("empty mixtures", BOOTSTRAP) if target == "other" else (NO_EMPTY, WITHOUT_EMPTY)
+            yield Experiment(target, "bootstrap", config_of(METHOD[target], target, seed, select_by="last"))
+            yield Experiment(target, f"bootstrap, {name}", config_of(compared, target, seed, select_by="last"))
             yield Experiment(target, "supervised, ratio mask", supervised("ratio_mask", target, seed))
             yield Experiment(target, HALF, supervised("ratio_mask", target, seed, half=True))
             yield Experiment(target, "pu, prior 0.7", config_of(pu(0.7), target, seed))
-    shifted = dataclasses.replace(BOOTSTRAP, shift_semitones=1.0)
+    shifted = dataclasses.replace(WITHOUT_EMPTY, shift_semitones=1.0)
     for seed in SEEDS:
         yield Experiment("other", f"bootstrap, {SHIFTED}", config_of(shifted, "other", seed, select_by="last"))
         known = SupervisedConfig(loss="ratio_mask", remix_songs=True, shift_semitones=1.0)
@@ -165,12 +171,12 @@ def experiments() -> Iterator[Experiment]:
     for seed in SEEDS:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
-            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)),
+            ("bootstrap", config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last", **FEW_CLIPS)),
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
         ):
             yield Experiment("vocals, 6 + 6 clips", f"{method}, 6 clips", config)
     many = FEW_CLIPS | {"num_steps": MANY_STEPS, "eval_every": MANY_STEPS // 8}
-    longer = dataclasses.replace(BOOTSTRAP, remix_steps=MANY_STEPS // 4)
+    longer = dataclasses.replace(WITHOUT_EMPTY, remix_steps=MANY_STEPS // 4)
     for seed in SEEDS:
         for target in TARGETS:
             for method, config in (
@@ -182,9 +188,9 @@ def experiments() -> Iterator[Experiment]:
     others = {
         "remix, binary labels": RemixConfig(),
         "remix, gains of 6 dB": dataclasses.replace(REMIX, gain_db=6.0),
-        "bootstrap, one round": dataclasses.replace(BOOTSTRAP, teacher="round"),
-        "bootstrap, three rounds": dataclasses.replace(BOOTSTRAP, teacher="round", round_steps=NUM_STEPS // 4),
-        "bootstrap, a quarter mixtures": dataclasses.replace(BOOTSTRAP, mixture_share=0.25),
+        "bootstrap, one round": dataclasses.replace(WITHOUT_EMPTY, teacher="round"),
+        "bootstrap, three rounds": dataclasses.replace(WITHOUT_EMPTY, teacher="round", round_steps=NUM_STEPS // 4),
+        "bootstrap, a quarter mixtures": dataclasses.replace(WITHOUT_EMPTY, mixture_share=0.25),
         "noisy_target": NoisyTargetConfig(),
         "mixit": MixITConfig(),
         "brier_pu, prior 0.7": BrierPUConfig(class_prior=0.7),
@@ -201,7 +207,7 @@ def experiments() -> Iterator[Experiment]:
     gains["level estimated"] = "estimate"
     for seed in SEEDS:
         for name, gain_db in gains.items():
-            for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", BOOTSTRAP, "last")):
+            for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", WITHOUT_EMPTY, "last")):
                 objective = dataclasses.replace(base, positive_gain_db=gain_db)
                 config = config_of(objective, "vocals", seed, select_by=criterion, **FEW_CLIPS)
                 yield Experiment("levels", f"{method}, {name}", config)
@@ -209,17 +215,19 @@ def experiments() -> Iterator[Experiment]:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed)),
             ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last")),
-            ("bootstrap, empty mixtures", config_of(empty, "vocals", seed, select_by="last")),
+            (f"bootstrap, {NO_EMPTY}", config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last")),
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed)),
         ):
             yield Experiment("unheard voices", method, config, songs="unheard")
     for target in ("vocals", "other"):
         for seed in SEEDS:
             methods = {
-                "bootstrap": config_of(BOOTSTRAP, target, seed, select_by="last"),
+                "bootstrap": config_of(METHOD[target], target, seed, select_by="last"),
                 "supervised, ratio mask": supervised("ratio_mask", target, seed),
             }
-            if target == "other":
+            if target == "vocals":
+                methods[f"bootstrap, {NO_EMPTY}"] = config_of(WITHOUT_EMPTY, target, seed, select_by="last")
+            else:
                 methods[f"bootstrap, {SHIFTED}"] = config_of(shifted, target, seed, select_by="last")
             for method, config in methods.items():
                 yield Experiment(f"{target}, more songs", method, config, songs="more")
@@ -230,13 +238,13 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment("songs with stems", name, config_of(objective, "vocals", seed, **FEW_CLIPS))
     for seed in SEEDS:
         for name, model in NETWORKS.items():
-            config = config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)
+            config = config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last", **FEW_CLIPS)
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
     for seed in SEEDS:
         for method, config in (
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
-            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)),
+            ("bootstrap", config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last", **FEW_CLIPS)),
         ):
             for name, model in (("patch CNN", MODEL), ("band-split RNN", BAND_SPLIT_RNN)):
                 data = dataclasses.replace(config.data, patch=PATCH_16_KHZ)

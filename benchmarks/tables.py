@@ -62,8 +62,8 @@ def summary(found: dict[str, Result]) -> str:
     for block, of_block in blocks().items():
         reference = stronger_supervised(supervised_in(of_block), found)
         # The first one is the method as it is, the others are variants of it.
-        method = next((each.method for each in of_block if each.method.startswith("bootstrap")), None)
-        ours = [found[each.name] for each in of_block if each.method == method and each.name in found]
+        run = [each for each in of_block if each.method.startswith("bootstrap") and each.name in found]
+        ours = [found[each.name] for each in run if each.method == run[0].method]
         if not (ours and reference) or len({each.config.model for each in of_block}) > 1:
             continue
         pair = [scores(results, "si_sdr_improvement") for results in (ours, reference)]

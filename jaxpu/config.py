@@ -188,7 +188,8 @@ class BootstrapConfig(RemixConfig):
         taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
         mixture_share: share of the examples that stay mixtures, as in `remix`.
         empty_share: a mixture of whose energy the teacher takes less than this share of what it takes on average is taken for
-            a recording without the target, and is one of the positives; 0: none is.
+            a recording without the target, and is one of the positives; 0: none is, which is better for a target that hardly
+            ever rests.
     """
 
     remix_steps: int = 400
@@ -196,7 +197,7 @@ class BootstrapConfig(RemixConfig):
     round_steps: int = 1000
     taught_gain_db: float = 3.0
     mixture_share: float = 0.5
-    empty_share: float = 0.0
+    empty_share: float = 0.35
 
     def __post_init__(self) -> None:
         super().__post_init__()
