@@ -54,6 +54,7 @@ WITHOUT_EMPTY = dataclasses.replace(BOOTSTRAP, empty_share=0.0)
 """For `other`, which hardly ever rests, and for the blocks of 6 + 6 clips, whose rows are compared with each other."""
 
 METHOD = dict.fromkeys(TARGETS, BOOTSTRAP) | {"other": WITHOUT_EMPTY}
+"""Of each target, chosen on development songs (docs/trials.md)."""
 
 NO_EMPTY = "no empty mixtures"
 
