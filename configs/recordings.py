@@ -12,7 +12,7 @@ Passages of songs/ in which the network finds no target are further positives.  
 none, and what is found then is the target where it is quiet: jaxpu train recordings --objective.empty-share 0.
 
 Hardware: a GPU, or a CPU and patience: 800 steps take about 10 minutes on 2 cores.
-Score to expect: +5.9 dB SI-SDR improvement on the demo's songs as two folders of FLAC and MP3 (docs/results.md).
+Score to expect: +7.2 dB SI-SDR improvement on the demo's songs as two folders of FLAC and MP3 (docs/results.md).
 """
 
 import dataclasses
