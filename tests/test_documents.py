@@ -50,6 +50,7 @@ SMALL = {
     "synthesize": [*SMALL_SONGS, "--train", "8", "--test", "1"],
     "estimate-prior": ["--steps", "2"],
     "python benchmarks/make_speech.py": ["--train", "2", "--test", "1"],
+    "python benchmarks/convolutions.py": ["--clips", "2"],
 }
 """What is added to a command; the last of equal options counts."""
 
