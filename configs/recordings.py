@@ -8,9 +8,6 @@ The objective and the network of configs/demo.py.  Two folders share no referenc
 level; the recordings without the target are then louder than the accompaniment inside the others, by what the target adds.  The
 gain that takes this back is estimated from the two folders.
 
-Passages of songs/ in which the network finds no target are further positives.  A target that plays nearly all the time leaves
-none, and what is found then is the target where it is quiet: jaxpu train recordings --objective.empty-share 0.
-
 Hardware: a GPU, or a CPU and patience: 800 steps take about 10 minutes on 2 cores.
 Score to expect: +7.2 dB SI-SDR improvement on the demo's songs as two folders of FLAC and MP3 (docs/results.md).
 """

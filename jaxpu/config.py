@@ -188,8 +188,9 @@ class BootstrapConfig(RemixConfig):
         taught_gain_db: takes the place of `gain_db` once there is a teacher: then gains vary the data and blur no label.
         mixture_share: share of the examples that stay mixtures, as in `remix`.
         empty_share: a mixture of whose energy the teacher takes less than this share of what it takes on average is taken for
-            a recording without the target, and is one of the positives; 0: none is, which is better for a target that hardly
-            ever rests.
+            a recording without the target, and is one of the positives; 0: none is.
+        trusted_leak: nor is any as long as the masks take more of the positives than this, over what they take of mixtures
+            (`jaxpu.teacher.leak`): the mixtures in which little of the target is found may be those in which it is quiet.
     """
 
     remix_steps: int = 400
@@ -198,6 +199,7 @@ class BootstrapConfig(RemixConfig):
     taught_gain_db: float = 3.0
     mixture_share: float = 0.5
     empty_share: float = 0.35
+    trusted_leak: float = 0.12
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,6 +208,7 @@ class BootstrapConfig(RemixConfig):
         require(self.taught_gain_db >= 0, self, "taught_gain_db", "0 or more")
         require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
         require(0 <= self.empty_share <= 1, self, "empty_share", "in [0, 1]")
+        require(self.trusted_leak >= 0, self, "trusted_leak", "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jaxpu.model_configs import ModelConfig
 from jaxpu.models import make_model
 from jaxpu.objectives import Batch, Objective, Taught, Teacher, make_objective, mask_statistics, positives
 from jaxpu.stft import istft
-from jaxpu.teacher import teacher_mask, with_empty_mixtures
+from jaxpu.teacher import LEAK_STEPS, leak, teacher_masks, with_empty_mixtures
 
 STATISTICS_EVERY = 4
 """Steps between updates of the statistics of batch normalisation, each of which is a pass of the network over the mixtures."""
@@ -48,6 +48,7 @@ class TrainState:
         teacher: variables of the teacher, as `separation_variables` has them; empty without one.
         energies: float32 (2,), mean energies |u|^2 and |p|^2 over the bins of all steps so far, positives as the objective takes
             them.
+        leak: float32, moving average of `jaxpu.teacher.leak`; 0 without a teacher.
     """
 
     step: jax.Array
@@ -58,6 +59,7 @@ class TrainState:
     hyperparameters: dict[str, jax.Array]
     teacher: Any
     energies: jax.Array
+    leak: jax.Array
 
 
 def make_optimizer(config: TrainConfig, learning_rate: jax.Array | None = None) -> optax.GradientTransformation:
@@ -90,6 +92,7 @@ def init_state(config: Config) -> TrainState:
         hyperparameters={name: jnp.float32(value) for name, value in objective.hyperparameters.items()},
         teacher={},
         energies=jnp.zeros(2),
+        leak=jnp.float32(0),
     )
     if objective.teacher is not None:
         state = dataclasses.replace(state, teacher=jax.tree.map(jnp.copy, separation_variables(config, state)))
@@ -155,7 +158,7 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
         state = dataclasses.replace(state, energies=mean_energies)
         dropout_key, loss_key, teacher_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         if objective.teacher is not None:
-            state, taught = _teach(config, objective, objective.teacher, state, decoded, heard, teacher_key, axis_name)
+            state, taught, empty = _teach(config, objective, objective.teacher, state, decoded, heard, teacher_key, axis_name)
             decoded = decoded._replace(taught=taught)
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -180,6 +183,8 @@ def make_train_step(config: Config, optimizer: optax.GradientTransformation | No
             decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
         statistics["gradient_norm"] = optax.tree.norm(gradients)
+        if objective.teacher is not None:
+            statistics["leak"], statistics["empty_mixtures"] = state.leak, empty
         statistics["unlabeled_energy"], statistics["positive_energy"] = energies
         next_state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params)
         batch_stats = _statistics(config, model, next_state, decoded.unlabeled)
@@ -218,25 +223,35 @@ def _teach(
     positive: jax.Array,
     key: jax.Array,
     axis_name: str | None,
-) -> tuple[TrainState, Taught]:
-    """The state with the teacher of this step, and what it makes of the mixtures and of the positives at their level."""
+) -> tuple[TrainState, Taught, jax.Array]:
+    """Let the teacher of this step hear the mixtures, and the positives at their level.
+
+    Returns:
+        The state with that teacher, what it makes of both, and the share of the mixtures in which it finds no target.
+    """
     unlabeled = batch.unlabeled
     steps_taught = state.step - teacher.first_step
     has_teacher = steps_taught >= 0
     new_round = has_teacher & (steps_taught % teacher.round_steps == 0)
     variables = jax.tree.map(lambda new, old: jnp.where(new_round, new, old), separation_variables(config, state), state.teacher)
 
-    def teach() -> tuple[jax.Array, jax.Array]:
+    def teach() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         model = _network(config, objective, None)
         both = jnp.concatenate([unlabeled, positive])
         logits, positive_logits = jnp.split(model.apply(variables, both, jnp.zeros(len(both), jnp.int32), train=False), 2)
-        mask = teacher_mask(logits, positive_logits, unlabeled, positive, state.energies, axis_name)
-        empty_share = state.hyperparameters["empty_share"]
-        chosen = with_empty_mixtures(mask, unlabeled, positive, batch.example_index, key, empty_share, axis_name)
-        return mask.astype(unlabeled.dtype) * unlabeled, chosen
+        mask, positive_mask = teacher_masks(logits, positive_logits, unlabeled, positive, state.energies, axis_name)
+        newest = leak(mask, positive_mask, unlabeled, positive, axis_name)
+        mean_leak = state.leak + (newest - state.leak) / jnp.clip(steps_taught + 1.0, 1, LEAK_STEPS)
+        trusted = mean_leak < state.hyperparameters["trusted_leak"]
+        empty_share = jnp.where(trusted, state.hyperparameters["empty_share"], 0.0)
+        chosen, empty = with_empty_mixtures(mask, unlabeled, positive, batch.example_index, key, empty_share, axis_name)
+        return mask.astype(unlabeled.dtype) * unlabeled, chosen, empty, mean_leak
 
-    estimate, chosen = jax.lax.cond(has_teacher, teach, lambda: (unlabeled, positive))
-    return dataclasses.replace(state, teacher=variables), Taught(estimate, has_teacher.astype(jnp.float32), chosen)
+    estimate, chosen, empty, mean_leak = jax.lax.cond(
+        has_teacher, teach, lambda: (unlabeled, positive, jnp.float32(0), state.leak)
+    )
+    state = dataclasses.replace(state, teacher=variables, leak=mean_leak)
+    return state, Taught(estimate, has_teacher.astype(jnp.float32), chosen), empty
 
 
 def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:

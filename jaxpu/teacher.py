@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpu.losses import weighted_mean
+from jaxpu.losses import mean, weighted_mean
 
 TARGET_SHARES = (0.2, 0.5)
 """The least and the most that a teacher takes for the target's share of the energy: levels of few recordings are uncertain."""
@@ -14,15 +14,18 @@ TARGET_SHARES = (0.2, 0.5)
 MASK_SCALES = (1 / 3, 20.0)
 """The least and the most by which a teacher's masks are scaled."""
 
+LEAK_STEPS = 20
+"""Steps over which `leak` is averaged."""
 
-def teacher_mask(
+
+def teacher_masks(
     logits: jax.Array,
     positive_logits: jax.Array,
     mixture: jax.Array,
     positive: jax.Array,
     energies: jax.Array,
     axis_name: str | None,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Masks k (1 - s / q), clipped: s the score of a bin, q the mean score of the positives in its octave, k by the levels.
 
     Positives are accompaniment and nothing else, so what they score is no target: otherwise a network that is a little unsure
@@ -41,13 +44,34 @@ def teacher_mask(
         axis_name: of the devices that share the batch.
 
     Returns:
-        The masks of the mixtures, float32 (n, frames, bins) in [0, 1].
+        The masks of the mixtures and those of the positives, with the same q and k: float32 (n, frames, bins) in [0, 1].
     """
     scores, positive_scores = jax.nn.sigmoid(logits[..., 0]), jax.nn.sigmoid(positive_logits[..., 0])
     of_positives = _mean_by_octave(positive_scores, jnp.abs(positive), axis_name)
     share = jnp.clip(1 - energies[1] / jnp.maximum(energies[0], 1e-12), *TARGET_SHARES)
-    evidence = 1 - scores / jnp.maximum(of_positives, 1e-7)[None, None]
-    return _scaled_to_share(evidence, jnp.square(jnp.abs(mixture)), share, axis_name)
+    evidence, positive_evidence = (1 - s / jnp.maximum(of_positives, 1e-7)[None, None] for s in (scores, positive_scores))
+    scale = _scale_to_share(evidence, jnp.square(jnp.abs(mixture)), share, axis_name)
+    return jnp.clip(scale * evidence, 0, 1), jnp.clip(scale * positive_evidence, 0, 1)
+
+
+def leak(mask: jax.Array, positive_mask: jax.Array, mixture: jax.Array, positive: jax.Array, axis_name: str | None) -> jax.Array:
+    """What the masks of a teacher take of positives, the mean share over clips, over the share that they take of mixtures.
+
+    All that they take of positives is accompaniment.  A target that is hard to tell from it is heard where it is not, and missed
+    where it is: a mixture in which the teacher finds next to nothing may be one in which the target is quiet.
+
+    Args:
+        mask: of the mixtures, float32 (n, frames, bins).
+        positive_mask: of the positives.
+        mixture: complex64 (n, frames, bins).
+        positive: complex64 (n, frames, bins), at the level at which the objective takes it.
+        axis_name: of the devices that share the batch.
+
+    Returns:
+        float32 scalar.
+    """
+    of_mixtures = weighted_mean(mask, jnp.square(jnp.abs(mixture)), axis_name)
+    return mean(_taken(positive_mask, positive), axis_name) / jnp.maximum(of_mixtures, 1e-7)
 
 
 def with_empty_mixtures(
@@ -58,7 +82,7 @@ def with_empty_mixtures(
     key: jax.Array,
     empty_share: jax.Array,
     axis_name: str | None,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Positives, some of them replaced by mixtures in which a teacher finds next to no target.
 
     Where the target is silent for a while, a mixture is a recording without it, with the level and the instruments of what is
@@ -74,11 +98,10 @@ def with_empty_mixtures(
         axis_name: of the devices that share the batch.
 
     Returns:
-        complex64 (n, frames, bins).
+        The positives, complex64 (n, frames, bins), and the share of the mixtures that is empty.
     """
-    energy = jnp.square(jnp.abs(mixture))
-    taken = jnp.sum(mask * energy, (1, 2)) / jnp.maximum(jnp.sum(energy, (1, 2)), 1e-12)
-    empty = taken < empty_share * weighted_mean(mask, energy, axis_name)  # (n,)
+    of_all = weighted_mean(mask, jnp.square(jnp.abs(mixture)), axis_name)
+    empty = _taken(mask, mixture) < empty_share * of_all  # (n,)
     if axis_name is not None:
         mixture, empty = (jax.lax.all_gather(array, axis_name, tiled=True) for array in (mixture, empty))
     num_empty = jnp.sum(empty.astype(jnp.float32))
@@ -87,7 +110,13 @@ def with_empty_mixtures(
     ranks = jnp.floor(drawn[:, 0] * num_empty) + 1
     chosen = jnp.searchsorted(jnp.cumsum(empty.astype(jnp.float32)), ranks).clip(max=len(empty) - 1)
     replaced = drawn[:, 1] * (len(empty) + num_empty) < num_empty
-    return jnp.where(replaced[:, None, None], mixture[chosen], positive)
+    return jnp.where(replaced[:, None, None], mixture[chosen], positive), num_empty / len(empty)
+
+
+def _taken(mask: jax.Array, stft: jax.Array) -> jax.Array:
+    """What a mask takes of the energy of each clip: (n,)."""
+    energy = jnp.square(jnp.abs(stft))
+    return jnp.sum(mask * energy, (1, 2)) / jnp.maximum(jnp.sum(energy, (1, 2)), 1e-12)
 
 
 def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None) -> jax.Array:
@@ -102,18 +131,15 @@ def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None
     return (totals[:, 0] / jnp.maximum(totals[:, 1], 1e-7))[octaves]
 
 
-def _scaled_to_share(evidence: jax.Array, energy: jax.Array, share: jax.Array, axis_name: str | None) -> jax.Array:
-    """The mask clip(k * evidence, 0, 1) whose mean by energy is this share; k in `MASK_SCALES` by bisection of its logarithm."""
-
-    def scaled(log_scale: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.exp(log_scale) * evidence, 0, 1)
+def _scale_to_share(evidence: jax.Array, energy: jax.Array, share: jax.Array, axis_name: str | None) -> jax.Array:
+    """The k in `MASK_SCALES` by which clip(k * evidence, 0, 1) has this mean by energy, by bisection of its logarithm."""
 
     def halve(_: int, limits: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = limits
         middle = (low + high) / 2
-        too_little = weighted_mean(scaled(middle), energy, axis_name) < share
+        too_little = weighted_mean(jnp.clip(jnp.exp(middle) * evidence, 0, 1), energy, axis_name) < share
         return jnp.where(too_little, middle, low), jnp.where(too_little, high, middle)
 
     limits = jnp.float32(math.log(MASK_SCALES[0])), jnp.float32(math.log(MASK_SCALES[1]))
     low, high = jax.lax.fori_loop(0, 12, halve, limits)
-    return scaled((low + high) / 2)
+    return jnp.exp((low + high) / 2)

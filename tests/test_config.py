@@ -91,6 +91,7 @@ REFUSED: list[tuple[type, str, Any, str]] = [
     (BootstrapConfig, "taught_gain_db", -1.0, "0 or more"),
     (BootstrapConfig, "mixture_share", -0.1, "in [0, 1]"),
     (BootstrapConfig, "empty_share", 1.1, "in [0, 1]"),
+    (BootstrapConfig, "trusted_leak", -0.1, "0 or more"),
     (PNUConfig, "supervised_weight", 1.5, "in [0, 1]"),
     (PNUConfig, "stem_tracks", 0, "positive"),
     (TrainConfig, "num_steps", 0, "positive"),

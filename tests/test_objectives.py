@@ -26,7 +26,7 @@ from jaxpu.config import (
 )
 from jaxpu.models import make_model
 from jaxpu.objectives import OBJECTIVES, Batch, Loss, Objective, Taught, make_mask_fn, make_objective
-from jaxpu.teacher import teacher_mask, with_empty_mixtures
+from jaxpu.teacher import leak, teacher_masks, with_empty_mixtures
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -500,13 +500,15 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
     assert 11 < spread_db(1.0) <= 12.01
 
 
-def teacher_masks(scores: jax.Array, positive_scores: jax.Array, stft: jax.Array, positive: jax.Array, share: float) -> jax.Array:
+def masks_by_scores(
+    scores: jax.Array, positive_scores: jax.Array, stft: jax.Array, positive: jax.Array, share: float
+) -> tuple[jax.Array, jax.Array]:
     """The masks of a teacher whose scores are these, (n, frames, bins), where the levels say `share`."""
 
     def logits(of_scores: jax.Array) -> jax.Array:
         return jnp.broadcast_to(jax.scipy.special.logit(of_scores), stft.shape)[..., None]
 
-    return teacher_mask(logits(scores), logits(positive_scores), stft, positive, jnp.asarray([4.0, 4 * (1 - share)]), None)
+    return teacher_masks(logits(scores), logits(positive_scores), stft, positive, jnp.asarray([4.0, 4 * (1 - share)]), None)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.3, 0.3), (0.02, 0.2), (0.9, 0.5)])
@@ -514,7 +516,7 @@ def test_what_a_teacher_keeps_has_the_energy_that_the_levels_say(share: float, k
     batch = make_batch(64, 16)
     # An unsure teacher: it would keep next to nothing.
     scores = jax.random.uniform(KEY, batch.unlabeled.shape, minval=0.8, maxval=1.0)
-    mask = teacher_masks(scores, jnp.float32(0.95), batch.unlabeled, batch.positive, share)
+    mask, _ = masks_by_scores(scores, jnp.float32(0.95), batch.unlabeled, batch.positive, share)
     energy = jnp.square(jnp.abs(batch.unlabeled))
     np.testing.assert_allclose((mask * energy).sum() / energy.sum(), kept, rtol=0.02)
     assert float(jnp.max(mask[scores > 0.95])) < 1e-5
@@ -530,7 +532,7 @@ def test_the_best_mask_is_a_teachers_as_it_is() -> None:
     share = 1 - positive_energy / unlabeled_energy
     # A network that is half as sure, of accompaniment too, teaches the same.
     for sure in (1.0, 0.5):
-        masks = teacher_masks(sure * (1 - best), jnp.float32(sure), batch.unlabeled, batch.positive, share)
+        masks, _ = masks_by_scores(sure * (1 - best), jnp.float32(sure), batch.unlabeled, batch.positive, share)
         np.testing.assert_allclose(masks, best, rtol=0.03, atol=1e-5)
 
 
@@ -541,11 +543,14 @@ def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_tha
     of_positives = jnp.asarray([0.9, 0.8, 0.7, 0.6, 0.5])[octaves][None, None]
     positive = jnp.stack([jnp.full((3, 64), 3 + 0j), jnp.full((3, 64), 1 + 0j)])
     positive_scores = of_positives + jnp.asarray([0.05, -0.15])[:, None, None]  # weighted by |p|, 3 to 1, the mean is q
-    as_positives = teacher_masks(of_positives, positive_scores, stft, positive, 0.25)
+    as_positives, _ = masks_by_scores(of_positives, positive_scores, stft, positive, 0.25)
     np.testing.assert_allclose(as_positives, 0, atol=1e-4)
     # Half of q in every octave: the same evidence everywhere, so masks are equal and keep a quarter.
-    half = teacher_masks(of_positives / 2, positive_scores, stft, positive, 0.25)
+    half, of_positive = masks_by_scores(of_positives / 2, positive_scores, stft, positive, 0.25)
     np.testing.assert_allclose(half, 0.25, rtol=0.01)
+    # k is then 1/2, for the positives too, of which the first has the evidence -0.05 / q and the second 0.15 / q.
+    np.testing.assert_allclose(of_positive[0], 0, atol=1e-4)
+    np.testing.assert_allclose(of_positive[1], np.broadcast_to(0.5 * 0.15 / of_positives[0], (3, 64)), rtol=0.01)
 
 
 @pytest.mark.parametrize(("empty_share", "chosen_from"), [(0.0, []), (0.1, [2]), (0.2, [2, 5])])
@@ -562,12 +567,22 @@ def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_s
         )
         for step in range(40)
     ]
-    found = np.stack(drawn)[:, :, 0, 0]
+    assert {float(empty) for _, empty in drawn} == {len(chosen_from) / num}
+    found = np.stack([positives for positives, _ in drawn])[:, :, 0, 0]
     sources = [np.isclose(found, mixture[number, 0, 0], rtol=1e-6) for number in chosen_from]
     assert (sum(sources, np.isclose(found, 0)) == 1).all()
     # 16 positives, and each empty mixture once more.
     for source in sources:
         np.testing.assert_allclose(source.mean(), 1 / (num + len(chosen_from)), atol=0.03)
+
+
+def test_the_leak_is_what_masks_take_of_positives_by_clip_over_what_they_take_of_mixtures() -> None:
+    # Of all mixtures 1/4 of the energy; of half of the positives 1/5, of the others nothing, though these are louder.
+    mixture = jnp.asarray([1.0, 1.0, 2.0, 2.0], jnp.complex64)[:, None, None] * jnp.ones((4, 3, 4), jnp.complex64)
+    mask = jnp.asarray([1.0, 0.0, 0.0, 0.375])[:, None, None] * jnp.ones((4, 3, 4))
+    positive = jnp.asarray([1j, 2j, 30j, 40j], jnp.complex64)[:, None, None] * jnp.ones((4, 3, 4), jnp.complex64)
+    positive_mask = jnp.zeros((4, 3, 4)).at[:2].set(0.2)
+    np.testing.assert_allclose(leak(mask, positive_mask, mixture, positive, None), 0.1 / 0.25, rtol=1e-5)
 
 
 def test_a_share_of_the_examples_stays_as_in_remix() -> None:

@@ -94,7 +94,9 @@ CASES: dict[str, tuple[Config, float | None]] = {
     "pu-clipped-adam": (make_config(PUConfig(gamma=0.5), DROPOUT, gradient_clip=0.02, ema_decay=0.9), None),
     "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), 0.05),
     "bootstrap-norm-sgd": (
-        make_config(BootstrapConfig(remix_steps=3, teacher="round", round_steps=4, empty_share=0.9), BATCH_NORM),
+        make_config(
+            BootstrapConfig(remix_steps=3, round_steps=4, empty_share=0.9, trusted_leak=10.0, teacher="round"), BATCH_NORM
+        ),
         0.05,
     ),
     "supervised-norm-sgd": (make_config(SupervisedConfig(), BATCH_NORM), 0.002),
@@ -150,11 +152,13 @@ def test_eight_devices_equal_one(
         assert set(actual) == set(expected)
         if clamped is not None:
             assert float(expected["clamped"]) == float(actual["clamped"]) == clamped
-        for name in ("loss", "gradient_norm"):
+        for name in {"loss", "gradient_norm", "leak", "empty_mixtures"} & set(expected):
             np.testing.assert_allclose(actual[name], expected[name], rtol=tolerance, err_msg=f"{name} at step {number}")
         if number == 0 and "sgd" in case:
             assert relative_difference(state_eight.opt_state, state_one.opt_state) < 1e-5, "gradients"
     assert int(state_eight.step) == NUM_STEPS
+    assert ("empty_mixtures" in expected) == case.startswith("bootstrap")
+    assert 0 < float(expected.get("empty_mixtures", 0.5)) < 1
     assert relative_difference(state_eight.params, state_one.params, begin.params) < tolerance
     for part in ("batch_stats", "ema_params", "teacher"):
         if jax.tree.leaves(getattr(state_one, part)):

@@ -370,6 +370,29 @@ def test_a_bootstrap_is_remix_until_it_has_a_teacher_and_the_teacher_changes_by_
         assert_same(teachers[number], of_step)
 
 
+def test_mixtures_are_empty_only_to_a_teacher_that_takes_little_of_the_positives() -> None:
+    """The first leak of a teacher is that of its first step; then they are averaged."""
+    key, batches = jax.random.key(0), random_batches(6)
+
+    def run(trusted_leak: float) -> list[tuple[float, float]]:
+        objective = dataclasses.replace(BOOTSTRAP, empty_share=1.0, trusted_leak=trusted_leak)
+        config = change(REMIX, objective=objective, ema_decay=0.9)
+        step, state, found = jax.jit(make_train_step(config)), init_state(config), []
+        for batch in batches:
+            state, statistics = step(state, batch, key)
+            assert statistics["leak"] == state.leak
+            found.append((float(state.leak), float(statistics["empty_mixtures"])))
+        return found
+
+    trusting = run(100.0)
+    assert trusting[:3] == [(0, 0)] * 3
+    assert all(empty > 0 for _, empty in trusting[3:])
+    first = trusting[3][0]
+    assert first > 0
+    assert run(1.01 * first)[3] == trusting[3]
+    assert run(0.99 * first)[3] == (first, 0)
+
+
 def test_a_teacher_by_average_is_what_separates_at_every_step() -> None:
     config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, teacher="average"), ema_decay=0.9)
     step, state = jax.jit(make_train_step(config)), init_state(config)
