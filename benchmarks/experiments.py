@@ -51,7 +51,7 @@ BOOTSTRAP = BootstrapConfig(labels="ratio", remix_steps=NUM_STEPS // 4)
 """Its held-out loss, which is that of `remix`, prefers early checkpoints: the last one is taken."""
 
 WITHOUT_EMPTY = dataclasses.replace(BOOTSTRAP, empty_share=0.0)
-"""For the blocks of 6 + 6 clips as well, whose rows are compared with each other."""
+"""What a bootstrap is without empty mixtures."""
 
 NO_EMPTY = "no empty mixtures"
 
@@ -168,12 +168,12 @@ def experiments() -> Iterator[Experiment]:
     for seed in SEEDS:
         for method, config in (
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
-            ("bootstrap", config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last", **FEW_CLIPS)),
+            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)),
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
         ):
             yield Experiment("vocals, 6 + 6 clips", f"{method}, 6 clips", config)
     many = FEW_CLIPS | {"num_steps": MANY_STEPS, "eval_every": MANY_STEPS // 8}
-    longer = dataclasses.replace(WITHOUT_EMPTY, remix_steps=MANY_STEPS // 4)
+    longer = dataclasses.replace(BOOTSTRAP, remix_steps=MANY_STEPS // 4)
     for seed in SEEDS:
         for target in TARGETS:
             for method, config in (
@@ -185,9 +185,9 @@ def experiments() -> Iterator[Experiment]:
     others = {
         "remix, binary labels": RemixConfig(),
         "remix, gains of 6 dB": dataclasses.replace(REMIX, gain_db=6.0),
-        "bootstrap, one round": dataclasses.replace(WITHOUT_EMPTY, teacher="round"),
-        "bootstrap, three rounds": dataclasses.replace(WITHOUT_EMPTY, teacher="round", round_steps=NUM_STEPS // 4),
-        "bootstrap, a quarter mixtures": dataclasses.replace(WITHOUT_EMPTY, mixture_share=0.25),
+        "bootstrap, one round": dataclasses.replace(BOOTSTRAP, teacher="round"),
+        "bootstrap, three rounds": dataclasses.replace(BOOTSTRAP, teacher="round", round_steps=NUM_STEPS // 4),
+        "bootstrap, a quarter mixtures": dataclasses.replace(BOOTSTRAP, mixture_share=0.25),
         "noisy_target": NoisyTargetConfig(),
         "mixit": MixITConfig(),
         "brier_pu, prior 0.7": BrierPUConfig(class_prior=0.7),
@@ -204,7 +204,7 @@ def experiments() -> Iterator[Experiment]:
     gains["level estimated"] = "estimate"
     for seed in SEEDS:
         for name, gain_db in gains.items():
-            for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", WITHOUT_EMPTY, "last")):
+            for method, base, criterion in (("remix", REMIX, "held_out_loss"), ("bootstrap", BOOTSTRAP, "last")):
                 objective = dataclasses.replace(base, positive_gain_db=gain_db)
                 config = config_of(objective, "vocals", seed, select_by=criterion, **FEW_CLIPS)
                 yield Experiment("levels", f"{method}, {name}", config)
@@ -234,13 +234,13 @@ def experiments() -> Iterator[Experiment]:
             yield Experiment("songs with stems", name, config_of(objective, "vocals", seed, **FEW_CLIPS))
     for seed in SEEDS:
         for name, model in NETWORKS.items():
-            config = config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last", **FEW_CLIPS)
+            config = config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
     for seed in SEEDS:
         for method, config in (
             ("supervised, ratio mask", supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
-            ("bootstrap", config_of(WITHOUT_EMPTY, "vocals", seed, select_by="last", **FEW_CLIPS)),
+            ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, select_by="last", **FEW_CLIPS)),
         ):
             for name, model in (("patch CNN", MODEL), ("band-split RNN", BAND_SPLIT_RNN)):
                 data = dataclasses.replace(config.data, patch=PATCH_16_KHZ)
