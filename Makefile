@@ -12,7 +12,7 @@ TEST_WORKERS ?= 2
 LOCK_ARGS ?=
 
 # The small selection of tests that also runs on Python 3.13 and on the lowest versions: data, configs, STFT, losses, training steps.
-LEG_TESTS := tests/data_pipeline/test_builder.py tests/test_config.py tests/test_stft.py tests/test_losses.py tests/test_parallel.py
+LEG_TESTS := tests/data_pipeline/test_prepare.py tests/test_config.py tests/core/test_stft.py tests/core/test_losses.py tests/test_parallel.py
 
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
 

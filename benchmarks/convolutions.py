@@ -19,8 +19,8 @@ import numpy as np
 from experiments import BOOTSTRAP, MODEL, PATCH, REMIX, config_of
 
 from jaxpu.config import PUConfig
-from jaxpu.models.convolution import by_phases, gradient_by_example
-from jaxpu.step import init_state, make_train_step
+from jaxpu.core.models.convolution import by_phases, gradient_by_example
+from jaxpu.core.step import init_state, make_train_step
 
 FORMS: dict[str, Callable[..., jax.Array]] = {
     "XLA": jax.lax.conv_general_dilated,
@@ -75,7 +75,7 @@ def step(form: Callable[..., Any], clips: int, objective: Any) -> tuple[Callable
     patches = np.random.default_rng(0).standard_normal((2, clips, *PATCH.patch_shape)).astype(PATCH.dtype)
     batch = {"unlabeled": patches[0], "positive": patches[1], "index": np.arange(clips, dtype=np.int32)}
     arguments = (init_state(config), jax.device_put(batch), jax.random.key(0))
-    with mock.patch("jaxpu.models.patch_cnn.fastest", return_value=form):
+    with mock.patch("jaxpu.core.models.patch_cnn.fastest", return_value=form):
         return jax.jit(make_train_step(config)).lower(*arguments).compile(), arguments
 
 

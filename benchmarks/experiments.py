@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import (
     BootstrapConfig,
     BrierPUConfig,
@@ -20,8 +20,8 @@ from jaxpu.config import (
     RemixConfig,
     SupervisedConfig,
     TrainConfig,
-    load_config,
 )
+from jaxpu.config_files import load_config
 
 Songs = Literal["main", "unheard", "more"]
 

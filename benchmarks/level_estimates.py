@@ -1,4 +1,4 @@
-"""How well the gain of positives is estimated (`jaxpu.levels`), on songs whose stems say what it should be.
+"""How well the gain of positives is estimated (`jaxpu.estimation.positive_gain`), on songs whose stems say what it should be.
 
     python benchmarks/level_estimates.py CORPUS [CORPUS ...]
 
@@ -15,11 +15,11 @@ from pathlib import Path
 import librosa
 import numpy as np
 
+from data_pipeline.config import STEMS, PatchSpec
 from data_pipeline.progress import progress_bar
-from data_pipeline.spec import STEMS, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, find_tracks
-from jaxpu.levels import least_difference_db
-from jaxpu.piles import Pile, third_octaves
+from jaxpu.estimation.histograms import Pile, third_octaves
+from jaxpu.estimation.positive_gain import least_difference_db
 
 PATCH = PatchSpec(sample_rate=11_025, n_fft=1024, win_length=1024, hop_length=512, window="hann", level="reference")
 BANDS, _ = third_octaves(PATCH)

@@ -9,8 +9,8 @@ import tables
 from experiments import experiments
 from matplotlib.figure import Figure
 
-from jaxpu.checkpoints import load_model
-from jaxpu.separate import separate_waveform
+from jaxpu.artifacts.checkpoints import load_model
+from jaxpu.separation.files import separate_waveform
 
 MASK_SECONDS = 10.0
 """Of the first test song."""

@@ -24,10 +24,10 @@ import librosa
 import numpy as np
 import soundfile
 
-from data_pipeline.batches import PatchDataset
-from data_pipeline.builder import prepare
+from data_pipeline.config import STEMS, DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.prepare import prepare
 from data_pipeline.progress import progress_bar
-from data_pipeline.spec import STEMS, DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ, Source, TwoFolders
 
 RATE = 44_100

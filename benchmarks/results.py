@@ -20,15 +20,15 @@ import pictures
 import tables
 from experiments import TARGETS, Experiment, experiments
 
-from data_pipeline.batches import PatchDataset
-from data_pipeline.builder import prepare
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Musdb18HQ
 from jaxpu import __version__
-from jaxpu.checkpoints import load_model
-from jaxpu.config import to_json
-from jaxpu.evaluate import evaluate
-from jaxpu.run_log import read_log
-from jaxpu.train import ASKED_TO_STOP, train
+from jaxpu.artifacts.checkpoints import load_model
+from jaxpu.config_files import to_json
+from jaxpu.evaluation.evaluate import evaluate
+from jaxpu.monitoring.run_log import read_log
+from jaxpu.training.loop import ASKED_TO_STOP, train
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

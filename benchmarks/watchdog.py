@@ -14,8 +14,8 @@ from typing import Any
 
 from tables import is_blank
 
-from jaxpu.run_log import read_log
-from jaxpu.watchdog import Watchdog
+from jaxpu.monitoring.run_log import read_log
+from jaxpu.monitoring.watchdog import Watchdog
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
 Score to expect: the report found blank output.  Nobody has measured this implementation on MUSDB18 yet.
 """
 
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import Config, PatchCNNConfig, PUConfig, TrainConfig
 
 config = Config(

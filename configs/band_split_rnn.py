@@ -14,7 +14,7 @@ Hardware: one GPU; nobody has measured the time yet.
 Score to expect: the paper reports 10.0 dB SDR, a replication 9.1 (arXiv 2603.09187).  Nobody has measured this one yet.
 """
 
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import BandSplitRNNConfig, Config, SupervisedConfig, TrainConfig
 
 config = Config(

@@ -10,7 +10,8 @@ Score to expect: +7.3 dB SI-SDR improvement on the test songs (docs/results.md).
 
 import dataclasses
 
-from jaxpu.config import BootstrapConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import BootstrapConfig
 
 _remix = load_config("demo_remix")
 config = dataclasses.replace(

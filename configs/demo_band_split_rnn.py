@@ -9,7 +9,8 @@ Score to expect: nobody has measured it yet.
 
 import dataclasses
 
-from jaxpu.config import BandSplitRNNConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import BandSplitRNNConfig
 
 _demo = load_config("demo")
 config = dataclasses.replace(

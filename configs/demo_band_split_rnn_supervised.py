@@ -9,7 +9,7 @@ Score to expect: nobody has measured it yet.
 
 import dataclasses
 
-from jaxpu.config import load_config
+from jaxpu import load_config
 
 _demo = load_config("demo_band_split_rnn")
 _supervised = load_config("demo_supervised")

@@ -11,6 +11,7 @@ Score to expect: +1.5 dB SI-SDR improvement on the demo's test songs (docs/resul
 
 import dataclasses
 
-from jaxpu.config import BrierPUConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import BrierPUConfig
 
 config = dataclasses.replace(load_config("demo_remix"), objective=BrierPUConfig(class_prior=0.6))

@@ -11,6 +11,7 @@ Score to expect: +6.2 dB SI-SDR improvement on the demo's test songs (docs/resul
 
 import dataclasses
 
-from jaxpu.config import MixITConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import MixITConfig
 
 config = dataclasses.replace(load_config("demo_remix"), objective=MixITConfig(minimum_over="example"))

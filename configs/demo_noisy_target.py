@@ -9,6 +9,7 @@ Score to expect: +2.7 dB SI-SDR improvement on the demo's test songs (docs/resul
 
 import dataclasses
 
-from jaxpu.config import NoisyTargetConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import NoisyTargetConfig
 
 config = dataclasses.replace(load_config("demo_remix"), objective=NoisyTargetConfig(gain_db=6.0))

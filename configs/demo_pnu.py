@@ -9,6 +9,7 @@ Score to expect: +7.4 dB SI-SDR improvement on the demo's test songs (docs/resul
 
 import dataclasses
 
-from jaxpu.config import PNUConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import PNUConfig
 
 config = dataclasses.replace(load_config("demo_remix"), objective=PNUConfig(labels="ratio", stem_tracks=3))

@@ -11,6 +11,7 @@ Score to expect: -1.6 dB SI-SDR improvement on the demo's test songs (docs/resul
 
 import dataclasses
 
-from jaxpu.config import PUConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import PUConfig
 
 config = dataclasses.replace(load_config("demo_remix"), objective=PUConfig(class_prior=0.6, mask="soft"))

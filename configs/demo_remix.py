@@ -7,7 +7,7 @@ Hardware: 2 CPU cores, 5 minutes.
 Score to expect: +5.8 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import Config, PatchCNNConfig, RemixConfig, TrainConfig
 
 config = Config(

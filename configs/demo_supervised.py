@@ -12,6 +12,7 @@ Score to expect: +7.4 dB SI-SDR improvement on the demo's test songs (docs/resul
 
 import dataclasses
 
-from jaxpu.config import SupervisedConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import SupervisedConfig
 
 config = dataclasses.replace(load_config("demo_remix"), objective=SupervisedConfig(remix_songs=True, gain_db=6.0))

@@ -14,7 +14,8 @@ Score to expect: +7.2 dB SI-SDR improvement on the demo's songs as two folders o
 
 import dataclasses
 
-from jaxpu.config import BootstrapConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import BootstrapConfig
 
 _demo = load_config("demo")
 

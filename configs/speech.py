@@ -13,7 +13,7 @@ Score to expect: blank output from step 200 on, for the 1041 steps that were don
 
 import dataclasses
 
-from jaxpu.config import load_config
+from jaxpu import load_config
 
 _aligned = load_config("aligned")
 

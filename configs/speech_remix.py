@@ -13,7 +13,8 @@ Score to expect: +8.9 dB SI-SDR improvement on the 20 test files (docs/results.m
 
 import dataclasses
 
-from jaxpu.config import RemixConfig, load_config
+from jaxpu import load_config
+from jaxpu.config import RemixConfig
 
 _demo = load_config("demo_remix")
 

@@ -9,7 +9,7 @@ Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
 Score to expect: nobody has measured this implementation on MUSDB18 yet.
 """
 
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig, TrainConfig
 
 config = Config(

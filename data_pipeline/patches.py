@@ -12,8 +12,8 @@ import librosa
 import numpy as np
 
 from data_pipeline import activity
-from data_pipeline.records import DataError, writing
-from data_pipeline.spec import DataConfig
+from data_pipeline.config import DataConfig
+from data_pipeline.tfrecord import DataError, writing
 from data_pipeline.tracks import Recording, Track
 
 SILENT_DEVIATION = 1e-4

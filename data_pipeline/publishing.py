@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.batches import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
-from data_pipeline.comparison import Statistics, compare
-from data_pipeline.records import DataError, writing
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.dataset import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
+from data_pipeline.folder_check import Statistics, compare
+from data_pipeline.tfrecord import DataError, writing
 
 _PLAN_FILE = "plan.json"
 # In the order of publishing: TensorFlow Datasets opens a folder with the second and third, jaxpu one with the last.
@@ -34,7 +34,7 @@ class MadeTrack:
         unmixed: clips whose ratio of target to accompaniment could not be set.
         rows: by signal, one (offset, start, active) for every record.
         files: bytes of every file, by name; a signal without records has none.
-        statistics: fields of `data_pipeline.comparison.Statistics`; None for a track with stems, or without an active clip.
+        statistics: fields of `data_pipeline.folder_check.Statistics`; None for a track with stems, or without an active clip.
     """
 
     id: int

@@ -14,7 +14,7 @@ import yaml
 
 from data_pipeline import audio
 from data_pipeline.audio import AudioError, AudioInfo, Blocks
-from data_pipeline.spec import STEMS
+from data_pipeline.config import STEMS
 
 Split = Literal["train", "validation", "test"]
 

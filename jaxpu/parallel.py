@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxpu.cluster import Cluster
 from jaxpu.config import ConfigError
+from jaxpu.config.cluster import Cluster
 
 AXIS = "devices"
 

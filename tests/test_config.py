@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import (
     BandSplitRNNConfig,
     BootstrapConfig,
@@ -26,13 +26,10 @@ from jaxpu.config import (
     RemixConfig,
     SupervisedConfig,
     TrainConfig,
-    config_names,
-    from_json,
-    load_config,
-    to_json,
     uses_stems,
 )
-from jaxpu.model_configs import ModelConfig
+from jaxpu.config.networks import ModelConfig
+from jaxpu.config_files import config_names, from_json, load_config, to_json
 
 DILATIONS = ((1, 1), (2, 2))
 BANDS = "one of vocals, bass, drums, other, or pairs of a positive width in Hz and a positive number of bands"

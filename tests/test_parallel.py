@@ -11,9 +11,9 @@ import optax
 import pytest
 from jax import export
 
-import jaxpu.step
-from data_pipeline.spec import DataConfig, PatchSpec
-from jaxpu import losses, parallel
+import jaxpu.core.step
+from data_pipeline.config import DataConfig, PatchSpec
+from jaxpu import parallel
 from jaxpu.config import (
     BandSplitRNNConfig,
     BootstrapConfig,
@@ -28,8 +28,9 @@ from jaxpu.config import (
     SupervisedConfig,
     TrainConfig,
 )
-from jaxpu.model_configs import ModelConfig
-from jaxpu.step import TrainState, init_state, make_evaluate_step, make_train_step
+from jaxpu.config.networks import ModelConfig
+from jaxpu.core import losses
+from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_train_step
 
 PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
 DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
@@ -55,7 +56,7 @@ def make_state(config: Config, **hyperparameters: float) -> TrainState:
         return jnp.full(leaf.shape, 1 if "'var'" in name else 0, leaf.dtype)
 
     state = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_state(config)))
-    defaults = jaxpu.step.make_objective(config.objective).hyperparameters
+    defaults = jaxpu.core.step.make_objective(config.objective).hyperparameters
     return dataclasses.replace(
         state, hyperparameters={name: jnp.float32(value) for name, value in (defaults | hyperparameters).items()}
     )

@@ -13,8 +13,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from jaxpu.config import load_config
-from jaxpu.train import TrainingError, train
+from jaxpu.config_files import load_config
+from jaxpu.training.loop import TrainingError, train
 
 
 def main() -> None:

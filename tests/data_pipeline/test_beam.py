@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.batches import PatchDataset
-from data_pipeline.builder import DataError, prepare
-from data_pipeline.records import read_record
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.prepare import DataError, prepare
+from data_pipeline.tfrecord import read_record
 from data_pipeline.tracks import TwoFolders
 
 CONFIG = DataConfig(

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from data_pipeline.audio import AudioError
+from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.patches import PatchMaker, mean_and_deviation, mix
-from data_pipeline.records import DataError
-from data_pipeline.spec import STEMS, DataConfig, PatchSpec
+from data_pipeline.tfrecord import DataError
 from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
 
 RATE = 8000
@@ -241,7 +241,7 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
 import resource, sys
 from pathlib import Path
 from data_pipeline.patches import PatchMaker
-from data_pipeline.spec import DataConfig, PatchSpec
+from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.tracks import TwoFolders, find_tracks
 root = Path(sys.argv[1])
 config = DataConfig(patch=PatchSpec(level="recording", hop_length=512))

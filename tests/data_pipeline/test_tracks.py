@@ -19,7 +19,7 @@ import pytest
 import stempeg
 
 from data_pipeline.audio import AudioError, Writer, read_blocks, resampled_length
-from data_pipeline.spec import STEMS
+from data_pipeline.config import STEMS
 from data_pipeline.tracks import Musdb18, Musdb18HQ, Recording, TwoFolders, detect_source, download_musdb7s, find_tracks
 
 STEM_FILE = Path(stempeg.example_stem_path())

@@ -1,0 +1,8 @@
+"""`python -m jaxpu` is `jaxpu`."""
+
+import sys
+
+from jaxpu.cli.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Checkpoints of a run: the only file that names Orbax.
+
+A run keeps its last checkpoint, to resume from, and its best one, to separate with.  Orbax commits a checkpoint by a rename,
+so that a process killed in the middle of a save leaves the one before.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxpu import parallel
+from jaxpu.artifacts import archive
+from jaxpu.config import Config
+from jaxpu.config_files import from_json, to_json
+from jaxpu.core.network import TrainedModel, variable_shapes
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every phase of every save.
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or does not fit; the message says which and what to do."""
+
+
+class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
+    """The checkpoints of one run, in `run_dir/checkpoints`."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            (Path(run_dir) / "checkpoints").absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
+            ),
+            # What a killed process had not finished; only complete checkpoints have a step's name.
+            cleanup_tmp_directories=True,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the last checkpoint, or None."""
+        latest = self._checkpointer.latest
+        return None if latest is None else int(latest.step)
+
+    def save(self, step: int, *, state: Any, variables: Any, score: float, config: Config, info: dict[str, Any]) -> None:
+        """Saves in the foreground; what is no longer the last or the best is removed.
+
+        Args:
+            step: steps done.
+            state: everything that training goes on from, a tree of arrays.
+            variables: what separates at this step.
+            score: higher is better.
+            config: of the run.
+            info: JSON-serialisable description.
+        """
+        self._checkpointer.save_checkpointables(
+            step,
+            # Arrays of the host: every process has all of them, and Orbax has the first one write.
+            jax.device_get({"state": state, "variables": variables}),
+            overwrite=True,
+            metrics={"score": score},
+            custom_metadata={"config": to_json(config), "info": info},
+        )
+
+    def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
+        """The state and the info of the last checkpoint.
+
+        Args:
+            state: a state of the same shapes.
+
+        Raises:
+            CheckpointError: when the stored state has other shapes.
+        """
+        step = self.latest_step
+        metadata = self._checkpointer.checkpointables_metadata(step)
+        stored, wanted = _shapes(metadata.metadata["state"]), _shapes(state)
+        differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+        if differing:
+            # Orbax would not say which; and it leaves unfinished reads behind.
+            name = differing[0]
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self._checkpointer.directory} does not fit this config: {name} has shape "
+                f"{stored.get(name)} there and {wanted.get(name)} here ({len(differing)} arrays differ). "
+                "Use another run directory, or the config that the run was started with."
+            )
+        restored = self._checkpointer.load_checkpointables(step, {"state": jax.tree.map(_abstract, state)})["state"]
+        return restored, metadata.custom_metadata["info"]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a tree by their names, whatever kinds of containers hold them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _abstract(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, placed on one device."""
+    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=parallel.one_device())
+
+
+def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
+    """The model of a run directory, of which nothing but the checkpoint is read, or of an archive.
+
+    Args:
+        path: the run directory; or an archive of `jaxpu export`, packed or unpacked.
+        which: `best` by the run's criterion, or `last`; an archive holds one model.
+
+    Raises:
+        CheckpointError: when `path` holds no checkpoint.
+        ArchiveError: when the archive is damaged, or its parameters are not those of its network.
+    """
+    path = Path(path)
+    if archive.is_archive(path):
+        description = archive.read_description(path)
+        config = from_json(description["config"])
+        variables = jax.device_put(archive.read_variables(path, variable_shapes(config)), parallel.one_device())
+        return TrainedModel(config, variables, description["info"])
+    directory = (path / "checkpoints").absolute()
+    if not directory.is_dir():
+        runs = [str(found.parent) for found in sorted(path.glob("*/checkpoints"))]
+        hint = f"There are runs in it: {', '.join(runs[:3])}." if runs else "Give what `jaxpu train` or `jaxpu export` wrote."
+        missing = "has no folder `checkpoints`" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} is no run and no archive: it {missing}. {hint}")
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        # One without a score is what a process left that was killed while it removed a checkpoint.
+        found = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
+        if not found:
+            raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")
+        chosen = found[-1] if which == "last" else max(found, key=lambda each: (each.metrics["score"], each.step))
+        metadata = checkpointer.checkpointables_metadata(chosen.step)
+        variables = checkpointer.load_checkpointables(
+            chosen.step, {"variables": jax.tree.map(_abstract, metadata.metadata["variables"])}
+        )["variables"]
+    return TrainedModel(from_json(metadata.custom_metadata["config"]), variables, metadata.custom_metadata["info"])

@@ -1,0 +1,54 @@
+"""`jaxpu train`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, config_argument, parse
+from jaxpu.config import Config
+from jaxpu.config.cluster import Cluster
+
+EXAMPLES = """\
+  jaxpu train recordings
+  jaxpu train baseline --objective.class-prior 0.7 --train.num-steps 20000 --run runs/prior7
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArguments:
+    """Patches to checkpoints.  The same command goes on where it stopped.
+
+    Attributes:
+        config: of the run.
+        data: what `jaxpu prepare` wrote; data/CONFIG by default.
+        run: where checkpoints and logs go; runs/CONFIG by default.
+        cluster: the processes that train together.
+        json: print the last evaluation as one JSON document.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
+    run: Path | None = None
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
+    json: Json = False
+
+
+def run(args: Sequence[str]) -> Answer:
+    """Trains a run, or goes on with it."""
+    name, config, rest = config_argument("train", args)
+    arguments = parse(TrainArguments, f"train {name}", rest, EXAMPLES, TrainArguments(config))
+    from jaxpu import parallel
+    from jaxpu.training.loop import ASKED_TO_STOP, train
+
+    run = arguments.run or Path("runs") / name
+    with parallel.joined(arguments.cluster):
+        results = train(arguments.config, arguments.data or Path("data") / name, run)
+    status = INTERRUPTED if results["stopped"] == ASKED_TO_STOP else DONE
+    if parallel.process_index() > 0:
+        return Answer(status=status)
+    scores = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if isinstance(value, float))
+    text = f"{run}: step {results['step']}, {results['stopped']}. {scores}\nNext: jaxpu separate {run} RECORDING -o DIR"
+    return Answer(text, {"run": str(run), **results}, status)

@@ -1,0 +1,126 @@
+"""The one description of a run: frozen dataclasses that validate themselves."""
+
+import dataclasses
+from typing import Literal
+
+from data_pipeline.config import DataConfig
+from jaxpu.config.cluster import Cluster
+from jaxpu.config.errors import ConfigError, require
+from jaxpu.config.networks import BandSplitRNNConfig, ModelConfig, PatchCNNConfig, band_groups
+from jaxpu.config.objectives import (
+    BootstrapConfig,
+    BrierPUConfig,
+    Estimated,
+    MixITConfig,
+    NoisyTargetConfig,
+    ObjectiveConfig,
+    PNUConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+)
+
+__all__ = [
+    "BandSplitRNNConfig",
+    "BootstrapConfig",
+    "BrierPUConfig",
+    "Cluster",
+    "Config",
+    "ConfigError",
+    "Estimated",
+    "MixITConfig",
+    "ModelConfig",
+    "NoisyTargetConfig",
+    "ObjectiveConfig",
+    "PNUConfig",
+    "PUConfig",
+    "PatchCNNConfig",
+    "RemixConfig",
+    "SupervisedConfig",
+    "TrainConfig",
+    "uses_stems",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes:
+        num_steps: optimiser steps.
+        batch_size: unlabeled clips a step, over all devices; as many positive clips are drawn.
+        learning_rate: of Adam, at its peak.
+        schedule: `constant`, or `cosine` decay to zero.
+        warmup_steps: steps of linear warm-up.
+        gradient_clip: largest global norm of the gradients, or None.
+        ema_decay: decay of an exponential moving average of the parameters, used for evaluation and separation; 0: none.
+        mixed_precision: compute the network in bfloat16; parameters, STFT and losses stay in float32.
+        disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
+        eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.
+        eval_batches: batches of an evaluation, at most.
+        select_by: what the best checkpoint is chosen by: the objective on held-out tracks (`held_out_loss`, no stems), the
+            SI-SDR improvement on them (`si_sdr_improvement`, uses stems), or `last`.
+        patience: stop after this many evaluations without a better one; 0: never.
+        on_blank: what happens when the watchdog sees blank output: `warn` or `stop`.
+        seed: decides initial parameters, data order, dropout and remixing.
+    """
+
+    num_steps: int = 10_000
+    batch_size: int = 8
+    learning_rate: float = 3.7e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    gradient_clip: float | None = None
+    ema_decay: float = 0.0
+    mixed_precision: bool = False
+    disjoint_tracks: bool = True
+    eval_every: int = 500
+    eval_batches: int = 16
+    select_by: Literal["held_out_loss", "si_sdr_improvement", "last"] = "held_out_loss"
+    patience: int = 0
+    on_blank: Literal["warn", "stop"] = "warn"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("num_steps", "batch_size", "eval_every", "eval_batches", "learning_rate"):
+            require(getattr(self, field) > 0, self, field, "positive")
+        require(self.warmup_steps >= 0, self, "warmup_steps", "0 or more")
+        require(self.patience >= 0, self, "patience", "0 or more")
+        require(self.gradient_clip is None or self.gradient_clip > 0, self, "gradient_clip", "positive or None")
+        require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1)")
+        require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2^31 - 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run, but for the recordings themselves."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = PatchCNNConfig()
+    objective: ObjectiveConfig = PUConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, BandSplitRNNConfig):
+            band_groups(self.model, self.data.patch)
+        if isinstance(self.objective, BootstrapConfig):
+            steps = f"less than train.num_steps = {self.train.num_steps}"
+            require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
+            averaged = self.objective.teacher == "round" or self.train.ema_decay > 0
+            require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0 (0.99 would do)")
+
+
+def uses_stems(config: Config) -> list[str]:
+    """The reasons why a run of `config` is not free of stems, in words; empty when it needs none."""
+    reasons = []
+    if isinstance(config.objective, SupervisedConfig):
+        reasons.append("supervised training")
+    if isinstance(config.objective, PNUConfig):
+        reasons.append(f"targets of {config.objective.stem_tracks} tracks")
+    if config.train.select_by == "si_sdr_improvement":
+        reasons.append("checkpoint selected by SI-SDR")
+    if config.data.activity_on == "target":
+        reasons.append("activity detected on the target")
+    if config.data.target_to_accompaniment_db is not None:
+        reasons.append("mixtures mixed anew from stems")
+    return reasons

@@ -1,0 +1,64 @@
+"""Numbers of an objective that a config leaves to the data: the class prior and the gain of the positives."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.dataset import PatchDataset
+from jaxpu import parallel
+from jaxpu.config import Config
+from jaxpu.estimation import class_prior, positive_gain
+
+ESTIMATES_FILE = "estimates.json"
+"""What the estimates were, in the folder of a run that asked for some."""
+
+
+def _class_prior(dataset: PatchDataset, config: Config) -> tuple[float, dict[str, Any], str]:
+    shares = class_prior.estimate(dataset, config)
+    words = f"Class prior: {class_prior.in_words(shares.class_prior)}, estimated from the data (see `jaxpu estimate-prior`)."
+    return shares.class_prior.value, {"estimator": "log_max", **dataclasses.asdict(shares)}, words
+
+
+def _positive_gain_db(dataset: PatchDataset, config: Config) -> tuple[float, dict[str, Any], str]:
+    gain = positive_gain.estimate_gain_db(dataset, config)
+    interval = "" if gain.low is None else f" [{gain.low:+.1f}, {gain.high:+.1f}]"
+    words = f"Gain of the positives: {gain.value:+.1f}{interval} dB, estimated from the data."
+    return gain.value, dataclasses.asdict(gain), words
+
+
+ESTIMATORS: dict[str, Callable[[PatchDataset, Config], tuple[float, dict[str, Any], str]]] = {
+    "class_prior": _class_prior,
+    "positive_gain_db": _positive_gain_db,
+}
+"""By field: the number, all there is to know of it as JSON-serialisable values, and a sentence."""
+
+
+def with_estimates(
+    config: Config, dataset: PatchDataset, run_dir: Path, *, progress: bool = True
+) -> tuple[Config, dict[str, Any]]:
+    """A config with numbers in the place of every "estimate", and where they came from.
+
+    Process 0 makes them once, prints them, and keeps them in `run_dir`, so that a run goes on with the same.
+
+    Returns:
+        The config, and by field the estimate as JSON-serialisable values; none where the config has numbers.
+    """
+    wanted = [field for field in ESTIMATORS if getattr(config.objective, field, None) == "estimate"]
+    if not wanted:
+        return config, {}
+    path = run_dir / ESTIMATES_FILE
+    if parallel.process_index() == 0 and not path.exists():
+        made = {}
+        for field in wanted:
+            value, details, words = ESTIMATORS[field](dataset, config)
+            made[field] = {"number": value, **details}
+            if progress:
+                print(words)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(made, indent=1))
+        temporary.replace(path)
+    found = parallel.of_first_process(lambda: json.loads(path.read_text()))
+    numbers = {field: found[field]["number"] for field in wanted}
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **numbers)), found

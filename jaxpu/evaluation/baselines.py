@@ -1,0 +1,131 @@
+"""What a model is compared with: oracle masks and the best fixed gain per frequency.  NumPy and librosa only."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.config import PatchSpec
+
+FloatArray = npt.NDArray[np.floating[Any]]
+ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
+
+MIXTURE, FIXED, RATIO, BINARY = "mixture", "fixed mask", "oracle ratio mask", "oracle binary mask"
+
+
+def oracle_masks(target_stft: ComplexArray, accompaniment_stft: ComplexArray) -> dict[str, FloatArray]:
+    """The ideal masks for a target: "oracle ratio mask" and "oracle binary mask", float (...) of the STFTs' shape.
+
+    The ratio mask is |t|^2 / (|t|^2 + |a|^2), 0 where both are silent; the binary mask is 1 where |t| > |a|, else 0.
+    """
+    target, accompaniment = np.abs(target_stft) ** 2, np.abs(accompaniment_stft) ** 2
+    total = target + accompaniment
+    ratio = np.divide(target, total, out=np.zeros_like(total), where=total > 0)
+    return {RATIO: ratio, BINARY: (target > accompaniment).astype(total.dtype)}
+
+
+def fit_fixed_mask(pairs: Iterable[tuple[ComplexArray, ComplexArray]]) -> npt.NDArray[np.float64]:
+    """The one gain per frequency that is best by least squares over all pairs: float64 (bins,), in [0, 1].
+
+    Args:
+        pairs: STFTs of target and mixture, both (..., frames, bins) with the same bins.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    return solve_fixed_mask(fixed_mask_sums(target, mixture) for target, mixture in pairs)
+
+
+def fixed_mask_sums(target_stft: ComplexArray, mixture_stft: ComplexArray) -> npt.NDArray[np.float64]:
+    """What one pair adds to the least squares: float64 (2, bins), the products of target and mixture and the mixture's energy."""
+    axes = tuple(range(target_stft.ndim - 1))
+    products = target_stft.real * mixture_stft.real + target_stft.imag * mixture_stft.imag
+    return np.stack([products.sum(axes, dtype=np.float64), (np.abs(mixture_stft) ** 2).sum(axes, dtype=np.float64)])
+
+
+def solve_fixed_mask(sums: Iterable[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """The mask from the sums of all pairs; 0 where no mixture has energy."""
+    total = sum(sums, start=np.zeros((2, 1)))
+    if total.shape[1] == 1:
+        raise ValueError("A fixed mask needs at least one pair of target and mixture to be fitted on.")
+    return np.clip(np.divide(total[0], total[1], out=np.zeros_like(total[0]), where=total[1] > 0), 0, 1)
+
+
+def fixed_mask_sums_of_track(
+    target: FloatArray, mixture: FloatArray, sample_rate: int, patch: PatchSpec
+) -> npt.NDArray[np.float64]:
+    """`fixed_mask_sums` of waveforms (channels, samples), at the STFT of `patch`."""
+    return np.sum(
+        [
+            fixed_mask_sums(*(_stft(signal[channel], sample_rate, patch) for signal in (target, mixture)))
+            for channel in range(len(target))
+        ],
+        axis=0,
+    )
+
+
+def baseline_targets(
+    reference: Mapping[str, FloatArray],
+    mixture: FloatArray,
+    sample_rate: int,
+    patch: PatchSpec,
+    fixed_mask: npt.NDArray[np.float64] | None,
+) -> dict[str, FloatArray]:
+    """Estimates of the target by every baseline: (channels, samples) by name.
+
+    Masks work as a model does: at the rate and STFT of `patch`, of single channels or their mean, then back to the track's rate.
+
+    Args:
+        reference: (channels, samples) for "target" and "accompaniment".
+        mixture: (channels, samples).
+        sample_rate: of the waveforms, in Hz.
+        patch: gives the STFT.
+        fixed_mask: (bins,), or None to leave that baseline out.
+    """
+    names = [RATIO, BINARY] if fixed_mask is None else [FIXED, RATIO, BINARY]
+    estimates: dict[str, FloatArray] = {MIXTURE: mixture, **{name: np.zeros_like(mixture) for name in names}}
+    heard = [
+        reference[name] if patch.stereo else np.broadcast_to(reference[name].mean(0), mixture.shape)
+        for name in ("target", "accompaniment")
+    ]
+    for channel in range(len(mixture)):
+        spectrum = _stft(mixture[channel], sample_rate, patch)
+        masks = oracle_masks(*(_stft(signal[channel], sample_rate, patch) for signal in heard))
+        if fixed_mask is not None:
+            masks[FIXED] = fixed_mask.astype(np.float32)
+        for name in names:
+            estimates[name][channel] = _istft(masks[name] * spectrum, sample_rate, patch, mixture.shape[1])
+    return estimates
+
+
+def _arguments(patch: PatchSpec) -> dict[str, Any]:
+    return {"n_fft": patch.n_fft, "hop_length": patch.hop_length, "win_length": patch.win_length, "window": patch.window}
+
+
+def _stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> ComplexArray:
+    """complex64 (frames, bins) of a waveform (samples,) at the rate of `patch`, extended at its end as models extend it.
+
+    That is by reflection to a whole number of hops.  Without it the last samples lie under the tail of a single window, by which
+    the inverse divides: what a mask has changed there is thrown up to many times its height.
+    """
+    import librosa
+    import soxr
+
+    signal = np.asarray(waveform, np.float32)
+    if sample_rate != patch.sample_rate:
+        signal = soxr.resample(signal, sample_rate, patch.sample_rate)
+    length = -(-max(len(signal), patch.n_fft) // patch.hop_length) * patch.hop_length
+    signal = np.pad(signal, (0, length - len(signal)), mode="reflect")
+    return librosa.stft(signal, center=True, pad_mode="reflect", **_arguments(patch)).T
+
+
+def _istft(spectrum: ComplexArray, sample_rate: int, patch: PatchSpec, num_samples: int) -> FloatArray:
+    import librosa
+    import soxr
+
+    length = -(-num_samples * patch.sample_rate // sample_rate)
+    signal = librosa.istft(spectrum.T.astype(np.complex64), length=length, **_arguments(patch))
+    if sample_rate != patch.sample_rate:
+        signal = soxr.resample(signal, patch.sample_rate, sample_rate)
+    return np.pad(signal[:num_samples], (0, max(num_samples - len(signal), 0)))

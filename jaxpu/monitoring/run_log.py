@@ -1,0 +1,102 @@
+"""What surrounds the training loop on the host: its log, and the signals that ask it to stop."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.dataset import tensorflow
+from data_pipeline.progress import Bar
+from jaxpu import parallel
+
+LOG_FILE = "metrics.jsonl"
+
+
+def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's log, oldest first; none where there is no log."""
+    path = Path(run_dir) / LOG_FILE
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # A line that a kill cut in two.
+            lines.append(json.loads(line))
+    return lines
+
+
+class RunLog:
+    """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / LOG_FILE
+        self._active = parallel.process_index() == 0
+        self._file: Any = None
+        self._summaries: Any = None
+        if self._active and importlib.util.find_spec("tensorboard") is not None:
+            self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def start(self, step: int) -> None:
+        """Drops what was logged after `step`: a killed run logs beyond its last checkpoint."""
+        if not self._active:
+            return
+        kept = [json.dumps(line) for line in read_log(self._path.parent) if line["step"] <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(self._path)
+        self._file = self._path.open("a", buffering=1)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Writes one line: `kind` is `train`, `evaluate` or `warning`."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._summaries is not None:
+            with self._summaries.as_default(step=step):
+                for name, value in values.items():
+                    if isinstance(value, float):
+                        tensorflow().summary.scalar(f"{kind}/{name}", value)
+
+    def warn(self, step: int, text: str) -> None:
+        """Writes a line of the kind `warning`, and shows it."""
+        if self._active:
+            Bar.write(text, file=sys.stderr)
+        self.write("warning", step, text=text)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._summaries is not None:
+            self._summaries.close()
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
+
+    Only this process hears of it: `jaxpu.parallel.any_process` tells the others.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        # Only the main thread may handle signals; notebooks and tests may run training elsewhere.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

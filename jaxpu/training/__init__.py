@@ -1,0 +1,1 @@
+"""The training loop, for one run and for many at once."""

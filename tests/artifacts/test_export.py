@@ -1,0 +1,306 @@
+"""Models that are handed on: archives, their cards, and programs that run without jaxpu."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.config import DataConfig, PatchSpec
+from jaxpu.artifacts.archive import ArchiveError
+from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
+from jaxpu.artifacts.export import export
+from jaxpu.artifacts.stablehlo import serialize
+from jaxpu.cli.__main__ import main
+from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, SupervisedConfig, TrainConfig
+from jaxpu.core.network import TrainedModel
+from jaxpu.core.step import init_state, separation_variables
+from jaxpu.separation.files import separate_waveform
+
+RATE = 8000
+LICENCE = "CC-BY-4.0"
+DESCRIPTION = "Made of noise by a test of jaxpu; nobody's rights are touched."
+
+
+def make_run(path: Path, *, scored: bool = False, **settings: Any) -> Path:
+    """A run with random parameters."""
+    patch = PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=96, **settings)
+    config = Config(
+        data=DataConfig(patch=patch),
+        model=PatchCNNConfig(channels=3, growth=1, blocks=1, normalization="batch", features="log"),
+        objective=SupervisedConfig(),
+        train=TrainConfig(num_steps=70, seed=3),
+    )
+    state = init_state(config)
+    counts = {f"train_{signal}": {"tracks": 11, "kept_s": 1800.0} for signal in ("mixture", "accompaniment")}
+    info = {
+        "step": 60,
+        "select_by": "held_out_loss",
+        "score": -0.25,
+        "uses_stems": ["supervised training"],
+        "data_fingerprint": "0123456789abcdef",
+        "data": {"has_stems": True, "counts": counts},
+        "estimates": {"class_prior": {"number": 0.625}},
+        "stopped": None,
+    }
+    with RunCheckpoints(path) as checkpoints:
+        variables = jax.tree.map(lambda leaf: 3 * leaf, separation_variables(config, state))
+        checkpoints.save(60, state=state, variables=variables, score=-0.25, config=config, info=info)
+    if scored:
+        write_scores(path / "evaluation" / "scores.json", info)
+    return path
+
+
+def write_scores(path: Path, info: dict[str, Any]) -> Path:
+    summary = {"si_sdr_improvement_mean": 4.2, "sdr_target": 5.04, "sdr_accompaniment": None}
+    methods = {"model": {"num_tracks": 7, "summary": summary, "tracks": {"A song": {}}}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"split": "test", "source": "/home/me/corpus", "model": info, "methods": methods}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("export") / "runs" / "mine", scored=True, level="reference")
+
+
+@pytest.fixture(scope="module")
+def packed(run: Path) -> Path:
+    path = run.parent / "model.zip"
+    export(run, path, licence="cc-by-4.0", description=DESCRIPTION)
+    return path
+
+
+def noise(num_channels: int, num_samples: int) -> np.ndarray:
+    return np.random.default_rng(5).normal(0, 0.2, (num_channels, num_samples)).astype(np.float32)
+
+
+def test_an_archive_packed_or_unpacked_separates_as_its_run_does(run: Path, packed: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        assert sorted(archive.namelist()) == ["README.md", "model.json", "parameters.npz"]
+        archive.extractall(tmp_path / "unpacked")
+    export(run, tmp_path / "folder", licence=LICENCE, description=DESCRIPTION)
+    waveform, original = noise(2, 9000), load_model(run)
+    expected = separate_waveform(original, waveform, RATE)
+    for path in (packed, tmp_path / "unpacked", tmp_path / "folder"):
+        model = load_model(path)
+        assert (model.config, model.info) == (original.config, original.info)
+        jax.tree.map(np.testing.assert_array_equal, model.variables, original.variables)
+        np.testing.assert_array_equal(separate_waveform(model, waveform, RATE), expected)
+    for name in ("README.md", "model.json", "parameters.npz"):
+        assert (tmp_path / "unpacked" / name).read_bytes() == (tmp_path / "folder" / name).read_bytes()
+    # The same run gives the same bytes, and nothing half-made stays.
+    again = tmp_path / "again.zip"
+    for _ in range(2):
+        export(run, again, licence=LICENCE, description=DESCRIPTION)
+        assert again.read_bytes() == packed.read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_commands_take_an_archive(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "song.wav", noise(1, 9000).T, RATE)
+    assert main(["separate", str(packed), str(tmp_path / "song.wav"), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "song" / "vocals.wav").exists()
+    corpus, scores = tmp_path / "corpus", packed.with_name("model-evaluation")
+    assert main(["synthesize", str(corpus), "--train", "1", "--test", "1", "--seconds", "4", "--sample-rate", str(RATE)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(packed), str(corpus), "--workers", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((scores / "scores.json").read_text())
+    shutil.rmtree(scores)
+
+
+def test_info_of_runs_and_archives(
+    run: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def info(path: Path, *options: str) -> str:
+        assert main(["info", str(path), *options]) == 0
+        return capsys.readouterr().out
+
+    document = json.loads(info(packed, "--json"))
+    assert (document["licence"], document["description"]) == (LICENCE, DESCRIPTION)
+    assert document["num_parameters"] == sum(leaf.size for leaf in jax.tree.leaves(load_model(run).variables["params"]))
+    assert document["scores"]["methods"]["model"]["num_tracks"] == 7
+    assert "class prior  0.62, estimated from the data" in info(packed)
+    # Where things lay is not handed on.
+    assert "/home" not in json.dumps(document)
+    assert str(run) not in zipfile.ZipFile(packed).read("model.json").decode()
+
+    text = info(packed)
+    for line in (
+        "target       vocals",
+        "hears        mono at 8000 Hz, level: reference",
+        f"network      {document['num_parameters']:,} parameters; PatchCNNConfig: channels 3",
+        "objective    SupervisedConfig: loss signal_approximation",
+        "trained      60 of 70 steps",
+        "selected by  held_out_loss (-0.25)",
+        "stems        used for supervised training",
+        "data         train: 11 (0.50 h) with the target, 11 (0.50 h) without it; validation: 0 (0.00 h)",
+        "scores       SI-SDR improvement 4.2 dB, SDR 5.0 dB; 7 tracks of the split test",
+        f"licence      {LICENCE}",
+        f"about        {DESCRIPTION}",
+    ):
+        assert f"\n  {line}" in text
+    assert "licence      none yet" in info(run)
+    # Scores of an earlier checkpoint are not those of this one.
+    other = make_run(tmp_path / "other", level="clip")
+    assert "scores       unknown" in info(other)
+    write_scores(other / "evaluation" / "scores.json", {"step": 30, "data_fingerprint": "0123456789abcdef"})
+    assert "scores       unknown" in info(other)
+    # A folder of the same name does not hide a config.
+    monkeypatch.chdir(tmp_path)
+    Path("recordings").mkdir()
+    assert "Your own recordings: two folders" in info(Path("recordings"))
+    assert "class prior  0.6 is set" in info(Path("baseline"))
+
+
+def test_the_card_tells_what_is_known_and_what_is_not(packed: Path, tmp_path: Path) -> None:
+    card = zipfile.ZipFile(packed).read("README.md").decode()
+    for text in (
+        "# vocals: a separation model of jaxpu",
+        DESCRIPTION,
+        f"{LICENCE}, of the parameters",
+        "stems were used for supervised training",
+        "| trained | 60 of 70 steps |",
+        "| model | 7 | 4.20 | 5.04 | unknown |",
+        "It works at 8000 Hz: what lies above 4 kHz",
+    ):
+        assert text in card
+    assert not re.search(r"[{}]|None", card)
+    export(make_run(tmp_path / "unscored"), tmp_path / "unscored.zip", licence=LICENCE, description=DESCRIPTION)
+    assert "Its scores are unknown" in zipfile.ZipFile(tmp_path / "unscored.zip").read("README.md").decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"licence": "free for all"}, "The licence is 'free for all', which is no SPDX expression"),
+        ({"description": ""}, "The description holds ''. Say in a sentence what the model was trained on"),
+        ({"description": "..."}, "The description holds '...'"),
+        ({"description": "Trained on TODO hours"}, "The description holds 'TODO'"),
+        ({"description": "Trained on <dataset> by me"}, "The description holds '<dataset>'"),
+    ],
+)
+def test_no_archive_without_licence_and_description(run: Path, tmp_path: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ArchiveError, match=re.escape(message)):
+        export(run, tmp_path / "model.zip", **{"licence": LICENCE, "description": DESCRIPTION, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_of_another_checkpoint_and_existing_folders_are_refused(run: Path, packed: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores.json", {"step": 30, "data_fingerprint": "0123456789abcdef"})
+    told = {"licence": LICENCE, "description": DESCRIPTION}
+    with pytest.raises(ArchiveError, match=r"scores\.json has the scores of another checkpoint than that of step 60"):
+        export(run, tmp_path / "model.zip", scores=scores, **told)
+    with pytest.raises(ArchiveError, match=re.escape(f"{tmp_path} exists. Delete it, or choose another name")):
+        export(run, tmp_path, **told)
+    with pytest.raises(ArchiveError, match=re.escape(f"{packed} is an archive already")):
+        export(packed, tmp_path / "model.zip", **told)
+
+
+def test_damaged_and_foreign_archives_are_refused(run: Path, packed: Path, tmp_path: Path) -> None:
+    def unpacked(name: str) -> Path:
+        shutil.unpack_archive(packed, tmp_path / name)
+        return tmp_path / name
+
+    def refused(path: Path, message: str) -> None:
+        with pytest.raises(ArchiveError, match=re.escape(message)) as caught:
+            load_model(path)
+        assert str(path) in str(caught.value)
+
+    half = tmp_path / "half.zip"
+    half.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
+    refused(half, "is no archive of `jaxpu export`, or is damaged")
+    for name in ("model.json", "parameters.npz"):
+        flipped, content = tmp_path / f"{name}.zip", bytearray(packed.read_bytes())
+        content[zipfile.ZipFile(packed).getinfo(name).header_offset + 200] ^= 255
+        flipped.write_bytes(content)
+        refused(flipped, "is no archive of `jaxpu export`, or is damaged")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("photo.jpg", b"")
+    refused(tmp_path / "photos.zip", "is no model: it holds no model.json")
+
+    model = load_model(run)
+    wider = unpacked("wider")
+    document = json.loads((wider / "model.json").read_text())
+    document["config"]["model"]["channels"] = 4
+    (wider / "model.json").write_text(json.dumps(document))
+    refused(wider, "batch_stats/norm_0/mean is float32 (3,) in parameters.npz and float32 (4,) in the network")
+    missing, arrays = unpacked("missing"), dict(np.load(packed_parameters(packed, tmp_path)))
+    bias = arrays.pop("params/output/bias")
+    np.savez(missing / "parameters.npz", **arrays)
+    refused(missing, f"params/output/bias is missing in parameters.npz and float32 {bias.shape} in the network (1 arrays differ)")
+    # Nothing in an archive is run: numpy does not unpickle objects.
+    pickled = unpacked("pickled")
+    np.savez(pickled / "parameters.npz", **(arrays | {"params/output/bias": np.array([model], object)}), allow_pickle=True)
+    refused(pickled, "Object arrays cannot be loaded when allow_pickle=False")
+    newer = unpacked("newer")
+    (newer / "model.json").write_text(json.dumps(document | {"format": 2}))
+    refused(newer, "has format 2, this version of jaxpu reads 1")
+
+
+def packed_parameters(packed: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(packed) as archive:
+        return Path(archive.extract("parameters.npz", folder))
+
+
+WITHOUT_JAXPU = """
+    import sys
+    for name in ("jaxpu", "data_pipeline", "flax", "orbax", "tensorflow", "scipy.signal", "librosa"):
+        sys.modules[name] = None  # An import of it fails.
+    exec(open("example.py").read())
+    assert separate.__wrapped__.__self__.platforms == ("cpu", "cuda", "tpu")
+    # One program for any number of recordings, channels and samples.
+    pair = np.stack([mixture[:1, :7001], -mixture[1:, :7001]])
+    np.save("pair.npy", np.asarray(separate(pair)))
+"""
+
+
+@pytest.mark.parametrize("settings", [{"level": "reference"}, {"level": "recording"}, {"level": "clip", "stereo": True}], ids=str)
+def test_the_example_of_the_card_runs_a_program_without_jaxpu(tmp_path: Path, settings: dict[str, Any]) -> None:
+    run, folder = make_run(tmp_path / "run", **settings), tmp_path / "program"
+    export(run, folder, licence="MIT", description=DESCRIPTION, program=True)
+    (example,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    (folder / "example.py").write_text(example)
+    mixture = noise(2, 10_000) + np.float32(0.05)  # Not a whole number of hops, and not of zero mean.
+    np.save(folder / "mixture.npy", mixture)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(WITHOUT_JAXPU)], cwd=folder, check=True)
+    model = load_model(run)
+    expected = separate_waveform(model, mixture, RATE)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(np.load(folder / "target.npy"), expected, atol=1e-5)
+    for part, found in zip((mixture[:1, :7001], -mixture[1:, :7001]), np.load(folder / "pair.npy"), strict=True):
+        np.testing.assert_allclose(found, separate_waveform(model, part, RATE), atol=1e-5)
+    assert "channels are separated one by one" in (folder / "README.md").read_text().lower() or not settings.get("stereo")
+    with pytest.raises(ArchiveError, match="holds no parameters: a StableHLO program runs without jaxpu"):
+        load_model(folder)
+
+
+def test_a_program_of_the_band_split_rnn() -> None:
+    bands = BandSplitRNNConfig(bands=((500.0, 8),), channels=4, repeats=2, hidden=4, mask_hidden=8)
+    patch = PatchSpec(sample_rate=RATE, clip_samples=4096, n_fft=256, win_length=256, hop_length=128, level="reference")
+    config = Config(DataConfig(patch=patch), bands, SupervisedConfig(), TrainConfig(num_steps=70))
+    model = TrainedModel(config, separation_variables(config, init_state(config)), {})
+    separate = jax.jit(jax.export.deserialize(bytearray(serialize(model))).call)
+    waveform = noise(2, 5000)
+    found, expected = np.asarray(separate(waveform[None])[0]), separate_waveform(model, waveform, RATE)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_masks_of_the_test_vary(run: Path) -> None:
+    """Else equal outputs would show nothing."""
+    model: TrainedModel = load_model(run)
+    waveform = noise(1, 9000)
+    target = separate_waveform(model, waveform, RATE)
+    ratio = np.abs(np.fft.rfft(target[0])) / np.abs(np.fft.rfft(waveform[0]))
+    assert np.ptp(ratio) > 0.1

@@ -1,0 +1,178 @@
+"""Differences between the two folders: planted ones are named, and music with and without a target is left alone."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.folder_check import Statistics, StatisticsMeter, compare, suspicious, third_octaves
+from data_pipeline.patches import PatchMaker
+from data_pipeline.prepare import prepare
+from data_pipeline.tracks import TwoFolders
+
+RATE = 16_000
+SPEC = PatchSpec(
+    sample_rate=RATE, clip_samples=4000, n_fft=512, win_length=512, hop_length=128, level="reference", dtype="float32"
+)
+
+
+def measure(samples, spec=SPEC):
+    """The statistics of a mono recording."""
+    num_clips = len(samples) // spec.clip_samples
+    clips = samples[: num_clips * spec.clip_samples].reshape(num_clips, 1, -1).astype(np.float32)
+    maker, meter = PatchMaker(DataConfig(patch=spec)), StatisticsMeter(spec, num_clips)
+    for first in range(0, num_clips, 8):
+        run = clips[first : first + 8]
+        meter.add(maker.stft(run), np.ones(len(run), np.float32), np.ones(len(run), bool))
+    return meter.result()
+
+
+def song(seed, target=False, seconds=8):
+    """Noise with the spectrum of music and a level of its own; the target is a band around 1 kHz that comes and goes."""
+    generator = np.random.default_rng([target, seed])
+    noise = generator.normal(size=seconds * RATE)
+    samples = 0.05 * 10 ** (generator.normal(0, 1) / 20) * scipy.signal.lfilter([1.0], [1.0, -0.9], noise)
+    if target:
+        band = scipy.signal.butter(2, [700, 1400], "band", fs=RATE)
+        playing = np.repeat(generator.random(4 * seconds) < 0.6, RATE // 4)
+        sung = playing * scipy.signal.lfilter(*band, generator.normal(size=len(samples)))
+        samples = samples + sung * samples.std() / sung.std()
+    return samples
+
+
+@pytest.fixture(scope="module")
+def mixtures():
+    return {f"mixture {seed}": measure(song(seed, target=True)) for seed in range(16)}
+
+
+def positives(change=lambda samples: samples):
+    return {f"positive {seed}": measure(change(song(seed))) for seed in range(16)}
+
+
+def test_level_bandwidth_and_silence_by_hand():
+    seconds = np.arange(8 * RATE) / RATE
+    found = measure(0.5 * np.sin(2 * np.pi * 1000 * seconds) + 1e-4 * np.random.default_rng(0).normal(size=len(seconds)))
+    assert found.level_db == pytest.approx(10 * np.log10(0.125), abs=0.05)
+    band = np.argmax(found.spectrum_db)
+    starts, centres = third_octaves(SPEC)
+    assert starts[band] * RATE / SPEC.n_fft <= 1000 < starts[band + 1] * RATE / SPEC.n_fft
+    assert centres[band] == pytest.approx(1000, rel=0.13)
+    assert found.spectrum_db[band] == pytest.approx(0, abs=0.15)
+    assert found.silent_share == 0
+    noise = np.random.default_rng(0).normal(size=len(seconds))
+    assert measure(noise).bandwidth_hz == RATE / 2
+    low_passed = scipy.signal.sosfiltfilt(scipy.signal.ellip(10, 0.1, 80, 5000, fs=RATE, output="sos"), noise)
+    assert measure(low_passed).bandwidth_hz == pytest.approx(5000, abs=2 * RATE / 128)
+    # A quarter of the clips, and the frames at their edges are not silent.
+    assert measure(noise * (np.arange(len(noise)) // 4000 % 4 > 0)).silent_share == pytest.approx(0.25, abs=0.1)
+    assert measure(np.zeros(8 * RATE)) is None
+
+
+def test_levels_that_were_divided_out_are_put_back():
+    samples = song(0)[: 3 * 8 * SPEC.clip_samples]
+    clips = samples.reshape(-1, 1, SPEC.clip_samples).astype(np.float32)[:8]
+    maker = PatchMaker(DataConfig(patch=SPEC))
+    found = []
+    for levels in (np.ones(8, np.float32), np.linspace(0.01, 3, 8, dtype=np.float32)):
+        meter = StatisticsMeter(SPEC, 8)
+        meter.add(maker.stft(clips / levels[:, None, None]), levels, np.arange(8) > 1)
+        found.append(meter.result())
+    assert found[0].level_db == found[1].level_db
+    np.testing.assert_allclose(found[0].spectrum_db, found[1].spectrum_db, atol=0.11)
+
+
+def test_a_target_is_no_reason_to_warn(mixtures):
+    found = compare(mixtures, positives(), SPEC)
+    assert found["warnings"] == []
+    assert found["recordings"] == {"unlabeled": 16, "positive": 16}
+    assert 1 < found["means"]["level_db"]["unlabeled"] - found["means"]["level_db"]["positive"] < 3
+    json.dumps(found)
+
+
+def filtered(*design, **options):
+    return lambda samples: scipy.signal.sosfilt(scipy.signal.butter(*design, fs=RATE, output="sos", **options), samples)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda samples: samples / 4, "The level alone tells them apart. Use --data.patch.level recording"),
+        (lambda samples: samples * 2, "The level alone tells them apart"),
+        (
+            lambda samples: scipy.signal.sosfiltfilt(
+                scipy.signal.ellip(10, 0.1, 80, 5000, fs=RATE, output="sos"), samples
+            ),
+            "reach up to 5.0 kHz, those with it up to 8.0 kHz, as if one pile had been compressed or resampled",
+        ),
+        (lambda samples: samples * (np.arange(len(samples)) > 0.3 * len(samples)), "without the target are silent for 3"),
+        (filtered(3, 250, btype="high"), "have less power than those with it"),
+        (lambda samples: 0.3 * (samples + 4 * filtered(2, [3000, 5000], btype="band")(samples)), "No target explains that"),
+    ],
+    ids=["quiet", "loud", "low-pass", "silence", "high-pass", "boost"],
+)  # fmt: skip
+def test_other_differences_are_named_with_a_remedy(mixtures, change, words):
+    found = compare(mixtures, positives(change), SPEC)
+    assert any(words in warning for warning in found["warnings"]), found["warnings"]
+
+
+def test_the_level_does_not_matter_where_recordings_are_scaled(mixtures):
+    scaled = dataclasses.replace(SPEC, level="recording")
+    assert compare(mixtures, positives(lambda samples: samples / 4), scaled)["warnings"] == []
+
+
+def test_a_difference_has_to_stand_out_of_the_spread(mixtures):
+    generator = np.random.default_rng(0)
+    uneven = positives(lambda samples: samples * 10 ** (generator.uniform(-30, 10) / 20))
+    assert compare(mixtures, uneven, SPEC)["warnings"] == []
+    few = dict(list(positives(lambda samples: samples / 4).items())[:2])
+    assert compare(mixtures, few, SPEC) == {
+        "warnings": [], "suspicious": [], "means": {}, "recordings": {"unlabeled": 16, "positive": 2}
+    }  # fmt: skip
+
+
+def test_bandwidths_come_in_two_heaps_where_some_recordings_have_nothing_to_cut_off(mixtures):
+    def recordings(bandwidths_hz):
+        template = next(iter(mixtures.values()))
+        return {str(number): dataclasses.replace(template, bandwidth_hz=hz) for number, hz in enumerate(bandwidths_hz)}
+
+    (warning,) = compare(recordings([8000.0] * 8), recordings([5000.0] * 6 + [8000.0] * 2), SPEC)["warnings"]
+    assert "reach up to 5.0 kHz" in warning
+    assert compare(recordings([8000.0] * 8), recordings([5000.0] * 3 + [8000.0] * 5), SPEC)["warnings"] == []
+
+
+def test_mixtures_among_the_positives_are_listed_and_no_others(mixtures):
+    planted = {f"planted {seed}": measure(song(100 + seed, target=True)) for seed in range(2)}
+    assert set(suspicious(mixtures, positives() | planted)) == set(planted)
+    assert suspicious(mixtures, positives()) == []
+
+
+def test_nothing_is_listed_where_the_piles_cannot_be_told_apart():
+    piles = [{str(seed): measure(song(seed)) for seed in range(first, first + 20)} for first in (0, 20)]
+    assert suspicious(*piles) == []
+    few = [dict(list(pile.items())[:14]) for pile in piles]
+    assert suspicious(*few) == []
+
+
+def test_prepare_warns_and_stores_the_comparison(tmp_path, capfd):
+    for folder, target, gain in (("with", True, 1.0), ("without", False, 0.2)):
+        (tmp_path / folder).mkdir()
+        for seed in range(4):
+            soundfile.write(tmp_path / folder / f"{seed}.wav", gain * song(seed, target, seconds=4), RATE)
+    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    config = DataConfig(patch=dataclasses.replace(SPEC, dtype="float16"), activity_on="off")
+    dataset = prepare(source, config, tmp_path / "data", num_workers=1)
+    (warning,) = dataset.info["comparison"]["warnings"]
+    assert "The level alone tells them apart" in warning
+    assert f"Warning: {warning}" in capfd.readouterr().out
+    level_db = dataset.info["comparison"]["means"]["level_db"]
+    expected = np.mean([20 * np.log10(0.2 * song(seed, seconds=4).std()) for seed in range(4)])
+    assert level_db["positive"] == pytest.approx(expected, abs=0.3)
+
+
+def test_statistics_survive_json(mixtures):
+    first = next(iter(mixtures.values()))
+    assert Statistics(**json.loads(json.dumps(dataclasses.asdict(first)))) == first

@@ -1,0 +1,377 @@
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.audio import AudioError
+from data_pipeline.config import STEMS, DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.prepare import DataError, prepare
+from data_pipeline.tfrecord import RecordWriter, WriteError, encode_example, read_record
+from data_pipeline.tracks import Musdb18HQ, TwoFolders
+
+RATE = 8000
+CONFIG = DataConfig(
+    patch=PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=128), validation_share=0.25
+)
+
+
+def make_corpus(root, num_songs=4, seconds=3.0, rate=RATE):
+    for song in range(num_songs):
+        folder = root / "train" / f"Song {song}"
+        folder.mkdir(parents=True)
+        generator = np.random.default_rng([7, song])
+        stems = {name: generator.integers(-3000, 3000, (int(seconds * rate), 2)).astype(np.int16) for name in STEMS}
+        for name, stem in (stems | {"mixture": sum(stems.values())}).items():
+            soundfile.write(folder / f"{name}.wav", stem, rate, subtype="PCM_16")
+    return Musdb18HQ(root)
+
+
+def contents(directory):
+    """Bytes of all records, and all that is known about them but where they lie."""
+    info = json.loads((directory / "jaxpu.json").read_text())
+    return {path.name: path.read_bytes() for path in directory.glob("*.tfrecord-*")}, info
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    source = make_corpus(root / "corpus", num_songs=5)  # 2 of them for validation
+    prepare(source, CONFIG, root / "data", num_workers=1, progress=False)
+    return source, root / "data"
+
+
+def test_worker_processes_write_the_same_bytes(prepared, tmp_path, capfd):
+    source, straight = prepared
+    dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=2)
+    assert contents(tmp_path / "data") == contents(straight)
+    assert not (tmp_path / "data" / "unfinished").exists()
+    printed = capfd.readouterr().out
+    assert "Preparing 5 tracks: at most" in printed
+    assert "train mixture: kept 18 of 18 clips (100.0%" in printed
+    assert {track.name for track in dataset.tracks("train") + dataset.tracks("validation")} == {f"Song {n}" for n in range(5)}
+
+
+def test_the_expected_size_is_close_and_never_less_than_the_real_one(prepared, tmp_path, capfd):
+    source, _ = prepared
+    dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1)
+    expected_mb = float(capfd.readouterr().out.split("at most ")[1].split(" MB")[0])
+    assert dataset.info["bytes"] / 1e6 <= expected_mb < 1.02 * dataset.info["bytes"] / 1e6
+
+
+def test_info_and_index_agree_with_the_records(prepared):
+    _, directory = prepared
+    dataset = PatchDataset.open(directory)
+    assert dataset.config == CONFIG
+    assert (dataset.has_stems, dataset.uses_stems) == (True, None)
+    assert dataset.info["counts"]["train_mixture"] == {
+        "tracks": 3, "clips": 18, "stored": 18, "kept": 18, "kept_share": 1.0, "kept_s": 9.0,
+    }  # fmt: skip
+    index = dataset.index("train", "accompaniment")
+    for shard, offset, track, start in zip(index.shard, index.offset, index.track, index.start, strict=True):
+        payload = read_record(dataset.shard_path("train", "accompaniment", shard), offset)
+        # The features come in alphabetical order; behind the STFT there are the 16 bytes of `track`.
+        (level,) = np.frombuffer(payload[payload.index(b"level") + 11 :][:4], np.float32)
+        stft = np.frombuffer(payload[:-16][-2 * np.prod(CONFIG.patch.patch_shape) :], np.float16)
+        assert payload == encode_example(track=int(track), start=int(start), level=float(level), stft=stft)
+        assert 0.01 < level < 0.1
+        assert np.isfinite(stft).all()
+
+
+def test_same_sources_and_settings_are_not_prepared_twice(prepared, capfd):
+    source, directory = prepared
+    before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    prepare(source, CONFIG, directory, num_workers=1)
+    assert "already prepared" in capfd.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+
+
+def test_changed_settings_or_sources_never_reuse_stale_data(tmp_path):
+    source = make_corpus(tmp_path / "corpus", num_songs=3)
+    first = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    drums = DataConfig(patch=CONFIG.patch, target=("drums",), validation_share=0.25)
+    with pytest.raises(DataError, match=r"target is \('vocals',\) but \('drums',\) is asked for"):
+        first.check(drums)
+    second = prepare(source, drums, tmp_path / "data", num_workers=1, progress=False)
+    second.check(drums)
+    records = contents(tmp_path / "data")[0]
+    assert records == contents(prepare(source, drums, tmp_path / "fresh", num_workers=1, progress=False).directory)[0]
+    make_corpus(tmp_path / "other", num_songs=4)
+    (tmp_path / "other" / "train" / "Song 3").rename(tmp_path / "corpus" / "train" / "Song 9")
+    third = prepare(source, drums, tmp_path / "data", num_workers=1, progress=False)
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
+    # The shards are now as many as the tracks: none of the older dataset is left.
+    assert len(list((tmp_path / "data").glob("*.tfrecord-*"))) == 8
+
+
+def test_an_older_dataset_stays_usable_until_the_new_one_is_complete(tmp_path):
+    source = make_corpus(tmp_path / "corpus", num_songs=3)
+    prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    (tmp_path / "corpus" / "train" / "Song 1" / "drums.wav").write_bytes(b"no audio")
+    with pytest.raises(DataError, match=r"1 of 3 tracks cannot be used(.|\n)*drums.wav(.|\n)*--skip-bad"):
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    assert PatchDataset.open(tmp_path / "data").num_clips("train", "mixture") == 12
+
+
+def test_bad_recordings_are_all_named_or_skipped_and_listed(tmp_path, capfd):
+    source = make_corpus(tmp_path / "corpus", num_songs=8, seconds=1.5)
+    songs = tmp_path / "corpus" / "train"
+    (songs / "Song 0" / "bass.wav").unlink()
+    whole = (songs / "Song 1" / "other.wav").read_bytes()
+    (songs / "Song 1" / "other.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(songs / "Song 2" / "mixture.wav", np.where(np.arange(24_000) == 9, np.nan, 0.1).reshape(-1, 2), RATE, "FLOAT")
+    for name in ("mixture", *STEMS):
+        soundfile.write(songs / "Song 3" / f"{name}.wav", np.zeros((12_000, 2)), RATE)
+        soundfile.write(songs / "Song 4" / f"{name}.wav", np.full((100, 2), 0.1), RATE)
+    soundfile.write(songs / "Song 5" / "drums.wav", np.full((12_000, 2), 0.1), 2 * RATE)
+    named = ["Song 0/bass.wav", "Song 1/other.wav", "Song 2/mixture.wav", "Song 3", "Song 4", "Song 5/drums.wav"]
+    with pytest.raises(DataError, match="6 of 8 tracks cannot be used") as caught:
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    for name in named:
+        assert name in str(caught.value)
+    with pytest.raises(DataError, match="has not finished"):
+        PatchDataset.open(tmp_path / "data")
+    capfd.readouterr()
+    dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1, skip_bad=True)
+    printed = capfd.readouterr().out
+    assert "2 of 7 tracks are there from an earlier run" in printed
+    assert "Skipped 6 tracks:" in printed
+    for name in named:
+        assert name in printed
+    assert {track.name for track in dataset.tracks("train") + dataset.tracks("validation")} <= {"Song 6", "Song 7"}
+    with pytest.raises(DataError, match=r"was prepared without(.|\n)*Song 0/bass.wav"):
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+
+
+def test_settings_that_need_stems_are_refused_for_two_folders(tmp_path):
+    for role, level in (("with", 1000), ("without", 2000)):
+        (tmp_path / role).mkdir()
+        for number in range(2):
+            recording = np.random.default_rng(number).integers(-level, level, 20_000 + 8000 * number).astype(np.int16)
+            soundfile.write(tmp_path / role / f"{number}.flac", recording, RATE)
+    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    for setting in ({"activity_on": "target"}, {"target_to_accompaniment_db": (-5.0, 10.0)}):
+        with pytest.raises(DataError, match=rf"{next(iter(setting))} = .* needs stems"):
+            prepare(source, DataConfig(patch=CONFIG.patch, **setting), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    assert not dataset.has_stems
+    assert sorted(dataset.info["counts"]) == [
+        "train_accompaniment",
+        "train_mixture",
+        "validation_accompaniment",
+        "validation_mixture",
+    ]
+    assert sum(dataset.num_clips(split, "mixture") for split in ("train", "validation")) == 5 + 7
+
+
+def test_use_of_stems_is_marked(tmp_path):
+    source = make_corpus(tmp_path / "corpus", num_songs=2)
+    config = DataConfig(patch=CONFIG.patch, activity_on="target", target_to_accompaniment_db=(-5.0, 10.0))
+    dataset = prepare(source, config, tmp_path / "data", num_workers=1, progress=False)
+    assert dataset.uses_stems == "activity_on = target and target_to_accompaniment_db = (-5.0, 10.0)"
+    assert PatchDataset.open(tmp_path / "data").config == config
+
+
+def test_nothing_kept_is_an_error(tmp_path):
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    for path, level in ((tmp_path / "with" / "a.wav", 3), (tmp_path / "without" / "b.wav", 3000)):
+        soundfile.write(path, np.random.default_rng(0).integers(-level, level, 20_000).astype(np.int16), RATE)
+    with pytest.raises(
+        DataError, match=r"none of the 5 clips of the training split's mixture was kept \(activity_on = mixture\)"
+    ):
+        prepare(TwoFolders(tmp_path / "with", tmp_path / "without"), CONFIG, tmp_path / "data", num_workers=1, progress=False)
+
+
+def test_no_room_is_refused_before_anything_is_written(prepared, tmp_path):
+    source, _ = prepared
+    with pytest.raises(DataError, match=rf"{tmp_path}/data: has .* free, but the data need up to"):
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False, reserve_bytes=1 << 62)
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+
+
+@pytest.mark.parametrize("max_bytes", [60_000, 97_500])  # less than the decoded signals, less than the records
+def test_a_disk_that_refuses_data_is_named_and_nothing_half_made_is_left(prepared, tmp_path, max_bytes):
+    source, straight = prepared
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
+    try:
+        with pytest.raises(WriteError, match=r"cannot be written \(File too large\). Is the disk full") as caught:
+            prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path / "data" / "unfinished" / "tracks") in str(caught.value)
+    assert not list((tmp_path / "data" / "unfinished" / "tracks").iterdir())
+    with pytest.raises(DataError, match=r"has not finished. Run the same `jaxpu prepare` again"):
+        PatchDataset.open(tmp_path / "data")
+    prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    assert contents(tmp_path / "data") == contents(straight)
+
+
+def test_two_preparations_do_not_share_a_folder(prepared, tmp_path):
+    source, _ = prepared
+    (tmp_path / "data" / "unfinished").mkdir(parents=True)
+    with (tmp_path / "data" / "unfinished" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is preparing data there"):
+            prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+
+
+def test_an_empty_or_wrong_source_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AudioError, match=rf"{tmp_path}/empty"):
+        prepare(Musdb18HQ(tmp_path / "empty"), CONFIG, tmp_path / "data")
+
+
+def children(pid):
+    """Processes that descend from one, from /proc."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(entry.name)] = int(fields[1])
+    found = {child for child, parent in parents.items() if parent == pid}
+    return found | {grandchild for child in found for grandchild in children(child)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+def test_killed_while_workers_write_it_leaves_no_process_and_goes_on(tmp_path):
+    source = make_corpus(tmp_path / "corpus", num_songs=10, seconds=40.0)
+    straight = prepare(source, CONFIG, tmp_path / "straight", num_workers=1, progress=False)
+    script = f"""
+from pathlib import Path
+from data_pipeline.prepare import prepare
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.tracks import Musdb18HQ
+if __name__ == "__main__":
+    prepare(Musdb18HQ(Path({str(tmp_path / "corpus")!r})), {CONFIG!r}, {str(tmp_path / "data")!r}, num_workers=2)
+"""
+    (tmp_path / "script.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stderr=subprocess.DEVNULL)
+    tracks = tmp_path / "data" / "unfinished" / "tracks"
+    deadline = time.monotonic() + 120
+    # A folder with a dot in its name is not finished: it is renamed after its result is written.
+    while not (finished := [path for path in tracks.glob("*/result.json") if "." not in path.parent.name]):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    descendants = children(process.pid)
+    assert len(descendants) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in descendants):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.02)
+    assert len(list(tracks.iterdir())) < 10
+    with pytest.raises(DataError, match="has not finished"):
+        PatchDataset.open(tmp_path / "data")
+    kept = {path.parent.name: path.stat().st_ino for path in finished}
+    (tracks / "0123456789abcdef.4242").mkdir()  # as from a worker that died long ago
+    resumed = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    assert kept
+    assert resumed.fingerprint == straight.fingerprint
+    assert contents(tmp_path / "data") == contents(tmp_path / "straight")
+    assert not (tmp_path / "data" / "unfinished").exists()
+
+
+def test_killed_at_any_rename_it_leaves_a_finished_dataset_or_goes_on(tmp_path):
+    """A real kill -9 right before and right after every rename that `prepare` makes, over an older dataset of other settings."""
+    make_corpus(tmp_path / "corpus", num_songs=3, seconds=1.0)
+    script = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+import librosa, tensorflow_datasets
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.prepare import DataError, prepare
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.tracks import Musdb18HQ
+
+root = Path(sys.argv[1])
+source = Musdb18HQ(root / "corpus")
+patch = PatchSpec(sample_rate=8000, clip_samples=4000, n_fft=256, win_length=256, hop_length=128)
+old, new = (DataConfig(patch=patch, target=(stem,), validation_share=0.25) for stem in ("vocals", "bass"))
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix != ".npz" and path.is_file()}
+
+def run(config, directory):
+    return prepare(source, config, directory, num_workers=1, progress=False)
+
+run(old, root / "old")
+run(new, root / "straight")
+rename = Path.replace
+kill_at = 0
+while True:
+    directory = root / f"data{kill_at}"
+    shutil.copytree(root / "old", directory)
+    child = os.fork()
+    if not child:
+        calls = 0
+        def counted(path, target):
+            global calls
+            if 2 * calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(path, target)
+            if 2 * calls + 1 == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls += 1
+        Path.replace = counted
+        run(new, directory)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    try:
+        state = PatchDataset.open(directory).config.target[0]
+    except DataError as error:
+        assert "has not finished" in str(error), error
+        state = "unfinished"
+        assert not (directory / "dataset_info.json").exists() or all(
+            (directory / name).exists() for name in contents(root / "straight") if name != "jaxpu.json"
+        )
+    run(new, directory)
+    assert contents(directory) == contents(root / "straight")
+    assert not (directory / "unfinished").exists()
+    print(kill_at, state)
+    shutil.rmtree(directory)
+    kill_at += 1
+"""
+    (tmp_path / "script.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, tmp_path / "script.py", tmp_path], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    states = [line.split()[1] for line in result.stdout.splitlines()]
+    # 3 tracks, the plan, 6 shards, 4 files of metadata; each before and after.
+    assert len(states) == 2 * (3 + 1 + 6 + 4)
+    assert states == sorted(states, key=["vocals", "unfinished", "bass"].index)
+    assert set(states) == {"vocals", "unfinished", "bass"}
+
+
+def test_record_framing_and_damage(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    with RecordWriter(path) as writer:
+        offsets = [writer.write(payload) for payload in (b"", b"abc", bytes(1000))]
+    assert offsets == [0, 16, 35]
+    assert [read_record(path, offset) for offset in offsets] == [b"", b"abc", bytes(1000)]
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert read_record(path, 16) == b"abc"
+    for offset in (35, 17, 10**6):
+        with pytest.raises(DataError, match=rf"x.tfrecord: the record at byte {offset} is damaged"):
+            read_record(path, offset)
+    with pytest.raises(DataError, match=r"absent.tfrecord: cannot be read"):
+        read_record(tmp_path / "absent.tfrecord", 0)

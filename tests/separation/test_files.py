@@ -1,0 +1,508 @@
+"""Separation of real audio files with small networks that were not trained."""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.audio import AudioError, read_blocks
+from data_pipeline.config import DataConfig, PatchSpec
+from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig
+from jaxpu.config.networks import ModelConfig
+from jaxpu.core.models import make_model
+from jaxpu.core.network import TrainedModel, make_mask_fn
+from jaxpu.core.stft import istft, stft
+from jaxpu.separation.files import output_folders, separate, separate_file, separate_waveform
+from jaxpu.separation.overlap_add import target_blocks
+
+RATE = 16_000
+
+
+def make_trained_model(*, objective: Any = None, network: ModelConfig | None = None, **patch: Any) -> TrainedModel:
+    """A network with random parameters, large enough for masks that vary from bin to bin."""
+    settings = {"sample_rate": RATE, "n_fft": 256, "win_length": 256, "hop_length": 64, "level": "reference", **patch}
+    config = Config(
+        data=DataConfig(patch=PatchSpec(**settings)),
+        model=network or PatchCNNConfig(channels=3, growth=1, blocks=1, features="log"),
+        objective=objective or SupervisedConfig(),
+    )
+    network_module = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
+    stft_of_nothing = jnp.zeros((1, 4, config.data.patch.bins), jnp.complex64)
+    init = functools.partial(network_module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), stft_of_nothing, jnp.zeros(1, jnp.int32))
+    rng = np.random.default_rng(1)
+
+    def parameter(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        fan_in = np.prod(shape.shape[:-1])
+        return jnp.asarray(rng.normal(0, 3 * fan_in**-0.5 if len(shape.shape) > 1 else 0.1, shape.shape), shape.dtype)
+
+    return TrainedModel(config, jax.tree.map(parameter, shapes), {})
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    return make_trained_model()
+
+
+def noise(num_channels: int, num_samples: int, *, seed: int = 0, scale: float = 0.3) -> np.ndarray:
+    """Noise whose loudness comes and goes, so that the mask changes with time."""
+    rng = np.random.default_rng(seed)
+    swell = np.sin(np.arange(num_samples) / 3000) ** 2
+    return (scale * swell * rng.uniform(-1, 1, (num_channels, num_samples))).astype(np.float32)
+
+
+def write(path: Path, waveform: np.ndarray, sample_rate: int = RATE, subtype: str = "FLOAT") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, waveform.T, sample_rate, subtype=subtype)
+    return path
+
+
+def read(path: Path, dtype: str = "float32") -> np.ndarray:
+    return soundfile.read(path, dtype=dtype, always_2d=True)[0].T
+
+
+@functools.lru_cache
+def whole_fn(config: Config) -> Any:
+    patch, mask_fn = config.data.patch, make_mask_fn(config)
+
+    def separate_whole(variables: Any, waveform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        spectrum = stft(waveform, patch)
+        mask = mask_fn(variables, spectrum if patch.stereo else spectrum.mean(0, keepdims=True))
+        return istft(mask.astype(jnp.complex64) * spectrum, patch, waveform.shape[1]), mask
+
+    return jax.jit(separate_whole)
+
+
+def whole(model: TrainedModel, waveform: np.ndarray) -> np.ndarray:
+    """The target by one STFT, mask and inverse STFT of the whole signal, extended to a whole number of hops."""
+    patch = model.config.data.patch
+    num_samples = waveform.shape[1]
+    length = -(-max(num_samples, patch.n_fft) // patch.hop_length) * patch.hop_length
+    extended = np.pad(waveform, ((0, 0), (0, length - num_samples)), mode="reflect")
+    target, mask = whole_fn(model.config)(model.variables, extended)
+    assert np.std(mask) > 0.05  # Else neither the mask nor its context would matter.
+    return np.asarray(target)[:, :num_samples]
+
+
+@pytest.mark.parametrize(
+    ("objective", "patch"),
+    [
+        (SupervisedConfig(), {}),
+        (SupervisedConfig(), {"stereo": True}),
+        (PUConfig(mask="hard"), {"hop_length": 100}),
+        (SupervisedConfig(), {"hop_length": 128, "n_fft": 512, "win_length": 300}),
+    ],
+)
+def test_chunks_give_what_the_whole_signal_gives(objective: Any, patch: dict[str, int]) -> None:
+    model = make_trained_model(objective=objective, **patch)
+    waveform = noise(2, 3 * RATE + 77)
+    expected = whole(model, waveform)
+    for chunk_s in (0.2, 0.9, 60):
+        np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=chunk_s), expected, atol=1e-5)
+
+
+def test_dilated_network_gets_the_context_it_needs() -> None:
+    network = PatchCNNConfig(
+        channels=2, blocks=1, dilations=((1, 1), (2, 1), (4, 1), (8, 1)), output_kernel_size=3, features="log"
+    )
+    model = make_trained_model(network=network)
+    waveform = noise(1, RATE)
+    np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=0.4), whole(model, waveform), atol=1e-5)
+
+
+def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade() -> None:
+    network = BandSplitRNNConfig(bands=((1000.0, 8),), channels=4, repeats=1, hidden=4, mask_hidden=8)
+    model = make_trained_model(network=network, hop_length=128)
+    hop, frames_per_s = 128, RATE // 128
+    waveform = noise(1, 9 * RATE)
+    # In every chunk the outer second, and the frame whose window ends there, is for the network alone, but for the true ends.
+    context, length = frames_per_s + 1, 5 * frames_per_s
+    spectrum = stft(waveform, model.config.data.patch)
+    total = spectrum.shape[1]
+    begins = [*range(0, total - length, length - 3 * context), total - length]
+    assert len(begins) == 4
+    mask_fn = jax.jit(make_mask_fn(model.config))
+    expected = np.zeros((1, (total - 1) * hop), np.float32)
+    fade = np.sin(np.pi / 2 * (np.arange(context * hop) + 0.5) / (context * hop)) ** 2
+    for number, begin in enumerate(begins):
+        part = spectrum[:, begin : begin + length]
+        mask = mask_fn(model.variables, part)
+        assert np.std(mask) > 0.05
+        target = np.asarray(istft(mask.astype(jnp.complex64) * part, model.config.data.patch, (length - 1) * hop))
+        into = slice(0, 0)
+        if number:
+            first = (begins[number - 1] + length - 2 * context) * hop
+            into = slice(first, first + len(fade))
+            faded = target[:, first - begin * hop :][:, : len(fade)]
+            expected[:, into] = (1 - fade) * expected[:, into] + fade * faded
+        expected[:, into.stop :] = 0
+        expected[:, into.stop : begin * hop + target.shape[1]] = target[:, into.stop - begin * hop :]
+    np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=5), expected, atol=1e-5)
+    # A recording that fits into one chunk is separated as a whole.
+    short = waveform[:, : 4 * RATE]
+    np.testing.assert_allclose(separate_waveform(model, short, RATE, chunk_s=5), whole(model, short), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 128, 129, 256, 2000])
+def test_short_recordings(model: TrainedModel, num_samples: int) -> None:
+    waveform = noise(2, num_samples + 3000)[:, 3000:]
+    target = separate_waveform(model, waveform, RATE)
+    assert target.shape == waveform.shape
+    assert target.dtype == np.float32
+    np.testing.assert_allclose(target, whole(model, waveform), atol=1e-5)
+
+
+def test_nothing_in_nothing_out(model: TrainedModel) -> None:
+    assert separate_waveform(model, np.zeros((2, 0), np.float32), RATE).shape == (2, 0)
+
+
+@pytest.mark.parametrize("level", ["clip", "recording", "reference"])
+def test_silence_stays_silent(level: str) -> None:
+    model = make_trained_model(level=level)
+    for sample_rate, num_samples in ((RATE, 1), (RATE, 10_000), (22_050, 10_000 * 22_050 // RATE)):
+        silence = np.zeros((2, num_samples), np.float32)
+        np.testing.assert_array_equal(separate_waveform(model, silence, sample_rate), silence)
+
+
+def test_a_silent_channel_stays_silent_and_does_not_matter() -> None:
+    model = make_trained_model(stereo=True)
+    waveform = noise(2, RATE)
+    waveform[1] = 0
+    target = separate_waveform(model, waveform, RATE)
+    np.testing.assert_array_equal(target[1], 0)
+    np.testing.assert_allclose(target[0], separate_waveform(model, waveform[:1], RATE)[0], atol=1e-6)
+
+
+def test_a_model_of_stereo_separates_every_channel_by_itself() -> None:
+    model = make_trained_model(stereo=True)
+    waveform = noise(5, 20_000)
+    target = separate_waveform(model, waveform, RATE)
+    for channel in range(5):
+        np.testing.assert_allclose(target[channel], separate_waveform(model, waveform[[channel]], RATE)[0], atol=1e-6)
+
+
+def test_a_model_of_mono_has_one_mask_for_all_channels(model: TrainedModel) -> None:
+    waveform = noise(5, 20_000)
+    target = separate_waveform(model, waveform, RATE)
+    np.testing.assert_allclose(target, whole(model, waveform), atol=1e-5)
+    # So it separates the mean as it would separate a mono recording, and what is out of phase does not change that.
+    mono = separate_waveform(model, waveform.mean(0, keepdims=True), RATE)[0]
+    np.testing.assert_allclose(target.mean(0), mono, atol=1e-5)
+    side = noise(1, 20_000, seed=1)[0]
+    np.testing.assert_allclose(
+        separate_waveform(model, mono + np.stack([side, -side]), RATE).mean(0),
+        separate_waveform(model, mono[None], RATE)[0],
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("level", ["clip", "recording"])
+def test_levels_scale_the_whole_recording(level: str) -> None:
+    model = make_trained_model(level=level, stereo=True)
+    waveform = noise(2, 140_000) + np.float32(0.1)  # Longer than a block, with an offset.
+    waveform[1] *= np.float32(0.01)
+    mean, deviation = waveform.mean(dtype=np.float64), waveform.std(dtype=np.float64, ddof=1)
+    expected = deviation * whole(model, ((waveform - mean) / deviation).astype(np.float32))
+    np.testing.assert_allclose(separate_waveform(model, waveform, RATE), expected, atol=1e-5)
+    # So that loudness does not matter, and a constant is nothing to separate.
+    quiet = separate_waveform(model, waveform * np.float32(2**-10), RATE) * 2**10
+    np.testing.assert_allclose(quiet, expected, atol=1e-5)
+    np.testing.assert_array_equal(separate_waveform(model, np.full((2, 140_000), np.float32(0.3)), RATE), 0)
+
+
+@pytest.mark.parametrize("level", ["clip", "recording"])
+def test_a_model_of_mono_levels_the_mean_of_the_channels(level: str) -> None:
+    model = make_trained_model(level=level)
+    waveform = noise(2, 40_000)
+    side = noise(1, 40_000, seed=1)[0]
+    target = separate_waveform(model, waveform + np.stack([side, -side]), RATE)
+    np.testing.assert_allclose(target.mean(0), separate_waveform(model, waveform.mean(0, keepdims=True), RATE)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros(100, np.float32), r"shape \(100,\); it must be \(channels, samples\)"),
+        (np.full((1, 100), np.nan, np.float32), "NaN or infinite"),
+    ],
+)
+def test_bad_waveforms_are_refused(model: TrainedModel, waveform: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        separate_waveform(model, waveform, RATE)
+
+
+def test_chunks_of_no_length_are_refused(model: TrainedModel) -> None:
+    with pytest.raises(ValueError, match="chunk_s is 0; it must be positive"):
+        separate_waveform(model, noise(1, 100), RATE, chunk_s=0)
+
+
+def test_blocks_of_any_size_give_the_same(model: TrainedModel) -> None:
+    waveform = noise(1, 20_000)
+
+    def in_blocks(size: int) -> np.ndarray:
+        blocks = (waveform[:, begin : begin + size] for begin in range(0, 20_000, size))
+        return np.concatenate(list(target_blocks(model, blocks, 0.3)), axis=1)
+
+    assert in_blocks(20_000).shape == (1, 313 * 64)
+    np.testing.assert_allclose(in_blocks(20_000), in_blocks(333), atol=1e-6)
+    np.testing.assert_allclose(in_blocks(20_000), in_blocks(5000), atol=1e-6)
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize(("subtype", "bits"), [("PCM_16", 16), ("PCM_24", 24)])
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_integer_files_sum_exactly(model: TrainedModel, tmp_path: Path, subtype: str, bits: int, suffix: str) -> None:
+    path = write(tmp_path / f"song{suffix}", noise(2, 20_000), subtype=subtype)
+    outputs = separate_file(model, path, tmp_path / "out")
+    assert [output.name for output in outputs] == [f"vocals{suffix}", f"accompaniment{suffix}"]
+    assert all(soundfile.info(output).subtype == subtype for output in outputs)
+    mixture, target, accompaniment = (read(file, "int32") >> (32 - bits) for file in (path, *outputs))
+    np.testing.assert_array_equal(target + accompaniment, mixture)
+    assert np.ptp(target) > 0.1 * np.ptp(mixture)
+    assert np.ptp(accompaniment) > 0.1 * np.ptp(mixture)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_U8"])
+def test_float_files_sum_exactly_for_integer_recordings(model: TrainedModel, tmp_path: Path, subtype: str) -> None:
+    path = write(tmp_path / "song.wav", noise(2, 20_000, scale=0.9), 22_050, subtype)
+    outputs = separate_file(model, path, tmp_path / "out", suffix="wav", subtype="FLOAT")
+    target, accompaniment = map(read, outputs)
+    np.testing.assert_array_equal(target + accompaniment, read(path))
+    expected = separate_waveform(model, read(path), 22_050)
+    np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.3, 1.0, 100.0])
+def test_float_recordings_sum_exactly_where_float32_can(model: TrainedModel, tmp_path: Path, scale: float) -> None:
+    path = write(tmp_path / "song.wav", noise(2, 20_000, scale=scale))
+    target, accompaniment = map(read, separate_file(model, path, tmp_path / "out"))
+    mixture = read(path)
+    # The sum of two numbers is a multiple of the spacing of float32 at the smaller; both are multiples of the larger's here.
+    spacing = np.spacing(np.maximum(np.maximum(np.abs(target), np.abs(accompaniment)), np.abs(mixture)))
+    possible = mixture.astype(np.float64) % spacing == 0
+    assert possible.mean() > 0.5
+    np.testing.assert_array_equal((target + accompaniment)[possible], mixture[possible])
+    assert (np.abs(target.astype(np.float64) + accompaniment - mixture) <= spacing / 2).all()
+
+
+@pytest.mark.parametrize(("suffix", "subtype", "step"), [(".wav", "PCM_16", 2**-15), (".flac", "PCM_24", 2**-23)])
+def test_integer_output_of_float_recordings_sums_within_a_step(
+    model: TrainedModel, tmp_path: Path, suffix: str, subtype: str, step: float
+) -> None:
+    path = write(tmp_path / "song.wav", noise(2, 20_000))
+    outputs = separate_file(model, path, tmp_path / "out", suffix=suffix, subtype=subtype)
+    target, accompaniment = (read(output, "float64") for output in outputs)
+    np.testing.assert_allclose(target + accompaniment, read(path), rtol=0, atol=step)
+
+
+def test_integer_parts_beyond_full_scale_are_limited_and_still_sum(tmp_path: Path) -> None:
+    model = make_trained_model(objective=PUConfig(mask="hard"))
+    # Every sample at full scale: without some of its bins, it goes beyond.
+    mixture = np.random.default_rng(0).choice([32767, -32768], (1, 20_000)).astype(np.int16)
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, mixture.T, RATE, subtype="PCM_16")
+    target = separate_waveform(model, read(path), RATE)
+    assert np.abs(target).max() > 1
+    assert np.abs(read(path) - target).max() > 1
+    target, accompaniment = (read(output, "int16").astype(int) for output in separate_file(model, path, tmp_path / "out"))
+    np.testing.assert_array_equal(target + accompaniment, mixture)
+
+
+def test_float_recordings_beyond_full_scale_are_clipped_in_integer_files(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "loud.wav", noise(1, 10_000, scale=3.0))
+    target, accompaniment = map(read, separate_file(model, path, tmp_path / "out", subtype="PCM_16"))
+    np.testing.assert_allclose(target + accompaniment, np.clip(read(path), -1, 1 - 2**-15), rtol=0, atol=2**-15)
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "num_channels", "num_samples"), [(44_100, 2, 50_001), (8000, 1, 4001), (48_000, 3, 7), (RATE, 4, 20_000)]
+)
+def test_output_has_rate_channels_and_length_of_the_input(
+    model: TrainedModel, tmp_path: Path, sample_rate: int, num_channels: int, num_samples: int
+) -> None:
+    path = write(tmp_path / "song.wav", noise(num_channels, num_samples), sample_rate, "PCM_16")
+    for output in separate_file(model, path, tmp_path / "out", chunk_s=0.5):
+        info = soundfile.info(output)
+        assert (info.samplerate, info.channels, info.frames) == (sample_rate, num_channels, num_samples)
+
+
+def test_resampled_target_stays_aligned_and_what_the_model_cannot_hear_is_accompaniment() -> None:
+    # A mask that keeps everything: a supervised network whose only parameter that is not zero is the bias of its output.
+    model = make_trained_model(level="recording")
+    variables = jax.tree.map(jnp.zeros_like, model.variables)
+    variables["params"]["output"]["bias"] += 30
+    model = TrainedModel(model.config, variables, {})
+    time = np.arange(3 * 44_100) / 44_100
+    low, high = (0.3 * np.sin(2 * np.pi * frequency * time + 1).astype(np.float32)[None] for frequency in (3000, 12_000))
+    target = separate_waveform(model, low + high, 44_100, chunk_s=0.5)
+    middle = slice(2000, -2000)
+    np.testing.assert_allclose(target[:, middle], low[:, middle], atol=2e-4)
+
+
+def test_formats_in_and_out(model: TrainedModel, tmp_path: Path) -> None:
+    tones = np.sin(2 * np.pi * np.array([[220.0], [440.0]]) * np.arange(44_100) / 44_100)
+    wav = write(tmp_path / "song.wav", 0.3 * tones + noise(2, 44_100, scale=0.01), 44_100, "PCM_16")
+    for suffix in (".flac", ".ogg", ".mp3"):
+        outputs = separate_file(model, wav, tmp_path / suffix, suffix=suffix)
+        assert [output.suffix for output in outputs] == [suffix, suffix]
+        info = soundfile.info(outputs[0])
+        assert (info.samplerate, info.channels, info.frames) == (44_100, 2, 44_100)
+        lossy = suffix != ".flac"
+        np.testing.assert_allclose(sum(map(read, outputs)), read(wav), rtol=0, atol=0.05 if lossy else 0)
+        # And back: a lossy recording is by default not coded once more.
+        again = separate_file(model, outputs[1], tmp_path / "again" / suffix)
+        assert [output.suffix for output in again] == [".wav", ".wav"] if lossy else [".flac", ".flac"]
+        total = sum(map(read, again))
+        np.testing.assert_allclose(total, read(outputs[1])[:, : total.shape[1]], rtol=0, atol=2**-24)
+
+
+def test_a_recording_that_only_ffmpeg_reads(model: TrainedModel, tmp_path: Path) -> None:
+    wav = write(tmp_path / "song.wav", noise(2, 44_100), 44_100)
+    path = tmp_path / "song.m4a"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", wav, path], check=True)
+    target, accompaniment = map(read, separate_file(model, path, tmp_path / "out"))
+    decoded = np.concatenate(list(read_blocks(path)), axis=1)
+    np.testing.assert_allclose(target + accompaniment, decoded, rtol=0, atol=2**-24)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sample_rate", "num_channels"), [(".mp3", 96_000, 2), (".mp3", 44_100, 6), (".flac", 44_100, 9)]
+)
+def test_formats_that_cannot_hold_the_recording_say_so(
+    model: TrainedModel, tmp_path: Path, suffix: str, sample_rate: int, num_channels: int
+) -> None:
+    path = write(tmp_path / "song.wav", noise(num_channels, 1000), sample_rate)
+    message = rf"cannot hold {num_channels} channels at {sample_rate} Hz .*Write \.wav or \.flac, or resample"
+    with pytest.raises(AudioError, match=message):
+        separate_file(model, path, tmp_path / "out", suffix=suffix)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_formats_are_refused_before_anything_is_read(model: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"output format is '\.m4a'; it must be one of \.wav, \.flac, \.ogg, \.mp3"):
+        separate(model, [tmp_path / "missing.wav"], tmp_path / "out", suffix=".m4a")
+
+
+def test_a_recording_is_not_overwritten_by_its_own_separation(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "vocals" / "vocals.wav", noise(1, 1000))
+    before = path.read_bytes()
+    report = separate(model, [path], tmp_path, progress=False)
+    assert "would be overwritten" in report.failed[path]
+    assert path.read_bytes() == before
+
+
+def test_stems_are_named_after_the_target(tmp_path: Path) -> None:
+    model = make_trained_model()
+    data = DataConfig(patch=model.config.data.patch, target=("drums", "bass"))
+    model = TrainedModel(Config(data=data, model=model.config.model, objective=model.config.objective), model.variables, {})
+    outputs = separate_file(model, write(tmp_path / "song.wav", noise(1, 1000)), tmp_path / "out")
+    assert [output.name for output in outputs] == ["drums-bass.wav", "accompaniment.wav"]
+
+
+def test_folders_keep_every_recording(model: TrainedModel, tmp_path: Path) -> None:
+    music = tmp_path / "music"
+    names = ["a/song.wav", "b/song.wav", "b/song.flac", "b/.hidden.wav"]
+    waveforms = {name: noise(1, 2000, seed=seed) for seed, name in enumerate(names)}
+    for name, waveform in waveforms.items():
+        write(music / name, waveform, subtype="PCM_16")
+    (music / "notes.txt").write_text("not audio")
+    for _ in range(2):  # What is in the output folder is no input the second time.
+        report = separate(model, [music], music / "separated", progress=False)
+        assert not report.failed
+        folders = {path.relative_to(music).as_posix(): outputs[0].parent for path, outputs in report.written.items()}
+        assert {name: folder.relative_to(music / "separated").as_posix() for name, folder in folders.items()} == {
+            "a/song.wav": "a/song",
+            "b/song.flac": "b/song.flac",
+            "b/song.wav": "b/song.wav",
+        }
+    for path, outputs in report.written.items():
+        np.testing.assert_array_equal(sum(map(read, outputs)), read(path))
+
+
+def test_several_inputs_never_share_a_folder(tmp_path: Path) -> None:
+    for name in ("x/song.wav", "y/song.wav", "y/Song.WAV", "song.stem.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    failed: dict[Path, str] = {}
+    inputs = [tmp_path / "x", tmp_path / "y", tmp_path / "x" / "song.wav", tmp_path / "song.stem.mp4"]
+    folders = output_folders(inputs, "out", failed)
+    assert {path.relative_to(tmp_path).as_posix(): folder.as_posix() for path, folder in folders.items()} == {
+        "x/song.wav": "out/x/song",
+        "y/Song.WAV": "out/y/Song.WAV",
+        "y/song.wav": "out/y/song.wav-2",
+        "song.stem.mp4": "out/song",
+    }
+    assert not failed
+
+
+def test_bad_recordings_do_not_stop_the_good_ones(
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [write(tmp_path / "in" / f"{name}.wav", noise(1, 3000)) for name in ("a", "z")]
+    truncated = write(tmp_path / "in" / "truncated.wav", noise(1, 3000))
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    nan = write(tmp_path / "in" / "nan.wav", np.full((1, 3000), np.nan, np.float32))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    missing = tmp_path / "missing.wav"
+    report = separate(model, [tmp_path / "in", missing, empty], tmp_path / "out")
+    assert set(report.written) == set(good)
+    assert set(report.failed) == {truncated, nan, missing, empty}
+    for path, words in ((truncated, "truncated"), (nan, "NaN"), (missing, "does not exist"), (empty, "holds no recordings")):
+        assert str(path) in report.failed[path]
+        assert words in report.failed[path]
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
+        "in/a/accompaniment.wav",
+        "in/a/vocals.wav",
+        "in/z/accompaniment.wav",
+        "in/z/vocals.wav",
+    ]
+    assert "100%" in capsys.readouterr().err
+
+
+MEASURE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from jaxpu.config import BandSplitRNNConfig, PatchCNNConfig
+from jaxpu.separation.files import separate_file
+sys.path.insert(0, sys.argv[1])
+from test_separate import make_trained_model
+network = eval(sys.argv[2])
+model = make_trained_model(network=network, sample_rate=8000, n_fft=512, win_length=512, hop_length=256, level="recording")
+for path in sys.argv[3:]:
+    separate_file(model, path, Path(path).with_suffix(""))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        PatchCNNConfig(channels=1, growth=1, blocks=0),
+        BandSplitRNNConfig(bands=((1000.0, 4),), channels=2, repeats=1, hidden=2, mask_hidden=2),
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_memory_does_not_grow_with_the_length(network: ModelConfig, tmp_path: Path) -> None:
+    """The peak after an eight-minute recording is the peak after a one-minute one."""
+    second = noise(2, 11_025).T
+    paths = []
+    for minutes in (1, 8):
+        paths.append(tmp_path / f"{minutes}.wav")
+        with soundfile.SoundFile(paths[-1], "w", 11_025, 2, "PCM_16") as file:
+            for _ in range(60 * minutes):
+                file.write(second)
+    command = [sys.executable, "-c", MEASURE_MEMORY, str(Path(__file__).parent), repr(network), *map(str, paths)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    short, long = (int(line) / 1024 for line in result.stdout.split())  # MB on Linux.
+    # The input, the target and the accompaniment take 37 MB each for seven minutes.
+    assert long - short < 20, result.stdout

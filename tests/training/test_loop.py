@@ -1,0 +1,483 @@
+"""Training from end to end on a tiny corpus: learning, resuming to the bit, stopping, refusing."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.config import STEMS, DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.prepare import prepare
+from data_pipeline.tfrecord import DataError
+from data_pipeline.tracks import Musdb18HQ, TwoFolders
+from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
+from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig
+from jaxpu.config_files import to_json
+from jaxpu.core.models import make_model
+from jaxpu.core.step import TrainState, decode, init_state, make_optimizer, make_train_step, separation_variables
+from jaxpu.training.loop import TrainingError, train
+
+pytestmark = pytest.mark.usefixtures("shared_compilations")
+
+RATE = 8000
+DATA = DataConfig(
+    patch=PatchSpec(sample_rate=RATE, clip_samples=512, n_fft=64, win_length=64, hop_length=32),
+    activity_on="off",
+    validation_share=0.3,
+)
+SETTINGS = TrainConfig(num_steps=60, batch_size=8, learning_rate=0.03, eval_every=30, eval_batches=2)
+REMIX = Config(
+    data=DATA,
+    model=PatchCNNConfig(channels=4, blocks=0, features="log", dropout_rate=0.1),
+    objective=RemixConfig(),
+    train=SETTINGS,
+)
+
+
+def change(config: Config, *, objective: Any = None, model: dict[str, Any] | None = None, **settings: Any) -> Config:
+    return dataclasses.replace(
+        config,
+        objective=objective or config.objective,
+        model=dataclasses.replace(config.model, **(model or {})),
+        train=dataclasses.replace(config.train, **settings),
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six songs of two seconds: vocals are tones that come and go, the rest is noise."""
+    root = tmp_path_factory.mktemp("corpus")
+    time_s = np.arange(2 * RATE) / RATE
+    for song in range(6):
+        rng = np.random.default_rng(song)
+        folder = root / "train" / f"Song {song}"
+        folder.mkdir(parents=True)
+        playing = np.sin(2 * np.pi * (1 + song / 4) * time_s) > -0.3
+        stems = {name: 0.03 * rng.standard_normal(len(time_s)) for name in STEMS[1:]}
+        stems["vocals"] = 0.2 * playing * sum(np.sin(2 * np.pi * harmonic * (500 + 50 * song) * time_s) for harmonic in (1, 2, 3))
+        stems["mixture"] = sum(stems.values())
+        for name, samples in stems.items():
+            soundfile.write(folder / f"{name}.wav", samples, RATE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "stems"
+    prepare(Musdb18HQ(corpus), DATA, directory, num_workers=1, progress=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def two_folders(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings without stems, in which the target is not to be heard at all."""
+    root = tmp_path_factory.mktemp("folders")
+    for folder, stem, songs in (("with", "other", range(3)), ("without", "drums", range(3, 6))):
+        (root / folder).mkdir()
+        for song in songs:
+            (root / folder / f"{song}.wav").symlink_to(corpus / "train" / f"Song {song}" / f"{stem}.wav")
+    prepare(TwoFolders(root / "with", root / "without"), DATA, root / "data", num_workers=1, progress=False)
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def straight(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run without interruptions, and what it returned."""
+    run_dir = tmp_path_factory.mktemp("straight")
+    return run_dir, train(REMIX, data_dir, run_dir, progress=False)
+
+
+def read_log(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl, without timings."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if name != "clips_per_s"} for line in lines if kind in (None, line["kind"])
+    ]
+
+
+def last_state(config: Config, run_dir: Path) -> TrainState:
+    with RunCheckpoints(run_dir) as checkpoints:
+        state, _ = checkpoints.restore(init_state(config))
+    return state
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Equal to the bit."""
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(actual), jax.device_get(expected))
+
+
+@contextlib.contextmanager
+def when(condition: Callable[[], bool], action: Callable[[], None]) -> Iterator[threading.Event]:
+    """Does `action` in another thread as soon as `condition` holds; yields whether it was done."""
+    done, finished = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not finished.is_set():
+            if condition():
+                done.set()
+                action()
+                return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield done
+    finally:
+        finished.set()
+        thread.join()
+
+
+def logged(run_dir: Path, step: int) -> Callable[[], bool]:
+    """Whether the log has reached that step."""
+    path = run_dir / "metrics.jsonl"
+    return lambda: path.exists() and any(f'"step": {number},' in path.read_text() for number in range(step, 61))
+
+
+def test_a_run_learns_and_writes_what_it_promises(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
+    run_dir, result = straight
+    assert result["stopped"] == "all steps done"
+    assert result["step"] == 60
+    assert json.loads((run_dir / "config.json").read_text()) == json.loads(json.dumps(to_json(REMIX)))
+    steps = [line["step"] for line in read_log(run_dir, "train")]
+    assert steps == [20, 30, 50, 60]
+    assert [line["step"] for line in read_log(run_dir, "evaluate")] == [30, 60]
+    losses = [line["loss"] for line in read_log(run_dir, "train")]
+    assert losses[-1] < losses[0] - 0.02
+    for line in read_log(run_dir, "train"):
+        assert {"loss", "kept_energy", "inactive_share", "label_share", "gradient_norm"} <= set(line)
+    evaluated = read_log(run_dir, "evaluate")[-1]
+    assert {"loss", "kept_energy", "inactive_share", "si_sdr_improvement", "true_kept_energy"} <= set(evaluated)
+    assert result["loss"] == evaluated["loss"]
+    assert 0.05 < evaluated["true_kept_energy"] < 0.95
+    best = max(-line["loss"] for line in read_log(run_dir, "evaluate"))
+    assert result["best_score"] == best
+    model = load_model(run_dir)
+    assert model.config == REMIX
+    assert model.info["score"] == best
+    assert model.info["select_by"] == "held_out_loss"
+    assert model.info["uses_stems"] == []
+    assert model.info["data_fingerprint"] == PatchDataset.open(data_dir).fingerprint
+
+
+def test_a_finished_run_is_left_as_it_is(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
+    run_dir, result = straight
+    log = (run_dir / "metrics.jsonl").read_text()
+    assert train(REMIX, data_dir, run_dir, progress=False) == result
+    assert (run_dir / "metrics.jsonl").read_text() == log
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(
+    straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with when(logged(tmp_path, 20), lambda: os.kill(os.getpid(), signal.SIGTERM)) as sent:
+        result = train(REMIX, data_dir, tmp_path, progress=False)
+    assert sent.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert result["stopped"].startswith("asked to stop")
+    assert 20 < result["step"] < 60
+    assert [line["step"] for line in read_log(tmp_path, "evaluate")][-1] == result["step"]
+    assert load_model(tmp_path, which="last").info["step"] == result["step"]
+    assert train(REMIX, data_dir, tmp_path, progress=False)["stopped"] == "all steps done"
+    # Neither the seed's parameters, nor the data, nor the dropout, nor the gains differ from the straight run's.
+    assert_same(last_state(REMIX, tmp_path), last_state(REMIX, straight[0]))
+    assert [line for line in read_log(tmp_path, "evaluate") if line["step"] % 30 == 0] == read_log(straight[0], "evaluate")
+
+
+TRAIN = """
+    import json, sys
+    from jaxpu.config_files import from_json
+    from jaxpu.training.loop import train
+
+    train(from_json(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], progress=False)
+"""
+
+
+def test_kill_and_resume_equals_a_straight_run(
+    straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, shared_compilations: dict[str, str]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(TRAIN), json.dumps(to_json(REMIX)), data_dir, tmp_path],
+        env=os.environ | shared_compilations,
+        cwd=Path(__file__).parents[2],
+    )
+    reached = logged(tmp_path, 50)
+    while process.poll() is None and not reached():
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    # The process may have been writing: half a line, and lines beyond the last checkpoint.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 60, "loss": 0.1}\n{"kind": "train", "st')
+    assert train(REMIX, data_dir, tmp_path, progress=False)["stopped"] == "all steps done"
+    assert_same(last_state(REMIX, tmp_path), last_state(REMIX, straight[0]))
+    assert read_log(tmp_path) == read_log(straight[0])
+    assert_same(load_model(tmp_path).variables, load_model(straight[0]).variables)
+
+
+def test_supervised_with_everything_switched_on(data_dir: Path, tmp_path: Path) -> None:
+    config = change(
+        REMIX,
+        objective=SupervisedConfig(),
+        model={"normalization": "batch", "output_kernel_size": 3},
+        num_steps=40,
+        mixed_precision=True,
+        ema_decay=0.9,
+        gradient_clip=1.0,
+        schedule="cosine",
+        warmup_steps=5,
+        select_by="si_sdr_improvement",
+        disjoint_tracks=False,
+    )
+    result = train(config, data_dir, tmp_path, progress=False)
+    losses = [line["loss"] for line in read_log(tmp_path, "train")]
+    assert losses[-1] < losses[0]
+    assert result["best_score"] == max(line["si_sdr_improvement"] for line in read_log(tmp_path, "evaluate"))
+    state = last_state(config, tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, state.ema_params))} == {
+        jnp.dtype(jnp.float32)
+    }
+    model = load_model(tmp_path, which="last")
+    assert model.info["uses_stems"] == ["supervised training", "checkpoint selected by SI-SDR"]
+    # What separates is the average, with the running statistics of the normalisation.
+    assert_same(model.variables, {"params": state.ema_params, "batch_stats": state.batch_stats})
+    averaged, current = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (state.ema_params, state.params)
+    )
+    assert np.any(averaged != current)
+    np.testing.assert_allclose(averaged, current, atol=0.2)
+
+
+def test_blank_output_stops_the_run_when_asked_to(two_folders: Path, tmp_path: Path) -> None:
+    # Both folders sound alike, so that blank output is the best answer wherever the class prior is above 1/2.
+    objective = PUConfig(estimator="unbiased", class_prior=0.95)
+    config = change(REMIX, objective=objective, num_steps=400, eval_every=200, on_blank="stop")
+    result = train(config, two_folders, tmp_path, progress=False)
+    assert result["stopped"] == "blank output"
+    assert 100 <= result["step"] < 400
+    (warning,) = read_log(tmp_path, "warning")
+    assert warning["step"] == result["step"]
+    assert "the output is blank" in warning["text"]
+    assert "class prior of 0.95" in warning["text"]
+    losses = [line["loss"] for line in read_log(tmp_path, "train")]
+    assert losses[-1] < losses[0]
+    # Stopped with a checkpoint, so that it can be looked at.
+    assert load_model(tmp_path, which="last").info["step"] == result["step"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data_dir: Path, tmp_path: Path) -> None:
+    config = change(REMIX, learning_rate=1e30)
+    with pytest.raises(TrainingError) as caught:
+        train(config, data_dir, tmp_path, progress=False)
+    message = str(caught.value)
+    assert re.match(r"^Step [23]: the loss is (nan|inf), the norm of its gradient ", message)
+    assert "train.learning_rate (now 1e+30)" in message
+    assert "train.gradient_clip" in message
+
+
+def test_patience_ends_a_run_that_does_not_get_better(data_dir: Path, tmp_path: Path) -> None:
+    config = change(REMIX, learning_rate=1e-30, eval_every=5, patience=2)
+    result = train(config, data_dir, tmp_path, progress=False)
+    # The first evaluation is the best; the same loss again is no better.
+    assert result["step"] == 15
+    assert result["stopped"] == "no better checkpoint in 2 evaluations"
+    assert load_model(tmp_path).info["evaluations_since_best"] == 2
+
+
+def test_data_of_other_settings_are_refused_before_the_first_step(data_dir: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(REMIX, data=dataclasses.replace(DATA, patch=dataclasses.replace(DATA.patch, hop_length=16)))
+    with pytest.raises(DataError, match=r"prepared with other settings: .*hop_length is 32 but 16 is asked for"):
+        train(other, data_dir, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_of_another_config_is_refused(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
+    run_dir, _ = straight
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(run_dir / 'config.json'))} .*another config.*--run.*delete"):
+        train(change(REMIX, seed=1), data_dir, run_dir, progress=False)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch_size is 12; it must be a multiple of the 8 devices"):
+        train(change(REMIX, batch_size=12), data_dir, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_folders_train_without_stems_and_refuse_what_needs_them(two_folders: Path, tmp_path: Path) -> None:
+    result = train(change(REMIX, num_steps=2), two_folders, tmp_path / "remix", progress=False)
+    assert "si_sdr_improvement" not in result
+    assert math.isfinite(result["loss"])
+    with pytest.raises(DataError, match="has no targets, for its source has no stems"):
+        train(change(REMIX, objective=SupervisedConfig()), two_folders, tmp_path / "supervised", progress=False)
+
+
+def test_the_seed_decides_the_initial_parameters() -> None:
+    first, again, other = (init_state(change(REMIX, seed=seed)).params for seed in (3, 3, 4))
+    assert_same(first, again)
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
+
+
+def random_batches(num: int, *, positive_gain: float = 1.0) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "unlabeled": rng.standard_normal((8, *DATA.patch.patch_shape)).astype(np.float32),
+            "positive": np.float32(positive_gain) * rng.standard_normal((8, *DATA.patch.patch_shape)).astype(np.float32),
+            "index": np.arange(8, dtype=np.int32),
+        }
+        for _ in range(num)
+    ]
+
+
+BOOTSTRAP = BootstrapConfig(remix_steps=3, teacher="round", round_steps=2)
+
+
+def test_a_bootstrap_is_remix_until_it_has_a_teacher_and_the_teacher_changes_by_the_round() -> None:
+    config, key = change(REMIX, objective=BOOTSTRAP, ema_decay=0.9), jax.random.key(0)
+    batches = random_batches(8)
+    step, remix_step = jax.jit(make_train_step(config)), jax.jit(make_train_step(change(REMIX, ema_decay=0.9)))
+    state, remix_state = init_state(config), init_state(change(REMIX, ema_decay=0.9))
+    separated, teachers, same_as_remix = [], [], []
+    for batch in batches:
+        separated.append(separation_variables(config, state)["params"])
+        state, _ = step(state, batch, key)
+        remix_state, _ = remix_step(remix_state, batch, key)
+        teachers.append(state.teacher["params"])
+        difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, remix_state.params)
+        same_as_remix.append(max(jax.tree.leaves(difference)) < 1e-6)
+    assert same_as_remix == [True] * 3 + [False] * 5
+    for number in range(8):
+        # The teacher of steps 3 and 4 (counted from 0) is what separated before step 3, of steps 5 and 6 before 5, ...
+        of_step = separated[0] if number < 3 else separated[3 + 2 * ((number - 3) // 2)]
+        assert_same(teachers[number], of_step)
+
+
+def test_mixtures_are_empty_only_to_a_teacher_that_takes_little_of_the_positives() -> None:
+    key, batches = jax.random.key(0), random_batches(1) * 6
+
+    def run(trusted_leak: float) -> list[tuple[float, float]]:
+        objective = dataclasses.replace(BOOTSTRAP, empty_share=1.0, trusted_leak=trusted_leak)
+        config = change(REMIX, objective=objective, ema_decay=0.9)
+        step, state, found = jax.jit(make_train_step(config)), init_state(config), []
+        for batch in batches:
+            state, statistics = step(state, batch, key)
+            assert statistics["leak"] == state.leak
+            found.append((float(state.leak), float(statistics["empty_mixtures"])))
+        return found
+
+    trusting = run(100.0)
+    assert trusting[:3] == [(0, 0)] * 3
+    assert all(empty > 0 for _, empty in trusting[3:])
+    # The same teacher hears the same clips in the first two steps: the mean over the steps so far is what it leaks.
+    first = trusting[3][0]
+    assert first > 0
+    np.testing.assert_allclose(trusting[4][0], first, rtol=1e-5)
+    assert run(1.01 * first)[3] == trusting[3]
+    assert run(0.99 * first)[3] == (first, 0)
+
+
+def test_a_teacher_by_average_is_what_separates_at_every_step() -> None:
+    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, teacher="average"), ema_decay=0.9)
+    step, state = jax.jit(make_train_step(config)), init_state(config)
+    for number, batch in enumerate(random_batches(6)):
+        before = separation_variables(config, state)
+        state, _ = step(state, batch, jax.random.key(0))
+        if number >= 3:
+            assert_same(state.teacher, before)
+
+
+def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are() -> None:
+    config = change(REMIX, model={"normalization": "batch"}, ema_decay=0.9)
+    model = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
+    step, state = jax.jit(make_train_step(config)), init_state(config)
+    expected = state.batch_stats
+    for number, batch in enumerate(random_batches(6)):
+        state, _ = step(state, batch, jax.random.key(0))
+        if number % 4 == 0:
+            variables, stft = separation_variables(config, state), decode(batch).unlabeled
+            new = model.apply(variables, stft, batch["index"], train=True, mutable=["batch_stats"])[1]["batch_stats"]
+            expected = jax.tree.map(lambda a, b: (a + b) / 2, new, expected) if number else new
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.batch_stats, expected)
+
+
+def test_a_bootstrap_killed_within_a_round_goes_on_to_the_bit(data_dir: Path, tmp_path: Path) -> None:
+    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, remix_steps=10, round_steps=20), eval_every=15)
+    straight_result = train(config, data_dir, tmp_path / "straight", progress=False)
+    with when(logged(tmp_path / "resumed", 20), lambda: os.kill(os.getpid(), signal.SIGTERM)) as sent:
+        assert train(config, data_dir, tmp_path / "resumed", progress=False)["stopped"].startswith("asked to stop")
+    assert sent.is_set()
+    assert train(config, data_dir, tmp_path / "resumed", progress=False)["loss"] == straight_result["loss"]
+    state = last_state(config, tmp_path / "resumed")
+    assert_same(state, last_state(config, tmp_path / "straight"))
+    assert jax.tree.leaves(state.teacher)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.1] * 6),
+        ({"warmup_steps": 2}, [0.0, 0.05, 0.1, 0.1, 0.1, 0.1]),
+        ({"schedule": "cosine"}, [0.1 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]),
+        (
+            {"schedule": "cosine", "warmup_steps": 2},
+            [0, 0.05, *(0.1 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4))],
+        ),
+    ],
+    ids=str,
+)
+def test_schedules(settings: dict[str, Any], expected: list[float]) -> None:
+    """Under a constant gradient every step of Adam is the learning rate."""
+    optimizer = make_optimizer(TrainConfig(num_steps=6, learning_rate=0.1, gradient_clip=1.0, **settings))
+
+    def step(state: Any, _: None) -> tuple[Any, jax.Array]:
+        updates, state = optimizer.update(jnp.full((), 50.0), state, jnp.zeros(()))
+        return state, updates
+
+    _, updates = jax.lax.scan(step, optimizer.init(jnp.zeros(())), None, 6)
+    np.testing.assert_allclose(-updates, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_many_hyperparameters_at_once_equal_runs_alone() -> None:
+    config = change(REMIX, objective=PUConfig())
+    step = jax.jit(make_train_step(config))
+    state = init_state(config)
+    key = jax.random.key(0)
+    # At the highest prior the bracket is negative: both sides of the clamp in one vmap.
+    values = {"class_prior": jnp.asarray([0.1, 0.2, 0.99]), "gamma": jnp.asarray([1.0, 0.5, 0.3])}
+    batches = random_batches(3, positive_gain=2.0)
+
+    def run(step: Any, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+        for batch in batches:
+            state, statistics = step(state, batch, key)
+        return state, statistics
+
+    def stack(states: list[Any]) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    states = [
+        dataclasses.replace(state, hyperparameters=state.hyperparameters | {name: value[i] for name, value in values.items()})
+        for i in range(3)
+    ]
+    together = run(jax.jit(jax.vmap(step, (0, None, None))), stack(states))
+    alone = stack([run(step, each) for each in states])
+    assert together[1]["clamped"].tolist() == [0, 0, 1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together, alone)
