@@ -14,13 +14,13 @@ import soundfile
 import soxr
 
 from data_pipeline import decoders
-from data_pipeline.decoders import BLOCK_SAMPLES, AudioError, AudioInfo, Blocks, require_ffmpeg
+from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, require_ffmpeg
+from data_pipeline.errors import AudioError
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "BLOCK_SAMPLES",
     "WRITE_SUFFIXES",
-    "AudioError",
     "AudioInfo",
     "Blocks",
     "Writer",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.tfrecord import DataError
+from data_pipeline.errors import DataError
 
 
 def map_over_beam(function: Callable[[Any], Any], items: Sequence[Any], options: Sequence[str], scratch: Path) -> list[Any]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipeline.config import DataConfig, PatchSpec
-from data_pipeline.tfrecord import DataError, read_record
+from data_pipeline.errors import DataError
+from data_pipeline.tfrecord import read_record
 
 FORMAT = 1
 """Version of the layout on disk. It enters the fingerprint, so that data of another layout are never mistaken for ours."""

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from data_pipeline.errors import AudioError
+
 BLOCK_SAMPLES = 1 << 17
 """Samples of a block, per channel, unless told otherwise: about 3 s at 44.1 kHz."""
 
@@ -26,10 +28,6 @@ _FORMATS_WITH_DURATION = frozenset({"mov", "matroska"})
 _CONTAINER_TOLERANCE_S = 0.25
 # ffmpeg ends with success on some truncated files, yet says one of these.
 _TRUNCATION_WORDS = ("prematurely", "partial file", "truncated")
-
-
-class AudioError(ValueError):
-    """An audio file cannot be used. The message names the file, what is wrong, and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 
 from data_pipeline import activity
 from data_pipeline.config import DataConfig
-from data_pipeline.tfrecord import DataError, writing
+from data_pipeline.errors import DataError
+from data_pipeline.tfrecord import writing
 from data_pipeline.tracks import Recording, Track
 
 SILENT_DEVIATION = 1e-4

@@ -21,19 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.audio import AudioError, AudioInfo, resampled_length
+from data_pipeline.audio import AudioInfo, resampled_length
 from data_pipeline.beam import map_over_beam
 from data_pipeline.config import DataConfig, fingerprint
 from data_pipeline.dataset import FORMAT, SIGNALS, UNFINISHED_FOLDER, PatchDataset, read_info
+from data_pipeline.errors import AudioError, DataError, WriteError
 from data_pipeline.folder_check import StatisticsMeter
 from data_pipeline.patches import PatchMaker
 from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeTrack, is_planned, plan, publish, shard_file
-from data_pipeline.tfrecord import FRAME_BYTES, DataError, RecordWriter, WriteError, encode_example, writing
+from data_pipeline.tfrecord import FRAME_BYTES, RecordWriter, encode_example, writing
 from data_pipeline.tracks import Source, Track, find_tracks
 from data_pipeline.workers import worker_pool
-
-__all__ = ["DataError", "WriteError", "prepare"]
 
 RESERVE_BYTES = 256 << 20
 """What `prepare` leaves free on the disk unless told otherwise."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.dataset import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
+from data_pipeline.errors import DataError
 from data_pipeline.folder_check import Statistics, compare
-from data_pipeline.tfrecord import DataError, writing
+from data_pipeline.tfrecord import writing
 
 _PLAN_FILE = "plan.json"
 # In the order of publishing: TensorFlow Datasets opens a folder with the second and third, jaxpu one with the last.

@@ -19,17 +19,11 @@ from typing import Self
 import google_crc32c
 import numpy as np
 
+from data_pipeline.errors import DataError, WriteError
+
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
 """What the framing adds to a payload."""
-
-
-class DataError(ValueError):
-    """Prepared data cannot be made or used. The message says what is wrong, where, and the remedy."""
-
-
-class WriteError(DataError):
-    """The disk refuses data: nothing that comes after could be written either."""
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 from data_pipeline import audio
-from data_pipeline.audio import AudioError, AudioInfo, Blocks
+from data_pipeline.audio import AudioInfo, Blocks
 from data_pipeline.config import STEMS
+from data_pipeline.errors import AudioError
 
 Split = Literal["train", "validation", "test"]
 

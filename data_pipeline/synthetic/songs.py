@@ -19,6 +19,7 @@ import scipy.io.wavfile
 import scipy.signal
 
 from data_pipeline.config import STEMS
+from data_pipeline.errors import CorpusError
 from data_pipeline.progress import progress_bar
 from data_pipeline.synthetic.instruments import DrumKit, Instrument, add_at
 from data_pipeline.synthetic.voice import SungNote, sing
@@ -43,10 +44,6 @@ OCTAVE_CENTRES = 62.5 * 2.0 ** np.arange(9)
 OCTAVE_DB = np.array((-12.0, -5.0, 0.0, 0.0, -1.0, -4.0, -7.0, -10.0, -14.0))
 LOUDNESS_DBFS = -19.0
 VOICE_RATIO_DB = 2.5
-
-
-class CorpusError(ValueError):
-    """A corpus that cannot be made; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

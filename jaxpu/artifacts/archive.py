@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.errors import UserError
+
 FORMAT = 1
 """Version of the format."""
 
 MODEL_FILE, CARD_FILE, PARAMETERS_FILE, PROGRAM_FILE = "model.json", "README.md", "parameters.npz", "separate.stablehlo"
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError):
     """An archive that cannot be written or used; the message says which and what to do."""
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from data_pipeline.errors import UserError
 from jaxpu import parallel
 from jaxpu.artifacts import archive
 from jaxpu.config import Config
@@ -22,7 +23,7 @@ from jaxpu.core.network import TrainedModel, variable_shapes
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every phase of every save.
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing or does not fit; the message says which and what to do."""
 
 

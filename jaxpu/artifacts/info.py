@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.config import DataConfig
 from data_pipeline.dataset import INFO_FILE, UNFINISHED_FOLDER, PatchDataset
+from data_pipeline.errors import UserError
 from jaxpu import __version__
 from jaxpu.artifacts import archive
 from jaxpu.config import Config, uses_stems
@@ -23,7 +24,7 @@ Rows = list[tuple[str, str]]
 """Labels and what stands beside them."""
 
 
-class DescriptionError(ValueError):
+class DescriptionError(UserError):
     """Something that is no config, data or model; the message says what it must be."""
 
 

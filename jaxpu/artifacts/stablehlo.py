@@ -16,8 +16,8 @@ def serialize(model: TrainedModel) -> bytes:
     """The program, for `jax.export.deserialize`, with the parameters in it.
 
     It takes float32 (recordings, channels, samples) at the model's rate, any number of recordings and channels and at least
-    `n_fft` samples, and returns the target in each, of the same shape.  It does what `jaxpu.separate_waveform` does, but with every
-    recording as a whole, so that its memory grows with the length.
+    `n_fft` samples, and returns the target in each, of the same shape.  It does what `jaxpu.separate_waveform` does, but with
+    every recording as a whole, so that its memory grows with the length.
 
     Args:
         model: what `jaxpu.load_model` returns.

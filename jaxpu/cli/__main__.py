@@ -9,8 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_pipeline.decoders import AudioError
-from data_pipeline.tfrecord import DataError
+from data_pipeline.errors import UserError
 from jaxpu import __version__
 from jaxpu.cli import (
     compare,
@@ -26,8 +25,7 @@ from jaxpu.cli import (
     synthesize,
     train,
 )
-from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, MISUSED, Answer, UsageError
-from jaxpu.config import ConfigError
+from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Answer, UsageError
 from jaxpu.config_files import config_names
 
 USAGE = """jaxpu: separate a sound from recordings without ever having that sound alone.
@@ -113,11 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"jaxpu: {error.filename or argv[0]}: {error.strerror or error}. Check the path and its permissions.", file=sys.stderr
         )
         return FAILED
-    except Exception as error:
-        if not isinstance(error, _expected_errors()):
-            raise
+    except UserError as error:
         print(f"jaxpu: {error}", file=sys.stderr)
-        return MISUSED if isinstance(error, (UsageError, ConfigError)) else FAILED
+        return error.exit_status
 
 
 def _command(name: str) -> Callable[[Sequence[str]], Answer]:
@@ -135,20 +131,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """The errors whose messages are for the user, of those modules that the command has imported."""
-    late = {
-        "data_pipeline.synthetic.songs": "CorpusError",
-        "jaxpu.artifacts.archive": "ArchiveError",
-        "jaxpu.artifacts.checkpoints": "CheckpointError",
-        "jaxpu.artifacts.info": "DescriptionError",
-        "jaxpu.training.loop": "TrainingError",
-        "jaxpu.evaluation.evaluate": "EvaluationError",
-    }
-    found = [getattr(sys.modules[module], name) for module, name in late.items() if module in sys.modules]
-    return (UsageError, ConfigError, DataError, AudioError, *found)
 
 
 if __name__ == "__main__":

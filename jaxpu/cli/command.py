@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from data_pipeline.errors import UserError
 from jaxpu.config import Config
 from jaxpu.config_files import config_names, load_config
 
@@ -18,8 +19,10 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """The type of the option `--json`, which `jaxpu.cli.__main__.main` acts on."""
 
 
-class UsageError(ValueError):
-    """A command line that cannot be followed; the message says why."""
+class UsageError(UserError):
+    """A command line that cannot be followed."""
+
+    exit_status = MISUSED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
-from data_pipeline.audio import AudioError
+from data_pipeline.errors import AudioError
 from data_pipeline.prepare import prepare
 from data_pipeline.synthetic.songs import synthesize
 from data_pipeline.tracks import Musdb18, Musdb18HQ, download_musdb7s

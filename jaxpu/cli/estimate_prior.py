@@ -24,15 +24,11 @@ class EstimatePriorArguments:
     Attributes:
         config: its network, weight exponent, batch size and seed matter; that of the demo by default.
         out: a JSON file for the figures.
-        best_bin: also by best-bin estimation, which trains a classifier; some minutes on a CPU.
-        steps: that train the classifier.
         json: print the figures as one JSON document.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    best_bin: bool = True
-    steps: int = 300
     json: Json = False
 
 
@@ -51,13 +47,10 @@ def run(args: Sequence[str]) -> Answer:
     arguments = parse(EstimatePriorArguments, f"estimate-prior {args[0]}", rest, EXAMPLES, EstimatePriorArguments(config))
     dataset.check(arguments.config.data)
     from jaxpu.estimation import class_prior
-    from jaxpu.estimation.best_bin import estimate_best_bin
 
     found = {"log_max": class_prior.estimate(dataset, arguments.config)}
     if dataset.has_stems:
         found = {"oracle": class_prior.oracle(dataset, arguments.config), **found}
-    if arguments.best_bin:
-        found["best_bin"] = estimate_best_bin(dataset, arguments.config, num_steps=arguments.steps)
     if arguments.out is not None:
         class_prior.write_json(arguments.out, found, dataset, arguments.config)
     return Answer(class_prior.table(found, dataset, arguments.config), class_prior.to_json(found, dataset, arguments.config))

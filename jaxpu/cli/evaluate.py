@@ -28,7 +28,6 @@ class EvaluateArguments:
         split: test, validation or train.
         full: museval's filtered metrics, with SIR and SAR; about 1000 times slower.
         workers: processes; one per core by default.
-        positives: as for `jaxpu separate`.
         report: write report.html, a page with the scores, the learning curves, and songs to look at and listen to.
         examples: songs to listen to on that page.
         cluster: the processes that share the songs.
@@ -41,7 +40,6 @@ class EvaluateArguments:
     split: str = "test"
     full: bool = False
     workers: int | None = None
-    positives: Path | None = None
     report: bool = False
     examples: int = 3
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
@@ -56,7 +54,6 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu.artifacts.checkpoints import load_model
     from jaxpu.evaluation.evaluate import default_folder, evaluate, format_table
     from jaxpu.evaluation.html_report import write_report
-    from jaxpu.separation.partners import load_partners
 
     out = arguments.out or default_folder(arguments.model)
     with parallel.joined(arguments.cluster):
@@ -68,7 +65,6 @@ def run(args: Sequence[str]) -> Answer:
             split=arguments.split,
             full=arguments.full,
             num_workers=arguments.workers,
-            partners=None if arguments.positives is None else load_partners(model, arguments.positives),
             num_excerpts=arguments.examples if arguments.report else 0,
         )
     if parallel.process_index() > 0:

@@ -26,8 +26,6 @@ class SeparateArguments:
         out: where the sounds go.
         format: wav, flac, ogg or mp3; each recording's own by default.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
-        positives: folder of recordings without the target; a model trained by `remix` then takes the mean over remixes with four
-            of them, in four times the time.
         json: print which files were written and what failed as one JSON document.
     """
 
@@ -36,7 +34,6 @@ class SeparateArguments:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     format: str | None = None
     subtype: str | None = None
-    positives: Path | None = None
     json: Json = False
 
 
@@ -45,12 +42,10 @@ def run(args: Sequence[str]) -> Answer:
     arguments = parse(SeparateArguments, "separate", args, EXAMPLES)
     from jaxpu.artifacts.checkpoints import load_model
     from jaxpu.separation.files import separate
-    from jaxpu.separation.partners import load_partners
 
     suffix = None if arguments.format is None else "." + arguments.format.lstrip(".").lower()
     model = load_model(arguments.model)
-    partners = None if arguments.positives is None else load_partners(model, arguments.positives)
-    report = separate(model, arguments.inputs, arguments.out, suffix=suffix, subtype=arguments.subtype, partners=partners)
+    report = separate(model, arguments.inputs, arguments.out, suffix=suffix, subtype=arguments.subtype)
     for message in report.failed.values():
         print(f"jaxpu: {message}", file=sys.stderr)
     document = {

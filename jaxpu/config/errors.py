@@ -1,8 +1,12 @@
 """The error of a config, and the check that raises it."""
 
+from data_pipeline.errors import UserError
 
-class ConfigError(ValueError):
-    """A config that cannot be found, read or used; the message says which value and what it must be."""
+
+class ConfigError(UserError):
+    """A config that cannot be found, read or used."""
+
+    exit_status = 2
 
 
 def require(condition: bool, owner: object, field: str, requirement: str) -> None:

@@ -180,14 +180,12 @@ def in_words(estimate: Estimate | None) -> str:
 
 
 CAUTION = """\
-log-max: needs positives as loud as the accompaniment in the mixtures{levels}
-best bin: from other tracks, held out. It takes inactive bins of mixtures for the same as bins of recordings without the target.
-In music they have the target around them, a network sees that, and the estimate is too low; by half on synthetic songs."""
+log-max: needs positives as loud as the accompaniment in the mixtures{levels}"""
 
 
 def table(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> str:
-    """The shares of all estimators by name (`oracle`, `log_max`, `best_bin`), as text with what to beware of."""
-    titles = {"oracle": "from stems", "log_max": "log-max", "best_bin": "best bin"}
+    """The shares of all estimators by name (`oracle`, `log_max`), as text with what to beware of."""
+    titles = {"oracle": "from stems", "log_max": "log-max"}
     exponent = weight_exponent(config)
     rows: list[tuple[str, Callable[[Shares], Estimate]]] = [
         ("class prior of the objectives", lambda shares: shares.class_prior),
@@ -211,7 +209,7 @@ def table(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> st
     levels = (
         "; recordings that share a level do." if dataset.has_stems else ", and two folders share no level: take it with care."
     )
-    return "\n".join([*lines, *CAUTION.format(levels=levels).splitlines()[: 1 + 2 * ("best_bin" in found)]])
+    return "\n".join([*lines, *CAUTION.format(levels=levels).splitlines()])
 
 
 def to_json(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from data_pipeline import audio
 from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.errors import UserError
 from data_pipeline.progress import progress_bar
 from data_pipeline.tracks import Source, Track, TwoFolders, find_tracks
 from data_pipeline.workers import worker_pool
@@ -30,7 +31,6 @@ from jaxpu.evaluation.scoring import TrackScores, nan_median, score_track, silen
 
 if TYPE_CHECKING:
     from jaxpu.core.network import TrainedModel
-    from jaxpu.separation.partners import Partners
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Separator = Callable[[FloatArray, int], FloatArray]
@@ -52,7 +52,7 @@ READING = (
 """What the columns of the table are, a sentence or two a line."""
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """Nothing can be evaluated or compared; the message says why and what to do."""
 
 
@@ -114,7 +114,6 @@ def evaluate(
     full: bool = False,
     num_workers: int | None = None,
     baselines: bool = True,
-    partners: "Partners | None" = None,
     num_excerpts: int = 0,
     progress: bool = True,
 ) -> Table:
@@ -130,7 +129,6 @@ def evaluate(
         full: take ISR, SIR and SAR too, about 1000 times slower.
         num_workers: processes that score; None takes one per available core, 1 works in this process.
         baselines: score doing nothing, the fixed mask (fitted on the training tracks) and the oracle masks too.
-        partners: masks are means over remixes with these positives.
         num_excerpts: tracks to keep a passage of, with its estimate, in `out_dir`; they are separated once more.
         progress: show progress bars.
 
@@ -141,7 +139,7 @@ def evaluate(
     from jaxpu.separation.files import separate_waveform
 
     return evaluate_separator(
-        functools.partial(separate_waveform, model, partners=partners),
+        functools.partial(separate_waveform, model),
         model.config.data,
         source,
         out_dir,

@@ -17,11 +17,10 @@ import numpy as np
 import soundfile
 
 from data_pipeline import audio
-from data_pipeline.audio import AudioError
+from data_pipeline.errors import AudioError
 from data_pipeline.progress import progress_bar
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.overlap_add import Blocks, target_blocks
-from jaxpu.separation.partners import Partners
 
 CHUNK_S = 5.0
 """Seconds of a chunk, unless told otherwise.  The network's activations are what fills the memory: those of PULSE's network take
@@ -51,7 +50,6 @@ def separate_waveform(
     sample_rate: int,
     *,
     chunk_s: float = CHUNK_S,
-    partners: Partners | None = None,
 ) -> np.ndarray:
     """The target in a waveform, as `separate_file` writes it to a float file.
 
@@ -61,7 +59,6 @@ def separate_waveform(
             one trained on mono finds the mask of their mean and applies it to all.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk.
-        partners: masks are means over remixes with these positives.
 
     Returns:
         The target, float32 (channels, samples); the accompaniment is `waveform` minus it.
@@ -79,7 +76,7 @@ def separate_waveform(
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):
             yield waveform[:, begin : begin + audio.BLOCK_SAMPLES]
 
-    targets = [_summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s, partners)]
+    targets = [_summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s)]
     return np.concatenate(targets, axis=1) if targets else np.zeros_like(waveform)
 
 
@@ -91,7 +88,6 @@ def separate_file(
     suffix: str | None = None,
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
-    partners: Partners | None = None,
     on_samples: Callable[[int], None] | None = None,
 ) -> list[Path]:
     """Writes the target and the accompaniment of a recording, with its rate, channels and length.
@@ -115,7 +111,6 @@ def separate_file(
         subtype: `FLOAT`, `PCM_24` or `PCM_16`.  By default the recording's own where it is one of them and the format can hold
             it; else FLOAT in .wav and PCM_24 in .flac.
         chunk_s: seconds of a chunk; smaller ones need less memory.
-        partners: masks are means over remixes with these positives.
         on_samples: called with the number of samples after every block.
 
     Returns:
@@ -145,7 +140,7 @@ def separate_file(
             writers = [stack.enter_context(open_writer(output)) for output in outputs]
             step = _PCM_STEPS.get(writers[0].subtype)
             read = functools.partial(audio.read_blocks, path)
-            for mixture, target in _separated(model, read, info.sample_rate, chunk_s, partners):
+            for mixture, target in _separated(model, read, info.sample_rate, chunk_s):
                 if step is None:
                     target = _summable(mixture, target)
                 else:
@@ -169,7 +164,6 @@ def separate(
     suffix: str | None = None,
     subtype: str | None = None,
     chunk_s: float = CHUNK_S,
-    partners: Partners | None = None,
     progress: bool = True,
 ) -> SeparationReport:
     """Separates files, and all audio files in folders and their subfolders; a bad one does not stop the others.
@@ -183,7 +177,6 @@ def separate(
         suffix: see `separate_file`.
         subtype: see `separate_file`.
         chunk_s: seconds of a chunk.
-        partners: masks are means over remixes with these positives.
         progress: show a bar.
 
     Raises:
@@ -208,7 +201,6 @@ def separate(
                     suffix=suffix,
                     subtype=subtype,
                     chunk_s=chunk_s,
-                    partners=partners,
                     on_samples=lambda count, rate=rate: bar.update(count / rate),  # type: ignore[misc]
                 )
             except AudioError as error:
@@ -352,7 +344,7 @@ def _quantised(mixture: np.ndarray, target: np.ndarray, step: float) -> tuple[np
 
 
 def _separated(
-    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float, partners: Partners | None
+    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of a signal, each with its target, float32 (channels, samples).
 
@@ -361,7 +353,6 @@ def _separated(
         read: begins to read the signal, at its own rate.
         sample_rate: of the signal, in Hz.
         chunk_s: seconds of a chunk.
-        partners: masks are means over remixes with these positives.
     """
     if not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
@@ -375,7 +366,7 @@ def _separated(
     mixtures, blocks = itertools.tee(read())  # Keeps what was read and is not yet separated: a chunk and a bit.
     blocks = audio.resample_blocks(blocks, sample_rate, patch.sample_rate)
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
-    blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s, partners))
+    blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))
     blocks = audio.resample_blocks(blocks, patch.sample_rate, sample_rate)
     target: np.ndarray | None = None
     for mixture in mixtures:

@@ -18,7 +18,6 @@ from jaxpu.config import Config
 from jaxpu.core.models import receptive_field_frames
 from jaxpu.core.network import TrainedModel, make_mask_fn
 from jaxpu.core.stft import istft, stft
-from jaxpu.separation.partners import Partners
 
 UNBOUNDED_CONTEXT_S = 1.0
 """Context on each side of a chunk, and length of the cross-fade, for networks whose receptive field has no bound."""
@@ -30,7 +29,7 @@ Blocks = Iterator[np.ndarray]
 """Consecutive pieces of a signal, float32 (channels, any number of samples)."""
 
 
-def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float, partners: Partners | None = None) -> Blocks:
+def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float) -> Blocks:
     """The target in a signal.
 
     The outermost `context` frames on both sides of a chunk are discarded (but for the true ends of the signal), and neighbours
@@ -41,7 +40,6 @@ def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float, partners:
         model: what separates.
         blocks: the signal at the model's rate, scaled as the model's `level` asks.
         chunk_s: seconds of a chunk; longer where the context needs it.
-        partners: masks are means over remixes with these positives.
 
     Yields:
         float32 (channels, any number), in all as many samples as the signal extended to a whole number of hops.
@@ -62,8 +60,7 @@ def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float, partners:
         buffer = buffer[:, (begin - origin) * hop :]
         origin = begin
         samples = buffer[:, : (chunk - 1 + 2 * edge) * hop]
-        added = None if partners is None else partners.draw(begin * hop, samples.shape[1])
-        target = _separate_chunk(model, samples, added)
+        target = _separate_chunk(model, samples)
         end = (chunk - 1) * hop if last else (chunk - context) * hop
         piece = target[:, emitted - begin * hop : end]
         if held is not None:
@@ -142,13 +139,12 @@ def _extended(blocks: Blocks, patch: PatchSpec) -> Blocks:
     yield np.pad(tail[:, -2 : -half - 2 : -1], (silence[0], silence[1][::-1]))
 
 
-def _separate_chunk(model: TrainedModel, chunk: np.ndarray, added: np.ndarray | None) -> np.ndarray:
+def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
     """The target in a chunk with the samples around its frames, float32 (channels, samples); a writable array.
 
     Args:
         model: what separates.
         chunk: float32 (channels, samples).
-        added: float32 (remixes, samples), signals that are added for the masks; None: none is.
     """
     chunk_fn = _chunk_fn(model.config)
     # What the network was trained on: single channels, or the mean of all.  There, what is out of phase between the channels
@@ -157,7 +153,7 @@ def _separate_chunk(model: TrainedModel, chunk: np.ndarray, added: np.ndarray | 
     groups = []
     for first in range(0, len(chunk), CHANNELS_AT_ONCE):
         group = np.ascontiguousarray(chunk[first : first + CHANNELS_AT_ONCE])
-        groups.append(chunk_fn(model.variables, group, group if downmix is None else downmix, added))
+        groups.append(chunk_fn(model.variables, group, group if downmix is None else downmix))
     return np.concatenate([np.asarray(group) for group in groups])
 
 
@@ -168,16 +164,13 @@ def _chunk_fn(config: Config) -> Any:
     mask_fn = make_mask_fn(config)
     edge = _edge_frames(patch)
 
-    def separate_chunk(variables: Any, waveform: jax.Array, heard: jax.Array, added: jax.Array | None) -> jax.Array:
+    def separate_chunk(variables: Any, waveform: jax.Array, heard: jax.Array) -> jax.Array:
         # (channels, samples), from `edge` hops before the first frame to as many behind the last: so these frames are centred
         # at whole hops, and what `stft` reflects lies in the frames that are cut off.  `heard`, what the mask comes from, has
         # as many channels or one.
         spectrum = stft(waveform, patch)[:, edge:-edge]  # (channels, frames, bins)
 
-        def mask_of(signal: jax.Array) -> jax.Array:
-            return mask_fn(variables, stft(signal, patch)[:, edge:-edge])
-
-        mask = mask_of(heard) if added is None else jax.lax.map(lambda other: mask_of(heard + other[None]), added).mean(0)
+        mask = mask_fn(variables, stft(heard, patch)[:, edge:-edge])
         return istft(mask.astype(spectrum.dtype) * spectrum, patch, spectrum.shape[1] * patch.hop_length)
 
     return jax.jit(separate_chunk)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from data_pipeline.dataset import PatchDataset
+from data_pipeline.errors import UserError
 from data_pipeline.progress import progress_bar
 from jaxpu import parallel
 from jaxpu.artifacts.checkpoints import RunCheckpoints
@@ -33,7 +34,7 @@ ASKED_TO_STOP = "asked to stop; run the same command again to go on"
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """Training cannot go on; the message names the step and the reason."""
 
 

@@ -261,7 +261,8 @@ def test_errors_are_one_sentence(tmp_path, monkeypatch, capsys, args, status, me
 
 def test_an_interrupted_command_says_so(tmp_path):
     # Tests that run in the background of a shell ignore SIGINT, and so do their children.
-    program = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('jaxpu', run_name='__main__')"
+    program = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "runpy.run_module('jaxpu', run_name='__main__')"
     command = [sys.executable, "-c", program, "synthesize", tmp_path / "corpus"]
     long = ["--train", "2", "--test", "0", "--seconds", "600"]
     process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from data_pipeline import audio
-from data_pipeline.audio import AudioError, Writer, probe, read_blocks, resample_blocks, resampled_length
+from data_pipeline.audio import Writer, probe, read_blocks, resample_blocks, resampled_length
+from data_pipeline.errors import AudioError
 
 RATE = 44_100
 SECONDS = 3
@@ -394,7 +395,8 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     script = f"""
 import signal, resource, sys
 import numpy as np
-from data_pipeline.audio import AudioError, Writer
+from data_pipeline.audio import Writer
+from data_pipeline.errors import AudioError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -9,7 +9,8 @@ import soundfile
 
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
-from data_pipeline.prepare import DataError, prepare
+from data_pipeline.errors import DataError
+from data_pipeline.prepare import prepare
 from data_pipeline.tfrecord import read_record
 from data_pipeline.tracks import TwoFolders
 

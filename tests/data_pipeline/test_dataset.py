@@ -8,9 +8,9 @@ import soundfile
 
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
+from data_pipeline.errors import DataError
 from data_pipeline.patches import PatchMaker
 from data_pipeline.prepare import prepare
-from data_pipeline.tfrecord import DataError
 from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
 
 RATE = 8000

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.audio import AudioError
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
+from data_pipeline.errors import AudioError, DataError
 from data_pipeline.patches import PatchMaker, mean_and_deviation, mix
-from data_pipeline.tfrecord import DataError
 from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
 
 RATE = 8000

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.audio import AudioError
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
-from data_pipeline.prepare import DataError, prepare
-from data_pipeline.tfrecord import RecordWriter, WriteError, encode_example, read_record
+from data_pipeline.errors import AudioError, DataError, WriteError
+from data_pipeline.prepare import prepare
+from data_pipeline.tfrecord import RecordWriter, encode_example, read_record
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 
 RATE = 8000
@@ -296,7 +296,8 @@ import json, os, shutil, signal, sys
 from pathlib import Path
 import librosa, tensorflow_datasets
 from data_pipeline.dataset import PatchDataset
-from data_pipeline.prepare import DataError, prepare
+from data_pipeline.prepare import prepare
+from data_pipeline.errors import DataError
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.tracks import Musdb18HQ
 

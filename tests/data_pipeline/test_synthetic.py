@@ -8,7 +8,8 @@ import scipy.io.wavfile
 import scipy.signal
 
 from data_pipeline.config import STEMS
-from data_pipeline.synthetic.songs import CorpusError, render_song, synthesize
+from data_pipeline.errors import CorpusError
+from data_pipeline.synthetic.songs import render_song, synthesize
 
 RATE, N_FFT, HOP = 16_000, 1024, 256
 VOICE_OCTAVES_HZ = 88.4 * 2.0 ** np.arange(7)  # Six octaves: from 88 Hz up to 5.7 kHz.

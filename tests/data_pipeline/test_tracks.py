@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import stempeg
 
-from data_pipeline.audio import AudioError, Writer, read_blocks, resampled_length
+from data_pipeline.audio import Writer, read_blocks, resampled_length
 from data_pipeline.config import STEMS
+from data_pipeline.errors import AudioError
 from data_pipeline.tracks import Musdb18, Musdb18HQ, Recording, TwoFolders, detect_source, download_musdb7s, find_tracks
 
 STEM_FILE = Path(stempeg.example_stem_path())

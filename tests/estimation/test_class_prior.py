@@ -10,11 +10,12 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from jaxpu.estimation.best_bin import best_bin, estimate_best_bin
 
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
+from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
-from data_pipeline.tfrecord import DataError
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.cli.__main__ import main
@@ -22,7 +23,6 @@ from jaxpu.config import BrierPUConfig, Config, ConfigError, PatchCNNConfig, PUC
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.objectives import make_objective
 from jaxpu.estimation import class_prior, histograms, positive_gain
-from jaxpu.estimation.best_bin import best_bin, estimate_best_bin
 from jaxpu.training.loop import train
 
 RATE = 8000

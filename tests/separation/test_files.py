@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.audio import AudioError, read_blocks
+from data_pipeline.audio import read_blocks
 from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.errors import AudioError
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig
 from jaxpu.config.networks import ModelConfig
 from jaxpu.core.models import make_model

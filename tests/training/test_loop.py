@@ -25,8 +25,8 @@ import soundfile
 
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
+from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
-from data_pipeline.tfrecord import DataError
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig

@@ -1,0 +1,27 @@
+"""Errors that speak to the user: each message names the thing, its value, what it must be and the remedy."""
+
+
+class UserError(ValueError):
+    """An error whose message is all that a user needs; the command line prints it without a traceback.
+
+    Attributes:
+        exit_status: of the command that ends with it.
+    """
+
+    exit_status = 1
+
+
+class AudioError(UserError):
+    """A recording that cannot be read or written."""
+
+
+class DataError(UserError):
+    """Prepared data that cannot be made or used."""
+
+
+class WriteError(DataError):
+    """The disk refuses data, so nothing that follows could be written either."""
+
+
+class CorpusError(UserError):
+    """A synthetic corpus that cannot be made."""
