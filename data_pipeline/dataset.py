@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import DataError
+from data_pipeline.lazy_tensorflow import tensorflow
 from data_pipeline.tfrecord import read_record
 
 FORMAT = 1
@@ -421,17 +422,3 @@ class _Reader:
                 raise DataError(f"{self._dataset.directory}: step {step} cannot be read: {error}") from error
             yield batch
             step += 1
-
-
-@functools.cache
-def tensorflow() -> Any:
-    """TensorFlow, imported late since that takes long, kept off the accelerators, which belong to JAX, and quiet about them."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
-    try:
-        tf.config.set_visible_devices([], "GPU")
-        tf.config.set_visible_devices([], "TPU")
-    except (RuntimeError, ValueError):
-        pass  # the caller has set TensorFlow up before; tf.data runs on the CPU in any case
-    return tf

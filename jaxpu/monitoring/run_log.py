@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.dataset import tensorflow
+from data_pipeline.lazy_tensorflow import tensorflow
 from data_pipeline.progress import Bar
 from jaxpu import parallel
 
