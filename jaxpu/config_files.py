@@ -27,16 +27,29 @@ def to_json(config: Any) -> dict[str, Any]:
     return convert(config)
 
 
+REMOVED_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {"BootstrapConfig": {"teacher": ("average",), "round_steps": ()}}
+"""Fields that configs once had: by class and name the values that mean what the class does now; none: it never matters."""
+
+
 def from_json(values: dict[str, Any]) -> Config:
-    """The `Config` that `to_json` wrote.
+    """The `Config` that `to_json` wrote, by this version or an earlier one.
 
     Raises:
         ConfigError: on fields that this version does not know, or values it refuses.
     """
-    return _build(Config, values)
+    return decode(Config, values)
 
 
-def _build(annotation: Any, value: Any) -> Any:
+def decode(annotation: Any, value: Any) -> Any:
+    """A value of a field, or of a whole config, from what `to_json` made of it.
+
+    Args:
+        annotation: a dataclass, a union of dataclasses, or the type of a plain field.
+        value: JSON-serialisable; the class of a dataclass stands under `kind`, and may be missing where only one is possible.
+
+    Raises:
+        ConfigError: as `from_json`.
+    """
     if dataclasses.is_dataclass(annotation):
         annotation = (annotation,)
     elif isinstance(annotation, types.UnionType) and all(dataclasses.is_dataclass(arm) for arm in typing.get_args(annotation)):
@@ -44,17 +57,34 @@ def _build(annotation: Any, value: Any) -> Any:
     else:
         return _as_tuple(value)
     classes = {arm.__name__: arm for arm in annotation}
-    kind = value.get("kind")
+    kind = value.get("kind", next(iter(classes)) if len(classes) == 1 else None)
     if kind not in classes:
         raise ConfigError(
             f"The stored config has a {kind!r} where one of {', '.join(classes)} must be; it comes from another version."
         )
     cls = classes[kind]
     hints = typing.get_type_hints(cls)
-    unknown = set(value) - set(hints) - {"kind"}
+    kept = _without_removed(kind, {name: item for name, item in value.items() if name != "kind"})
+    unknown = set(kept) - set(hints)
     if unknown:
         raise ConfigError(f"{kind} has no field {', '.join(sorted(unknown))}; another version wrote the stored config.")
-    return cls(**{name: _build(hints[name], item) for name, item in value.items() if name != "kind"})
+    return cls(**{name: decode(hints[name], item) for name, item in kept.items()})
+
+
+def _without_removed(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a stored dataclass without those in `REMOVED_FIELDS`.
+
+    Raises:
+        ConfigError: one of them has a value that this version cannot follow.
+    """
+    removed = REMOVED_FIELDS.get(kind, {})
+    for name, harmless in removed.items():
+        if name in values and harmless and values[name] not in harmless:
+            raise ConfigError(
+                f"The stored config has {kind}.{name} = {values[name]!r}, which jaxpu no longer offers; it must be "
+                f"{' or '.join(map(repr, harmless))}. Train the model again."
+            )
+    return {name: value for name, value in values.items() if name not in removed}
 
 
 def _as_tuple(value: Any) -> Any:

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from jaxpu.config import ConfigError
 from jaxpu.config.cluster import Cluster
+from jaxpu.config.networks import ConvolutionForm
 
 AXIS = "devices"
 
@@ -179,6 +180,12 @@ def _split(array: np.ndarray) -> np.ndarray:
 def one_device() -> jax.sharding.Sharding:
     """Where a value lies that has no device axis: on this process's first device."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def convolution_form() -> ConvolutionForm:
+    """The form in which convolutions are fastest on these devices (docs/performance.md has the times)."""
+    forms: dict[str, ConvolutionForm] = {"cpu": "gradient_by_example", "gpu": "phases"}
+    return forms.get(jax.default_backend(), "xla")
 
 
 def memory_limit_bytes() -> int | None:

@@ -78,28 +78,46 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             state: a state of the same shapes.
 
         Raises:
-            CheckpointError: when the stored state has other shapes.
+            CheckpointError: the stored state has other shapes.
         """
         step = self.latest_step
         metadata = self._checkpointer.checkpointables_metadata(step)
-        stored, wanted = _shapes(metadata.metadata["state"]), _shapes(state)
-        differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+        tree = metadata.metadata["state"]
+        wanted = _by_name(state)
+        stored = _present_names(_by_name(tree), wanted)
+        shapes, wanted_shapes = ({name: tuple(leaf.shape) for name, leaf in each.items()} for each in (stored, wanted))
+        differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted_shapes.get(name))
         if differing:
             # Orbax would not say which; and it leaves unfinished reads behind.
             name = differing[0]
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self._checkpointer.directory} does not fit this config: {name} has shape "
-                f"{stored.get(name)} there and {wanted.get(name)} here ({len(differing)} arrays differ). "
+                f"{shapes.get(name)} there and {wanted_shapes.get(name)} here ({len(differing)} arrays differ). "
                 "Use another run directory, or the config that the run was started with."
             )
-        restored = self._checkpointer.load_checkpointables(step, {"state": jax.tree.map(_abstract, state)})["state"]
+        loaded = self._checkpointer.load_checkpointables(step, {"state": jax.tree.map(_abstract, tree)})["state"]
+        leaves = _present_names(_by_name(loaded), wanted)
+        restored = jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in wanted])
         return restored, metadata.custom_metadata["info"]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of a tree by their names, whatever kinds of containers hold them."""
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by their names, whatever kinds of containers hold them, in the order of the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _present_names(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Leaves of a stored state under their present names.
+
+    Before objectives had states of their own, every state held those of `bootstrap`, and the learning rate was not among them.
+    """
+    if "energies" not in stored:
+        return stored
+    present = {name: leaf for name, leaf in stored.items() if name.partition("/")[0] not in ("energies", "leak", "teacher")}
+    present["hyperparameters/learning_rate"] = wanted["hyperparameters/learning_rate"]
+    moved = {"steps": "step", "energies": "energies", "false_positive_ratio": "leak"}
+    return present | {f"objective_state/{new}": stored[old] for new, old in moved.items() if f"objective_state/{new}" in wanted}
 
 
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:

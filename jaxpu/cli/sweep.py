@@ -45,8 +45,10 @@ def run(args: Sequence[str]) -> Answer:
     """Trains many runs."""
     name, config, rest = config_argument("sweep", args)
     arguments = parse(SweepArguments, f"sweep {name}", rest, EXAMPLES, SweepArguments(config))
+    from jaxpu.training.grid import parse_over
     from jaxpu.training.loop import ASKED_TO_STOP
-    from jaxpu.training.sweep import format_table, parse_over, sweep
+    from jaxpu.training.sweep import sweep
+    from jaxpu.training.sweep_table import format_table
 
     over = [parse_over(text) for text in arguments.over]
     if len(dict(over)) < len(over):

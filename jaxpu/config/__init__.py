@@ -106,8 +106,7 @@ class Config:
         if isinstance(self.objective, BootstrapConfig):
             steps = f"less than train.num_steps = {self.train.num_steps}"
             require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
-            averaged = self.objective.teacher == "round" or self.train.ema_decay > 0
-            require(averaged, self.objective, "teacher", "'round' where train.ema_decay is 0 (0.99 would do)")
+            require(self.train.ema_decay > 0, self.train, "ema_decay", "more than 0 for bootstrap, whose teacher it is; try 0.99")
 
 
 def uses_stems(config: Config) -> list[str]:

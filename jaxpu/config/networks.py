@@ -108,6 +108,14 @@ class BandSplitRNNConfig:
 
 ModelConfig = PatchCNNConfig | BandSplitRNNConfig
 
+ConvolutionForm = Literal["xla", "phases", "gradient_by_example"]
+"""How convolutions are computed: all forms give the same numbers, to rounding, in different times.
+
+- `xla`: `jax.lax.conv_general_dilated`, for TPUs and exported programs;
+- `phases`: `by_phases` of `jaxpu.core.models.convolution` where they are dilated, for GPUs;
+- `gradient_by_example`: the function of that name there, for CPUs.
+"""
+
 
 def band_groups(config: BandSplitRNNConfig, patch: PatchSpec) -> tuple[tuple[int, int], ...]:
     """The bands in bins of an STFT.

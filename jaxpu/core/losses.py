@@ -1,7 +1,7 @@
 """Losses as pure functions of logits.
 
-Every reduction takes `axis_name`: with it, weighted sums *and counts* are summed over devices before anything that is not
-linear (a clamp, a ratio), so that the loss is that of the whole batch.  Without it, the arrays are the whole batch.
+Every reduction takes `axis_name`: with it, weighted sums *and counts* are summed over devices before any nonlinearity (a clamp, a
+ratio), so that the loss is that of the whole batch.  Without it, the arrays are the whole batch.
 """
 
 from collections.abc import Callable
@@ -51,6 +51,10 @@ class PULoss(NamedTuple):
 def _sum(values: jax.Array, axis_name: str | None) -> jax.Array:
     total = jnp.sum(values)
     return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+
+def _weights(logits: jax.Array, weights: jax.Array | None) -> jax.Array:
+    return jnp.ones_like(logits) if weights is None else weights
 
 
 def mean(values: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -109,13 +113,20 @@ def pu_loss(
     Raises:
         ValueError: on an unknown estimator.
     """
-    positive_weights = jnp.ones_like(positive_logits) if positive_weights is None else positive_weights
-    unlabeled_weights = jnp.ones_like(unlabeled_logits) if unlabeled_weights is None else unlabeled_weights
+    positive_weights, unlabeled_weights = (
+        _weights(positive_logits, positive_weights),
+        _weights(unlabeled_logits, unlabeled_weights),
+    )
     positive_risk = class_prior * mean(positive_weights * surrogate(positive_logits), axis_name)
     positive_as_negative = class_prior * mean(positive_weights * surrogate(-positive_logits), axis_name)
     negative_risk = mean(unlabeled_weights * surrogate(-unlabeled_logits), axis_name) - positive_as_negative
     if estimator == "balanced":
         positive_risk, negative_risk = positive_risk / (2 * class_prior), negative_risk / (2 * (1 - class_prior))
+    return _corrected(positive_risk, negative_risk, estimator, beta, gamma)
+
+
+def _corrected(positive_risk: jax.Array, negative_risk: jax.Array, estimator: Estimator, beta: Scalar, gamma: Scalar) -> PULoss:
+    """The estimator's correction of a negative second term."""
     if estimator in ("non_negative", "balanced"):
         clamped = negative_risk < -beta
         risk = positive_risk + jnp.maximum(negative_risk, -beta)
@@ -155,8 +166,10 @@ def brier_pu_loss(
         unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
         axis_name: of the devices that share the batch.
     """
-    positive_weights = jnp.ones_like(positive_logits) if positive_weights is None else positive_weights
-    unlabeled_weights = jnp.ones_like(unlabeled_logits) if unlabeled_weights is None else unlabeled_weights
+    positive_weights, unlabeled_weights = (
+        _weights(positive_logits, positive_weights),
+        _weights(unlabeled_logits, unlabeled_weights),
+    )
     of_unlabeled = mean(unlabeled_weights * jnp.square(jax.nn.sigmoid(unlabeled_logits)), axis_name)
     of_positive = mean(positive_weights * jax.nn.sigmoid(positive_logits), axis_name)
     return of_unlabeled - 2 * class_prior * of_positive
@@ -209,30 +222,3 @@ def mixit_loss(
     if minimum_over == "batch":
         return jnp.minimum(mean(one, axis_name), mean(other, axis_name))
     return mean(jnp.minimum(one, other), axis_name)
-
-
-def binary_cross_entropy(
-    logits: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array | None = None,
-    *,
-    label_frequency: jax.Array | float = 1.0,
-    axis_name: str | None = None,
-) -> jax.Array:
-    """Weighted mean of the cross-entropy between labels in [0, 1] and label_frequency * sigmoid(logits).
-
-    With a label frequency of 1 its minimiser is the posterior of the label.  With c < 1, where a member of the class has the
-    label with probability c (Elkan & Noto 2008), sigmoid(logits) still is the posterior of the class.
-
-    Args:
-        logits: float32, any shape.
-        labels: float32, same shape, probability of the label of the class that positive logits mean.
-        weights: float32, same shape; 1 where None.
-        label_frequency: float32 in (0, 1], broadcast to that shape.
-        axis_name: of the devices that share the batch.
-    """
-    weights = jnp.ones_like(logits) if weights is None else weights
-    # 1 - c sigmoid(f) is sigmoid(-f) + (1 - c) sigmoid(f).  softplus(-f) is -log(sigmoid(f)), without overflow.
-    negative = -jnp.logaddexp(-jax.nn.softplus(logits), jnp.log1p(-label_frequency) - jax.nn.softplus(-logits))
-    positive = jax.nn.softplus(-logits) - jnp.log(label_frequency)
-    return weighted_mean(labels * positive + (1 - labels) * negative, weights, axis_name)

@@ -1,25 +1,29 @@
-"""The network of a config, and the pure function that separates with it."""
+"""The network of a config, and the pure functions that separate with it."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpu.config import Config
-from jaxpu.core.models import make_model
+from jaxpu.config import BandSplitRNNConfig, Config, ModelConfig
+from jaxpu.config.networks import ConvolutionForm, band_groups
+from jaxpu.core.models.band_split_rnn import BandSplitRNN
+from jaxpu.core.models.patch_cnn import PatchCNN, context_frames
 from jaxpu.core.objectives import make_objective
+from jaxpu.core.stft import istft, stft
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """All that separating needs.
+    """A trained model: its config, its parameters and what is known of its training.
 
     Attributes:
         config: of the run, with the numbers that were estimated from the data.
-        variables: parameters and batch statistics, as `jaxpu.core.network.make_mask_fn` takes them.
-        info: step, what the checkpoint was selected by, its score, what used stems, the data's fingerprint and counts, and
+        variables: parameters and batch statistics, as the functions of this module take them.
+        info: step, selection criterion and score of the checkpoint, what used stems, fingerprint and counts of the data, and
             what was estimated from the data.
     """
 
@@ -28,28 +32,103 @@ class TrainedModel:
     info: dict[str, Any]
 
 
-def variable_shapes(config: Config) -> Any:
-    """Shapes and dtypes of the variables that the mask function of `config` takes, as a tree of `jax.ShapeDtypeStruct`."""
-    num_outputs = make_objective(config.objective).num_outputs
-    model = make_model(config.model, config.data.patch, num_outputs=num_outputs, dtype=jnp.float32)
-    stft = jax.ShapeDtypeStruct((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
-    return jax.eval_shape(lambda key, stft: model.init(key, stft, jnp.zeros(1, jnp.int32), train=False), jax.random.key(0), stft)
+def make_network(
+    config: Config, num_outputs: int, *, axis_name: str | None = None, convolution: ConvolutionForm = "xla"
+) -> nn.Module:
+    """The network of a config.
 
-
-def make_mask_fn(config: Config) -> Callable[[Any, jax.Array], jax.Array]:
-    """The pure function that separates: network variables and STFT to mask.
+    Args:
+        config: of the run; `train.mixed_precision` chooses the dtype of the computation, parameters are float32.
+        num_outputs: logits per bin.
+        axis_name: of the devices that share the batch, for batch normalisation.
+        convolution: form in which convolutions are computed.
 
     Returns:
-        (variables, stft complex64 (batch, frames, bins)) to the mask, float32 (batch, frames, bins) in [0, 1], that keeps the
-        target.  `variables` is what `jaxpu.load_model` returns.
+        A module: (stft complex64 (batch, frames, bins), keys (batch,) or None, train=bool) to logits
+        float32 (batch, frames, bins, num_outputs).
+    """
+    dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
+    if isinstance(config.model, BandSplitRNNConfig):
+        return BandSplitRNN(config.model, band_groups(config.model, config.data.patch), num_outputs, dtype)
+    return PatchCNN(config.model, num_outputs, dtype, axis_name, convolution)
+
+
+def receptive_field_frames(config: ModelConfig) -> int | None:
+    """Frames of context that an output frame depends on, on each side; None where there is no bound."""
+    return None if isinstance(config, BandSplitRNNConfig) else context_frames(config)
+
+
+def variable_shapes(config: Config) -> Any:
+    """Shapes and dtypes of the variables of a config's network, a tree of `jax.ShapeDtypeStruct`."""
+    network = make_network(config, make_objective(config.objective).num_outputs)
+    stft = jax.ShapeDtypeStruct((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
+    return jax.eval_shape(lambda key, stft: network.init(key, stft, train=False), jax.random.key(0), stft)
+
+
+def make_mask_fn(config: Config, convolution: ConvolutionForm = "xla") -> Callable[[Any, jax.Array], jax.Array]:
+    """The pure function from STFT to mask.
+
+    Returns:
+        (variables, stft complex64 (batch, frames, bins)) to the mask that keeps the target, float32 (batch, frames, bins) in
+        [0, 1].
     """
     objective = make_objective(config.objective)
-    dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
-    model = make_model(config.model, config.data.patch, num_outputs=objective.num_outputs, dtype=dtype)
+    network = make_network(config, objective.num_outputs, convolution=convolution)
 
     def mask_fn(variables: Any, stft: jax.Array) -> jax.Array:
-        index = jnp.zeros(stft.shape[0], jnp.int32)
-        logits = cast(jax.Array, model.apply(variables, stft, index, train=False))
-        return objective.mask(logits)
+        return objective.mask(cast(jax.Array, network.apply(variables, stft, train=False)))
 
     return mask_fn
+
+
+def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Callable[..., jax.Array]:
+    """The pure function from waveforms to targets: STFT, mask and inverse.
+
+    Returns:
+        (variables, waveform, seen, num_samples, edge_frames=0) to the target, float32 (..., channels, num_samples).
+        `waveform` is float32 (..., channels, samples), at the rate and level of the model.  `seen` gets the masks: the waveform,
+        or its downmix (..., 1, samples), whose mask serves all channels.  `edge_frames` are left out on both sides.
+    """
+    patch, mask_fn = config.data.patch, make_mask_fn(config, convolution)
+
+    def separate(variables: Any, waveform: jax.Array, seen: jax.Array, num_samples: int, edge_frames: int = 0) -> jax.Array:
+        def inner_frames(signal: jax.Array) -> jax.Array:
+            spectrum = stft(signal, patch)  # (..., channels, frames, bins)
+            return spectrum[..., edge_frames : spectrum.shape[-2] - edge_frames, :]
+
+        spectrum, seen_spectrum = inner_frames(waveform), inner_frames(seen)
+        # Recordings and channels are examples alike.
+        mask = mask_fn(variables, seen_spectrum.reshape(-1, *seen_spectrum.shape[-2:])).reshape(seen_spectrum.shape)
+        return istft(mask.astype(spectrum.dtype) * spectrum, patch, num_samples)
+
+    return separate
+
+
+def make_separate_recordings(config: Config, convolution: ConvolutionForm = "xla") -> Callable[[Any, jax.Array], jax.Array]:
+    """The pure function from whole recordings to targets: downmix and level as the model asks, then `make_separate`.
+
+    Returns:
+        (variables, waveform float32 (recordings, channels, samples)), at the model's rate and of at least `n_fft` samples, to the
+        target in each, of the same shape.
+    """
+    patch, separate = config.data.patch, make_separate(config, convolution)
+
+    def separate_recordings(variables: Any, waveform: jax.Array) -> jax.Array:
+        num_samples = waveform.shape[-1]
+        seen = waveform if patch.stereo else waveform.mean(1, keepdims=True)
+        mean, deviation = jnp.float32(0), jnp.float32(1)
+        if patch.level != "reference":
+            mean = seen.mean((1, 2), keepdims=True)
+            deviation = seen.std((1, 2), keepdims=True, ddof=1)
+            # Rounding gives a constant signal a deviation, too.
+            deviation = jnp.where(deviation > 1e-7 * jnp.abs(mean), deviation, 1)
+
+        def extended(signal: jax.Array) -> jax.Array:
+            """Levelled, and reflected at the end to a whole number of hops, so that no frame hangs over it."""
+            levelled, hop = (signal - mean) / deviation, patch.hop_length
+            levelled = jnp.concatenate([levelled, jnp.flip(levelled[..., -hop:-1], -1)], axis=-1)
+            return levelled[..., : -(-num_samples // hop) * hop]
+
+        return deviation * separate(variables, extended(waveform), extended(seen), num_samples)
+
+    return separate_recordings

@@ -15,8 +15,7 @@ import numpy as np
 
 from data_pipeline.config import PatchSpec
 from jaxpu.config import Config
-from jaxpu.core.models import receptive_field_frames
-from jaxpu.core.network import TrainedModel, make_mask_fn
+from jaxpu.core.network import TrainedModel, make_mask_fn, receptive_field_frames
 from jaxpu.core.stft import istft, stft
 
 UNBOUNDED_CONTEXT_S = 1.0

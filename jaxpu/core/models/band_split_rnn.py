@@ -41,19 +41,21 @@ class BandSplitRNN(nn.Module):
     num_outputs: int = 1
     dtype: Any = jnp.float32
 
+    needs_recalibration = False
+
     @nn.compact
-    def __call__(self, stft: jax.Array, example_index: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, stft: jax.Array, keys: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Logits of every bin.
 
         Args:
             stft: complex64 (batch, frames, bins).
-            example_index: int32 (batch,); without meaning here, as nothing is random.
-            train: without meaning here.
+            keys: unused, as nothing is random.
+            train: unused.
 
         Returns:
             float32 (batch, frames, bins, num_outputs).
         """
-        del example_index, train
+        del keys, train
         config = self.config
         parts = jnp.stack([stft.real, stft.imag], axis=-1)  # (batch, frames, bins, 2)
         split, first = [], 0

@@ -1,4 +1,4 @@
-"""Convolutions as the backend computes them fastest: forms of `jax.lax.conv_general_dilated` with stride 1 and padding SAME."""
+"""Forms of `jax.lax.conv_general_dilated` with stride 1 and padding SAME that are faster on some devices."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,32 +7,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpu.config.networks import ConvolutionForm
+
 Convolution = Callable[..., jax.Array]
 
 
-def fastest(dilation: tuple[int, int]) -> Convolution | None:
-    """The form to be taken on the default backend (docs/performance.md has the times); None is that of JAX.
+def conv_general_dilated(form: ConvolutionForm, dilation: tuple[int, int]) -> Convolution | None:
+    """The convolution of a form, for Flax's `nn.Conv`; None is Flax's own, `jax.lax.conv_general_dilated`.
 
     Args:
+        form: chosen by the shell from the devices (`jaxpu.parallel.convolution_form`).
         dilation: of the kernel, in frames and bins.
     """
-    match jax.default_backend():
-        case "cpu":
-            return gradient_by_example
-        case "gpu" if max(dilation) > 1:
-            return by_phases
-        case _:
-            return None
+    if form == "gradient_by_example":
+        return gradient_by_example
+    return by_phases if form == "phases" and max(dilation) > 1 else None
 
 
 def by_phases(
     inputs: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, rhs_dilation: tuple[int, int], **settings: Any
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, for Flax's `nn.Conv`, as convolutions without holes over every d-th frame and bin.
+    """Dilated convolution as plain convolutions over every d-th frame and bin (`space_to_batch` in TensorFlow).
 
-    An output depends on inputs of its own phase, its position modulo the dilation, alone.  So each phase is an example of its own
-    of a convolution that is not dilated (TensorFlow calls it `space_to_batch`).  cuDNN has no fast gradient of dilated
-    convolutions: of 16 channels dilated by 4 it took 16 ms, like this 0.4 ms (docs/performance.md).
+    An output depends only on inputs of its own phase, which is its position modulo the dilation, so each phase is an example of
+    a convolution that is not dilated.  cuDNN has no fast gradient of dilated convolutions: that of 16 channels dilated by 4 took
+    16 ms, in this form 0.4 ms (docs/performance.md).
 
     Args:
         inputs: (batch, frames, bins, channels).
@@ -63,11 +62,11 @@ def by_phases(
 def gradient_by_example(
     inputs: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, rhs_dilation: tuple[int, int], **settings: Any
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, for Flax's `nn.Conv`, with a gradient of the kernel that is fast on CPUs.
+    """`jax.lax.conv_general_dilated` with a gradient of the kernel that is fast on CPUs.
 
-    That gradient is a sum over all frames and bins, for which XLA takes up to two thirds of a layer's time.  Here it is a matrix
-    product for each example, small enough for the cache: inputs shifted in time against gradients shifted in frequency, so that
-    every pair of shifts is one weight of the kernel.  Nothing else differs.
+    That gradient is a sum over all frames and bins, on which XLA spends up to two thirds of a layer's time.  Here it is one
+    matrix product per example, small enough for the cache: inputs shifted in time against gradients shifted in frequency, so
+    that every pair of shifts gives one weight of the kernel.  Nothing else differs.
 
     Arguments, shapes and errors are those of `by_phases`.
     """

@@ -1,5 +1,6 @@
 """The convolutional network of PULSE (Ito & Sugiyama 2023, figure 2; `make_CNN` of the authors' code)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,53 +8,76 @@ import jax
 import jax.numpy as jnp
 
 from jaxpu.config import PatchCNNConfig
-from jaxpu.core.models.convolution import fastest
-from jaxpu.core.models.features import FEATURES
+from jaxpu.config.networks import ConvolutionForm
+from jaxpu.core.models.convolution import conv_general_dilated
 from jaxpu.core.models.initializers import torch_uniform
 
+LOG_FLOOR = 1e-2
+"""Added to magnitudes before the logarithm; far below audible bins of signals with unit deviation."""
 
-class ChannelDropout(nn.Module):
-    """Sets whole channels of an example to zero (torch's Dropout2d), keyed by the example's index in the global batch.
 
-    So an example loses the same channels whatever the number of devices that share the batch.
+def _scaled(stft: jax.Array) -> jax.Array:
+    """|x| / 15, what PULSE's code computes: `torch.abs(x) ** 1/15` divides the first power by 15."""
+    return jnp.abs(stft) / 15
+
+
+def _power(stft: jax.Array) -> jax.Array:
+    """|x|^(1/15), the power-law compression that the paper on PULSE describes (section 4.1)."""
+    # The floor keeps the derivative finite where a bin is exactly zero.
+    return jnp.maximum(jnp.abs(stft), 1e-7) ** (1 / 15)
+
+
+def _log(stft: jax.Array) -> jax.Array:
+    """A third of the logarithm of |x| + 0.01: about zero mean and unit spread for music of unit deviation."""
+    return jnp.log(jnp.abs(stft) + LOG_FLOOR) / 3
+
+
+FEATURES: dict[str, Callable[[jax.Array], jax.Array]] = {"scaled": _scaled, "power": _power, "log": _log}
+"""Features by name: complex64 (batch, frames, bins) to float32 of the same shape."""
+
+
+def channel_dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Set whole channels of an example to zero (torch's Dropout2d) and scale the others by 1 / (1 - rate).
+
+    Args:
+        x: (batch, frames, bins, channels).
+        keys: of the examples (batch,): so an example loses the same channels on any number of devices.
+        rate: probability that a channel is dropped.
     """
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, example_index: jax.Array, *, train: bool) -> jax.Array:
-        """(batch, frames, bins, channels) to the same; `example_index` is int32 (batch,)."""
-        if not train or self.rate == 0:
-            return x
-        key = self.make_rng("dropout")
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_index)
-        keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.rate, x.shape[-1:]))(keys)
-        return x * (keep.astype(x.dtype) / jnp.asarray(1 - self.rate, x.dtype))[:, None, None, :]
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[-1:]))(keys)
+    return x * (keep.astype(x.dtype) / jnp.asarray(1 - rate, x.dtype))[:, None, None, :]
 
 
 class PatchCNN(nn.Module):
-    """See `PatchCNNConfig`.
+    """The network of `PatchCNNConfig`.
 
     Attributes:
-        config: the sizes.
+        config: sizes.
         num_outputs: logits per bin.
-        dtype: what is computed in; parameters are float32.
+        dtype: of the computation; parameters are float32.
         axis_name: of the devices over which batch normalisation averages.
+        convolution: form in which convolutions are computed.
     """
 
     config: PatchCNNConfig
     num_outputs: int = 1
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    convolution: ConvolutionForm = "xla"
+
+    @property
+    def needs_recalibration(self) -> bool:
+        """Whether the statistics of batch normalisation have to be computed by `jaxpu.core.step.recalibrate`."""
+        return self.config.normalization == "batch"
 
     @nn.compact
-    def __call__(self, stft: jax.Array, example_index: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, stft: jax.Array, keys: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Logits of every bin.
 
         Args:
             stft: complex64 (batch, frames, bins).
-            example_index: int32 (batch,), position in the global batch; keys the dropout.
-            train: apply dropout, and normalise with the statistics of the batch.
+            keys: of the examples (batch,), for dropout; None where there is none.
+            train: apply dropout, and normalise by the statistics of the batch.
 
         Returns:
             float32 (batch, frames, bins, num_outputs).
@@ -66,14 +90,15 @@ class PatchCNN(nn.Module):
             if config.normalization == "batch":
                 x = nn.BatchNorm(
                     use_running_average=not train,
-                    momentum=0.0,  # What comes back are the statistics of the batch; jaxpu.core.step averages them.
+                    momentum=0.0,  # Training returns the statistics of its batch, which `recalibrate` averages.
                     epsilon=1e-5,
                     dtype=self.dtype,
                     axis_name=self.axis_name if train else None,
                     name=f"norm_{layer}",
                 )(x)
-            else:
-                x = ChannelDropout(config.dropout_rate, name=f"dropout_{layer}")(x, example_index, train=train)
+            elif train and config.dropout_rate:
+                assert keys is not None
+                x = channel_dropout(x, jax.vmap(jax.random.fold_in, (0, None))(keys, layer), config.dropout_rate)
         size = config.output_kernel_size
         x = self._convolution(x, self.num_outputs, (size, size), (1, 1), "output")
         return x.astype(jnp.float32)
@@ -91,7 +116,7 @@ class PatchCNN(nn.Module):
             dtype=self.dtype,
             kernel_init=initializer,
             bias_init=initializer,
-            conv_general_dilated=fastest(dilation),
+            conv_general_dilated=conv_general_dilated(self.convolution, dilation),
             name=name,
         )(x)
 
@@ -108,6 +133,6 @@ def convolutions(config: PatchCNNConfig) -> list[tuple[int, tuple[int, int], tup
 
 
 def context_frames(config: PatchCNNConfig) -> int:
-    """Frames on each side that an output frame depends on."""
+    """Receptive field: frames on each side that an output frame depends on."""
     inner = sum((kernel_size[0] // 2) * dilation[0] for _, kernel_size, dilation in convolutions(config))
     return inner + config.output_kernel_size // 2

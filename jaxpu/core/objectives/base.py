@@ -1,0 +1,152 @@
+"""The parts of which every objective is made: batches, losses, and the functions that bind them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpu.config import ConfigError
+from jaxpu.config.objectives import traced_fields
+from jaxpu.core import losses
+
+Network = Callable[[jax.Array, jax.Array], jax.Array]
+"""(stft complex64 (n, frames, bins), example_index int32 (n,)) to logits float32 (n, frames, bins, num_outputs)."""
+
+Hyperparameters = dict[str, jax.Array]
+"""Traced float32 scalars, so that one program serves many values, also several at once under vmap."""
+
+WEIGHT_FLOOR = 1e-7
+"""Added to magnitudes before they weigh a bin, as in PULSE."""
+
+
+class PseudoTarget(NamedTuple):
+    """Targets that a teacher estimates in the unlabeled clips.
+
+    Attributes:
+        estimate: complex64 (n, frames, bins); the mixtures themselves before there is a teacher.
+        exists: float32 scalar, 1 where there is a teacher, else 0.
+    """
+
+    estimate: jax.Array
+    exists: jax.Array
+
+
+class Batch(NamedTuple):
+    """Decoded patches; stereo channels are examples of their own.
+
+    Attributes:
+        unlabeled: complex64 (n, frames, bins), STFT of mixtures.
+        positive: complex64 (n, frames, bins), STFT of target-free recordings.
+        target: complex64 (n, frames, bins), targets of the unlabeled clips, or of others for objectives with `target_tracks`;
+            None without stems.  PU objectives never read it.
+        example_index: int32 (n,), position of each example in the global batch.
+        pseudo_target: set by `Objective.prepare` of an objective with a teacher; None elsewhere, and in evaluation.
+    """
+
+    unlabeled: jax.Array
+    positive: jax.Array
+    target: jax.Array | None
+    example_index: jax.Array
+    pseudo_target: PseudoTarget | None = None
+
+
+class Loss(NamedTuple):
+    """The outcome of an objective on a batch, float32 scalars, equal on all devices.
+
+    Attributes:
+        loss: the quantity that is differentiated.
+        risk: the quantity by which checkpoints are compared on held-out tracks.
+        metrics: logged; those of `mask_statistics`, of the network's input, are always among them.
+    """
+
+    loss: jax.Array
+    risk: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+def _no_state() -> Any:
+    return {}
+
+
+def _unchanged_level(batch: Batch, hyperparameters: Hyperparameters) -> Batch:
+    del hyperparameters
+    return batch
+
+
+def _unprepared(
+    state: Any, batch: Batch, separate: Network, hyperparameters: Hyperparameters, key: jax.Array, axis_name: str | None
+) -> tuple[Any, Batch, dict[str, jax.Array]]:
+    del separate, hyperparameters, key, axis_name
+    return state, batch, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """An objective, built from its config: pure functions, and what the shell must know to call them.
+
+    Attributes:
+        hyperparameters: initial values of the traced numbers.
+        loss: (network, batch, key, hyperparameters, axis_name) to `Loss`.
+        mask: logits float32 (n, frames, bins, num_outputs) to a mask that keeps the target, float32 (n, frames, bins) in [0, 1].
+        num_outputs: logits per bin.
+        needs_target: whether the loss reads targets.
+        target_tracks: number of tracks whose targets are drawn, independently of the unlabeled clips; None: those of the
+            unlabeled clips.
+        level: (batch, hyperparameters) to the batch with its positives at the level at which the objective takes them.
+        init_state: () to what the objective remembers from step to step, a tree of arrays.
+        prepare: (state, batch, separate, hyperparameters, key, axis_name) to (state, batch, metrics), before the loss of a
+            training step; `separate` is the network as it separates now, without dropout.
+    """
+
+    hyperparameters: dict[str, float]
+    loss: Callable[[Network, Batch, jax.Array, Hyperparameters, str | None], Loss]
+    mask: Callable[[jax.Array], jax.Array]
+    num_outputs: int = 1
+    needs_target: bool = False
+    target_tracks: int | None = None
+    level: Callable[[Batch, Hyperparameters], Batch] = _unchanged_level
+    init_state: Callable[[], Any] = _no_state
+    prepare: Callable[..., tuple[Any, Batch, dict[str, jax.Array]]] = _unprepared
+
+
+def initial_hyperparameters(config: Any) -> dict[str, float]:
+    """Values of an objective's traced fields.
+
+    Raises:
+        ConfigError: one of them is still to be estimated.
+    """
+    values = {name: getattr(config, name) for name in traced_fields(config)}
+    for name, value in values.items():
+        if value == "estimate":
+            raise ConfigError(
+                f"{type(config).__name__}.{name} is 'estimate', which becomes a number when training starts. "
+                "Use jaxpu.estimation.resolve.with_estimates, or give a number."
+            )
+    return {name: float(value) for name, value in values.items()}
+
+
+def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
+    """Fraction of the energy of `stft` that a mask keeps, fraction of bins in which it keeps less than half, and mean energy."""
+    energy = jnp.square(jnp.abs(stft))
+    return {
+        "kept_energy": losses.weighted_mean(jnp.square(mask), energy, axis_name),
+        "inactive_share": losses.mean((mask < 0.5).astype(jnp.float32), axis_name),
+        "input_energy": losses.mean(energy, axis_name),
+    }
+
+
+def bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
+    """|x|^exponent of every bin, float32 of the STFT's shape."""
+    return (jnp.abs(stft) + WEIGHT_FLOOR) ** exponent
+
+
+def keep_positive(logits: jax.Array) -> jax.Array:
+    """Mask of objectives in which a positive logit of the first output keeps the target."""
+    return jax.nn.sigmoid(logits[..., 0])
+
+
+def keep_negative(logits: jax.Array) -> jax.Array:
+    """Mask of objectives in which a positive logit means "target inactive": the posterior of "target active"."""
+    return jax.nn.sigmoid(-logits[..., 0])

@@ -1,0 +1,80 @@
+"""The runs of a sweep: a grid of hyperparameters and seeds."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpu.config import Config, ConfigError
+from jaxpu.config.objectives import traced_fields
+
+
+class Point(NamedTuple):
+    """One run of a sweep: the swept values by name, and what they make of the config."""
+
+    values: dict[str, float]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder, such as `class_prior=0.6,seed=0`."""
+        return ",".join(f"{name}={value!r}" for name, value in [*self.values.items(), ("seed", self.config.train.seed)])
+
+
+def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
+    """`class_prior=.4:.9:6` (start, stop and count, both ends included) or `gamma=0,.1,1` to name and values.
+
+    Raises:
+        ConfigError: on anything else.
+    """
+    name, _, values = text.partition("=")
+    with contextlib.suppress(ValueError), np.errstate(invalid="ignore"):
+        if ":" in values:
+            start, stop, count = values.split(":")
+            # Rounded, so that .4:.9:6 has the .6 that a user would type.
+            numbers = tuple(float(f"{value:.8g}") for value in np.linspace(float(start), float(stop), int(count)))
+        else:
+            numbers = tuple(float(value) for value in values.split(","))
+        if numbers and all(map(math.isfinite, numbers)):
+            return name.replace("-", "_"), numbers
+    raise ConfigError(f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,...")
+
+
+def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: int) -> list[list[Point]]:
+    """All runs of a sweep: one row for each seed, one column for each combination of values.
+
+    Raises:
+        ConfigError: when a name cannot be swept, or the config refuses a value.
+    """
+    traced = traced_fields(config.objective)
+    for name in over:
+        if name not in (*traced, "learning_rate"):
+            kind = type(config.objective).__name__
+            raise ConfigError(f"{name} cannot be swept with {kind}; it must be one of {', '.join([*traced, 'learning_rate'])}.")
+    if not over:
+        raise ConfigError(f"Say what to sweep: --over NAME=START:STOP:COUNT, one of {', '.join([*traced, 'learning_rate'])}.")
+    if num_seeds < 1:
+        raise ConfigError(f"--seeds is {num_seeds}; it must be 1 or more.")
+
+    def point(values: dict[str, float], seed: int) -> Point:
+        base: Any = config.objective
+        objective = dataclasses.replace(base, **{name: values[name] for name in traced if name in values})
+        rate = values.get("learning_rate", config.train.learning_rate)
+        train = dataclasses.replace(config.train, learning_rate=rate, seed=seed)
+        return Point(values, dataclasses.replace(config, objective=objective, train=train))
+
+    # Without duplicates: one folder each.
+    combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*map(dict.fromkeys, over.values()))]
+    return [[point(values, config.train.seed + number) for values in combinations] for number in range(num_seeds)]
+
+
+def rectangles(grid: list[list[Point]], at_once: int) -> list[list[list[Point]]]:
+    """Rectangles of the grid of at most `at_once` runs: whole rows where they fit, else parts of one, as equal as can be."""
+    rows, columns = len(grid), len(grid[0])
+    row_parts = np.array_split(np.arange(rows), math.ceil(rows / max(at_once // columns, 1)))
+    column_parts = np.array_split(np.arange(columns), math.ceil(columns / at_once))
+    return [[[grid[row][column] for column in some] for row in these] for these in row_parts for some in column_parts]

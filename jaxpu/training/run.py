@@ -1,0 +1,239 @@
+"""One run on the host: its data and folder, its log and checkpoints, and the reasons for which it ends."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_text
+from jaxpu import parallel
+from jaxpu.artifacts.checkpoints import RunCheckpoints
+from jaxpu.config import Config, ConfigError, uses_stems
+from jaxpu.config_files import from_json, to_json
+from jaxpu.core.objectives import make_objective
+from jaxpu.core.step import INIT_STREAM, TrainState, init_state, separation_variables
+from jaxpu.estimation.resolve import with_estimates
+from jaxpu.monitoring.run_log import RunLog
+from jaxpu.monitoring.watchdog import Watchdog
+
+# Streams of random numbers, folded into the run's key so that they never meet.
+_TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
+
+
+class TrainingError(UserError):
+    """Training cannot continue."""
+
+
+def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
+    """Open prepared data and check that they are what a config needs.
+
+    Raises:
+        DataError: they were prepared with other settings.
+        ConfigError: checkpoints are to be selected by scores that need stems, and the data have none.
+    """
+    dataset = PatchDataset.open(data_dir)
+    dataset.check(config.data)
+    if config.train.select_by == "si_sdr_improvement" and not dataset.has_stems:
+        raise ConfigError(
+            f"TrainConfig.select_by is 'si_sdr_improvement', but the data in {data_dir} have no stems to score with. "
+            "Use held_out_loss or last."
+        )
+    return dataset
+
+
+@contextlib.contextmanager
+def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, progress: bool) -> Iterator["Run"]:
+    """Open the run in a folder, which is made if it does not exist.
+
+    Raises:
+        ConfigError: the folder belongs to another config, or the processes differ in config or data.
+    """
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    everywhere = parallel.gather((config, dataset.fingerprint))
+    if any(other != everywhere[0] for other in everywhere):
+        raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
+    _check_config(config, run_dir / "config.json")
+    config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
+    with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
+        yield Run(config, dataset, checkpoints, log, estimates)
+
+
+class Run:
+    """One run: its data and folder, and what is kept of it on the host.
+
+    Attributes:
+        train_key: key of the training steps, which fold themselves in.
+        results: of the last evaluation.
+        best_score: of all evaluations, by the config's criterion.
+    """
+
+    def __init__(
+        self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog, estimates: dict[str, Any]
+    ) -> None:
+        self.config = config
+        self._dataset = dataset
+        self._checkpoints = checkpoints
+        self._log = log
+        self._watchdog = Watchdog(getattr(config.objective, "class_prior", None))
+        self._estimates = estimates
+        key = jax.random.key(config.train.seed)
+        self.train_key, self._evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
+        self.results: dict[str, Any] = {}
+        self.best_score, self._evaluations_since_best = -math.inf, 0
+
+    def start(self) -> tuple[TrainState, str | None]:
+        """The state before the first step or of the last checkpoint, and why the run has ended already, if it has."""
+        # Resuming: 1. the state before the first step, for its shapes; 2. the last checkpoint, if there is one; 3. the lines of
+        # the log after it are dropped; 4. the batches start at its step.  Keys are folded from (seed, step), so nothing else.
+        state, stopped = init_state(self.config), None
+        if self._checkpoints.latest_step is not None:
+            state, info = self._checkpoints.restore(state)
+            self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
+            self.results, stopped = info["results"], info.get("stopped")
+        self._log.start(int(state.step))
+        return state, stopped
+
+    def note_steps(self, step: int, values: list[dict[str, float]], *, clips_per_s: float) -> str | None:
+        """Log the mean statistics of the steps up to `step` and show them to the watchdog.
+
+        Returns:
+            Why the run has to end; None where it does not.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        warnings = self._check(step - len(values), values)
+        means = {name: float(np.mean([item[name] for item in values])) for name in values[0]}
+        self._log.write("train", step, **means, clips_per_s=clips_per_s)
+        for warning in warnings:
+            self._log.warn(step, warning)
+        return "blank output" if warnings and self.config.train.on_blank == "stop" else None
+
+    def note_evaluation(self, step: int, state: TrainState, results: dict[str, float], stopped: str | None) -> str | None:
+        """Log an evaluation and save a checkpoint.
+
+        Args:
+            step: steps done.
+            state: after that step.
+            results: of the evaluation.
+            stopped: why the run has to end; None where it does not, as far as is known.
+
+        Returns:
+            The same; or that patience is lost.
+        """
+        settings = self.config.train
+        score = selection_score(settings.select_by, results, step)
+        self._evaluations_since_best = 0 if score > self.best_score else self._evaluations_since_best + 1
+        self.best_score = max(score, self.best_score)
+        self.results = results
+        if stopped is None and settings.patience and self._evaluations_since_best >= settings.patience:
+            stopped = f"no better checkpoint in {settings.patience} evaluations"
+        self._log.write("evaluate", step, **results)
+        info = {
+            "step": step,
+            "select_by": settings.select_by,
+            "score": score,
+            "uses_stems": uses_stems(self.config),
+            "data_fingerprint": self._dataset.fingerprint,
+            "data": {"has_stems": self._dataset.has_stems, "counts": self._dataset.info["counts"]},
+            "best_score": self.best_score,
+            "evaluations_since_best": self._evaluations_since_best,
+            "results": results,
+            "stopped": stopped,
+            "estimates": self._estimates,
+            "machine": parallel.describe(),
+        }
+        variables = separation_variables(self.config, state)
+        self._checkpoints.save(step, state=state, variables=variables, score=score, config=self.config, info=info)
+        return stopped
+
+    def train_batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of the steps after `first_step`, a function of the seed alone."""
+        objective = make_objective(self.config.objective)
+        return self._batches(
+            "train",
+            with_target=objective.needs_target,
+            num_target_tracks=objective.target_tracks,
+            start_step=first_step,
+            num_steps=self.config.train.num_steps - first_step,
+        )
+
+    def validation_batches(self) -> Iterator[tuple[dict[str, np.ndarray], jax.Array]]:
+        """Batches of the validation tracks, drawn from all of them, with keys; the same at every evaluation."""
+        one_pass = max(self._dataset.num_clips("validation", "mixture") // self.config.train.batch_size, 1)
+        num_batches = min(self.config.train.eval_batches, one_pass)
+        batches = self._batches("validation", with_target=self._dataset.has_stems, num_steps=num_batches)
+        for number, batch in enumerate(batches):
+            yield batch, jax.random.fold_in(self._evaluate_key, number)
+
+    def _batches(self, split: Literal["train", "validation"], **options: Any) -> Iterator[dict[str, np.ndarray]]:
+        """This process's share of batches, as `jaxpu.core.step.decode` takes them; `options` are those of the dataset."""
+        settings = self.config.train
+        local = settings.batch_size // parallel.process_count()
+        index = np.arange(local, dtype=np.int32) + parallel.process_index() * local
+        for batch in self._dataset.batches(
+            split,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            disjoint_tracks=settings.disjoint_tracks,
+            process_index=parallel.process_index(),
+            process_count=parallel.process_count(),
+            **options,
+        ):
+            yield {name: batch[name] for name in ("unlabeled", "positive", "target") if name in batch} | {"index": index}
+
+    def _check(self, step_before: int, values: list[dict[str, float]]) -> list[str]:
+        """Warnings of the watchdog; raises TrainingError where a loss is not finite."""
+        warnings = []
+        for step, item in enumerate(values, step_before + 1):
+            if not math.isfinite(item["loss"]) or not math.isfinite(item["gradient_norm"]):
+                raise TrainingError(
+                    f"Step {step}: the loss is {item['loss']}, the norm of its gradient {item['gradient_norm']}. "
+                    f"Lower train.learning_rate (now {self.config.train.learning_rate:g}) or set train.gradient_clip. "
+                    "The last checkpoint is kept."
+                )
+            warning = self._watchdog.update(step, item)
+            if warning:
+                warnings.append(warning)
+        return warnings
+
+
+def selection_score(select_by: str, results: dict[str, float], step: int) -> float:
+    """The number by which the best checkpoint is chosen, higher is better."""
+    return {
+        "held_out_loss": lambda: -results["loss"],
+        "si_sdr_improvement": lambda: results["si_sdr_improvement"],
+        "last": lambda: float(step),
+    }[select_by]()
+
+
+def _check_config(config: Config, path: Path) -> None:
+    """Write the config of a new run; refuse a folder that belongs to another config."""
+    if not path.exists():
+        if parallel.process_index() == 0:
+            write_text(path, json.dumps(to_json(config), indent=2))
+        return
+    stored = from_json(json.loads(path.read_text(encoding="utf-8")))
+    if stored != config:
+        raise ConfigError(
+            f"{path} belongs to a run with another config: {'; '.join(_differences(to_json(stored), to_json(config)))}. "
+            f"Use another folder (--run), or delete {path.parent} to start anew."
+        )
+
+
+def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """The fields in which two configs differ, as JSON, with both values."""
+    if isinstance(stored, dict) and isinstance(wanted, dict) and stored.get("kind") == wanted.get("kind"):
+        for field in stored:
+            yield from _differences(stored[field], wanted[field], f"{name}.{field}" if name else field)
+    elif stored != wanted:
+        kinds = [value.get("kind", value) if isinstance(value, dict) else value for value in (stored, wanted)]
+        yield f"{name} is {kinds[0]!r} there and {kinds[1]!r} here"

@@ -1,0 +1,96 @@
+"""The table and the plot of a sweep."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.files import replacing, write_text
+from jaxpu.config import Config, uses_stems
+from jaxpu.config_files import to_json
+from jaxpu.monitoring.run_log import read_log
+from jaxpu.training.grid import Point
+from jaxpu.training.loop import ALL_STEPS_DONE, ASKED_TO_STOP
+from jaxpu.training.run import selection_score
+
+NOTE = (
+    "Each row is the checkpoint that its run selected, on the validation songs. SI-SDR improvement uses their stems.\n"
+    "The held-out loss depends on the objective's hyperparameters: compare it between runs that share them."
+)
+
+
+def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, Any]:
+    """The line of the table of a run, read from its log; without scores where the sweep has not come to it."""
+    row: dict[str, Any] = {**point.values, "seed": point.config.train.seed}
+    log = read_log(sweep_dir / point.name) if stopped is not None else []
+    evaluations = [line for line in log if line["kind"] == "evaluate"]
+    if evaluations:
+        select_by = point.config.train.select_by
+        best = max(evaluations, key=lambda line: (selection_score(select_by, line, line["step"]), line["step"]))
+        row |= {"step": best["step"], "held_out_loss": best["loss"]}
+        row |= {name: best[name] for name in ("kept_energy", "true_kept_energy", "si_sdr_improvement") if name in best}
+    return row | {"stopped": stopped or ASKED_TO_STOP, "folder": point.name}
+
+
+def write_table(table: list[dict[str, Any]], config: Config, over: Mapping[str, Sequence[float]], sweep_dir: Path) -> None:
+    """Writes sweep.json and sweep.png, each under a temporary name first."""
+    summary = {
+        "config": to_json(config),
+        "over": {name: list(values) for name, values in over.items()},
+        "seeds": sorted({row["seed"] for row in table}),
+        "uses_stems": uses_stems(config),
+        "note": NOTE,
+        "runs": table,
+    }
+    write_text(sweep_dir / "sweep.json", json.dumps(summary, indent=2))
+    with replacing(sweep_dir / "sweep.png") as temporary:
+        _plot(table, list(over), temporary)
+
+
+def format_table(table: list[dict[str, Any]]) -> str:
+    """The table as text, with the reasons of runs that did not do all their steps."""
+    headings = [name for name in dict.fromkeys(itertools.chain(*table)) if name not in ("stopped", "folder")]
+    cells = [headings] + [[f"{row[name]:.4g}" if name in row else "-" for name in headings] for row in table]
+    reasons = ["", *("" if row["stopped"] == ALL_STEPS_DONE else row["stopped"] for row in table)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), reason]).rstrip()
+        for line, reason in zip(cells, reasons, strict=True)
+    ]
+    return "\n".join([*lines, "", NOTE])
+
+
+def _plot(table: list[dict[str, Any]], swept: list[str], path: Path) -> None:
+    """Score and kept energy against the first swept value, a line for each combination of the others: mean and range of seeds."""
+    from matplotlib.figure import Figure
+
+    score = "si_sdr_improvement" if any("si_sdr_improvement" in row for row in table) else "held_out_loss"
+    labels = {
+        "si_sdr_improvement": "SI-SDR improvement in dB (validation, uses stems)",
+        "held_out_loss": "held-out loss (of each objective)",
+        "kept_energy": "share of the energy that the mask keeps",
+    }
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    first, *others = swept
+    for axes, name in zip(figure.subplots(1, 2), (score, "kept_energy"), strict=True):
+        lines: dict[tuple[float, ...], dict[float, list[float]]] = {}
+        for row in table:
+            if math.isfinite(row.get(name, math.nan)):
+                lines.setdefault(tuple(row[other] for other in others), {}).setdefault(row[first], []).append(row[name])
+        for combination, points in sorted(lines.items()):
+            x = sorted(points)
+            label = ", ".join(f"{other} {value:g}" for other, value in zip(others, combination, strict=True))
+            axes.plot(x, [np.mean(points[value]) for value in x], "o-", label=label)
+            axes.fill_between(x, [min(points[value]) for value in x], [max(points[value]) for value in x], alpha=0.2)
+        if first == "learning_rate":
+            axes.set_xscale("log")
+        axes.set(xlabel=first, ylabel=labels[name])
+        if others and lines:
+            axes.legend()
+    num_seeds = len({row["seed"] for row in table})
+    figure.suptitle("Mean and range of the seeds" if num_seeds > 1 else "One seed")
+    figure.savefig(path, dpi=100)
