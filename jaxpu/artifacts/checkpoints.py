@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -97,7 +98,8 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             )
         loaded = self._checkpointer.load_checkpointables(step, {"state": jax.tree.map(_abstract, tree)})["state"]
         leaves = _present_names(_by_name(loaded), wanted)
-        restored = jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in wanted])
+        # Copies: the training step donates the memory of its state, and cannot do so twice where two names share an array.
+        restored = jax.tree.unflatten(jax.tree.structure(state), [jnp.copy(leaves[name]) for name in wanted])
         return restored, metadata.custom_metadata["info"]
 
 

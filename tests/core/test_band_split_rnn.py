@@ -13,7 +13,7 @@ from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import BandSplitRNNConfig, Config, ConfigError, SupervisedConfig, TrainConfig
 from jaxpu.config.networks import PUBLISHED_BANDS, band_groups
 from jaxpu.config_files import load_config
-from jaxpu.core.models import make_model, receptive_field_frames
+from jaxpu.core.network import make_network, receptive_field_frames
 from jaxpu.core.step import init_state, make_train_step
 
 PUBLISHED = PatchSpec(sample_rate=44_100, n_fft=2048, win_length=2048, hop_length=512, clip_samples=132_300)
@@ -22,11 +22,16 @@ SMALL_PATCH = PatchSpec(sample_rate=8000, n_fft=64, win_length=64, hop_length=32
 SMALL = BandSplitRNNConfig(bands=((200.0, 2), (375.0, 3)), channels=4, repeats=2, hidden=3, mask_hidden=5)
 
 
+def network(model: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int = 1, *, mixed_precision: bool = False) -> Any:
+    train = TrainConfig(mixed_precision=mixed_precision)
+    return make_network(Config(data=DataConfig(patch=patch), model=model, train=train), num_outputs)
+
+
 def variables_of(config: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int = 1) -> tuple[Any, Any]:
     """The network and random variables, drawn by NumPy since compiling the initialisers takes seconds."""
-    model = make_model(config, patch, num_outputs=num_outputs, dtype=jnp.float32)
-    stft, index = jnp.zeros((1, 3, patch.bins), jnp.complex64), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft, index)
+    model = network(config, patch, num_outputs)
+    stft = jnp.zeros((1, 3, patch.bins), jnp.complex64)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft)
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> jax.Array:
@@ -153,9 +158,9 @@ def test_the_formula_is_right_for_a_public_implementation() -> None:
 @pytest.mark.parametrize("target", PUBLISHED_BANDS)
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_number_of_parameters_by_formula(target: Any, num_outputs: int) -> None:
-    model = make_model(BandSplitRNNConfig(bands=target), PUBLISHED, num_outputs=num_outputs, dtype=jnp.float32)
-    stft, index = jnp.zeros((2, 3, 1025), jnp.complex64), jnp.zeros(2, jnp.int32)
-    logits, variables = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), stft, index)
+    model = network(BandSplitRNNConfig(bands=target), PUBLISHED, num_outputs)
+    stft = jnp.zeros((2, 3, 1025), jnp.complex64)
+    logits, variables = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), stft)
     assert (logits.shape, logits.dtype) == ((2, 3, 1025, num_outputs), jnp.float32)
     expected = num_parameters(widths_of(target), 128, 12, 256, 512, outputs=num_outputs, biases=1, hidden_layers=1)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == expected
@@ -170,7 +175,7 @@ def test_every_parameter_of_the_published_size_gets_a_gradient_and_silence_does_
     stft = random_stft(2, 3, 1025).at[1].set(0)
 
     def loss(params: Any) -> jax.Array:
-        return jnp.mean(jnp.square(model.apply({"params": params}, stft, jnp.arange(2), train=True) - 1))
+        return jnp.mean(jnp.square(model.apply({"params": params}, stft, train=True) - 1))
 
     for path, gradient in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(variables["params"])):
         name = jax.tree_util.keystr(path)
@@ -245,7 +250,7 @@ def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> No
     # Examples and bins of all levels.
     level = np.random.default_rng(1).uniform(0.01, 100, (2, 1, 33))
     stft = random_stft(2, 5, 33) * jnp.asarray(level, jnp.complex64)
-    logits = jax.jit(jax.vmap(functools.partial(model.apply, train=True), (0, None, None)))(runs, stft, jnp.arange(2))
+    logits = jax.jit(jax.vmap(functools.partial(model.apply, train=True), (0, None)))(runs, stft)
     assert logits.dtype == jnp.float32
     for run, sign in enumerate((1, -1)):
         params = jax.tree.map(lambda leaf, sign=sign: sign * np.asarray(leaf, np.float64), variables["params"])
@@ -263,11 +268,8 @@ def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> No
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     exact, variables = variables_of(SMALL, SMALL_PATCH)
-    mixed = make_model(SMALL, SMALL_PATCH, num_outputs=1, dtype=jnp.bfloat16)
-    results = [
-        jax.jit(functools.partial(model.apply, train=True))(variables, random_stft(2, 6, 33), jnp.arange(2))
-        for model in (exact, mixed)
-    ]
+    mixed = network(SMALL, SMALL_PATCH, mixed_precision=True)
+    results = [jax.jit(functools.partial(model.apply, train=True))(variables, random_stft(2, 6, 33)) for model in (exact, mixed)]
     assert {leaf.dtype for leaf in results} == {jnp.dtype(jnp.float32)}
     difference = np.abs(np.asarray(results[0]) - np.asarray(results[1]))
     assert 0 < difference.max() < 0.05

@@ -376,38 +376,3 @@ def test_mixit_by_hand() -> None:
     for minimum_over, expected in (("example", 0), ("batch", 1)):
         function = functools.partial(mixit_by_hand, axis_name="shards", minimum_over=minimum_over)
         np.testing.assert_allclose(jax.vmap(function, axis_name="shards")(both[:, None]), np.full(2, expected), atol=1e-6)
-
-
-@pytest.mark.parametrize("frequency", [1.0, 0.5, 0.3])
-def test_binary_cross_entropy_equals_the_reference(frequency: float) -> None:
-    rng = np.random.default_rng(3)
-    logits, labels, weights = rng.standard_normal((2, 5)), rng.uniform(size=(2, 5)), rng.exponential(size=(2, 5))
-
-    def reference(logits: Array) -> float:
-        posterior = frequency * scipy.special.expit(logits)
-        values = -labels * np.log(posterior) - (1 - labels) * np.log(1 - posterior)
-        return float(np.sum(weights * values) / np.sum(weights))
-
-    entropy = functools.partial(losses.binary_cross_entropy, label_frequency=frequency)
-    value, gradient = jax.value_and_grad(entropy)(*as_float32(logits, labels, weights))
-    np.testing.assert_allclose(value, reference(logits), rtol=1e-6)
-    np.testing.assert_allclose(gradient, central_differences(reference, logits), rtol=1e-5, atol=1e-7)
-    at_posterior = jax.grad(entropy)(*as_float32(scipy.special.logit(labels), frequency * labels, weights))
-    np.testing.assert_allclose(at_posterior, np.zeros((2, 5)), atol=1e-7)
-    frequencies = jnp.asarray([[frequency], [1.0]], jnp.float32)
-    np.testing.assert_allclose(
-        losses.binary_cross_entropy(*as_float32(logits, labels), label_frequency=frequencies),
-        np.mean([losses.binary_cross_entropy(*as_float32(logits[i], labels[i]), label_frequency=frequencies[i]) for i in (0, 1)]),
-        rtol=1e-6,
-    )
-
-
-def test_binary_cross_entropy_of_large_logits() -> None:
-    np.testing.assert_allclose(losses.binary_cross_entropy(jnp.zeros(3), jnp.asarray([0.0, 1.0, 0.5])), math.log(2), rtol=1e-6)
-    extreme, gradient = jax.value_and_grad(losses.binary_cross_entropy)(jnp.asarray([1e4, -1e4]), jnp.asarray([0.0, 1.0]))
-    np.testing.assert_allclose(extreme, 1e4)
-    np.testing.assert_allclose(gradient, [0.5, -0.5])
-    half = functools.partial(losses.binary_cross_entropy, label_frequency=0.5)
-    extreme, gradient = jax.value_and_grad(half)(jnp.asarray([1e4, -1e4]), jnp.asarray([0.5, 0.0]))
-    np.testing.assert_allclose(extreme, math.log(2) / 2, rtol=1e-6)
-    np.testing.assert_allclose(gradient, [0, 0])

@@ -24,10 +24,10 @@ from jaxpu.config import (
     SupervisedConfig,
 )
 from jaxpu.core import losses
-from jaxpu.core.models import make_model
-from jaxpu.core.network import make_mask_fn
-from jaxpu.core.objectives import OBJECTIVES, Batch, Loss, Objective, Taught, make_objective
-from jaxpu.core.teacher import leak, teacher_masks, with_empty_mixtures
+from jaxpu.core.network import make_mask_fn, make_network
+from jaxpu.core.objectives import OBJECTIVES, Batch, Loss, Objective, make_objective
+from jaxpu.core.objectives.base import PseudoTarget
+from jaxpu.core.objectives.teacher import false_positive_ratio, teacher_masks, with_empty_mixtures
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -314,7 +314,8 @@ def remixed_inputs(objective: Objective, batch: Batch, key: jax.Array = KEY, **c
         seen.append(stft)
         return jnp.zeros((*stft.shape, objective.num_outputs))
 
-    result = objective.loss(network, batch, key, hyperparameters(objective, **changed), None)
+    values = hyperparameters(objective, **changed)
+    result = objective.loss(network, objective.level(batch, values), key, values, None)
     return seen[0], result
 
 
@@ -452,15 +453,14 @@ def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) 
 
 def test_beside_an_estimate_of_the_target_accompaniment_always_has_the_label() -> None:
     """So that the score means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
-    config = BootstrapConfig(gain_db=0.0, taught_gain_db=0.0, mixture_share=0.0, label_frequency=0.4)
+    config = BootstrapConfig(taught_gain_db=0.0, mixture_share=0.0, label_frequency=0.4, labels="binary")
     objective, batch = make_objective(config), make_batch(256, 16)
     assert batch.target is not None
-    assert objective.teacher is not None
     logits = jnp.asarray([1.0, -1.0, 2.0, 0.0])
 
-    def loss_of(taught: Taught | None) -> float:
-        value = objective.loss(constant_network(logits), batch._replace(taught=taught), KEY, hyperparameters(objective), None)
-        return float(value.loss)
+    def loss_of(pseudo_target: PseudoTarget | None) -> float:
+        taught = batch._replace(pseudo_target=pseudo_target)
+        return float(objective.loss(constant_network(logits), taught, KEY, hyperparameters(objective), None).loss)
 
     score = np.asarray(jax.nn.sigmoid(logits))
 
@@ -471,20 +471,20 @@ def test_beside_an_estimate_of_the_target_accompaniment_always_has_the_label() -
         posterior = np.broadcast_to(posterior, labels.shape)
         return float(np.sum(-np.log(np.where(labels, posterior, 1 - posterior)) * weights) / weights.sum())
 
-    known = Taught(batch.target, jnp.float32(1), batch.positive)
+    known = PseudoTarget(batch.target, jnp.float32(1))
     np.testing.assert_allclose(loss_of(known), by_hand(batch.target, score), rtol=1e-4)
     # A teacher that returns the mixture, and no teacher, are the same as `remix`.
     as_remix = loss_of(None)
     np.testing.assert_allclose(as_remix, by_hand(batch.unlabeled, 0.4 * score / (0.6 + 0.4 * score)), rtol=1e-4)
-    assert loss_of(Taught(batch.unlabeled, jnp.float32(0), batch.positive)) == as_remix
-    remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
+    assert loss_of(PseudoTarget(batch.unlabeled, jnp.float32(0))) == as_remix
+    remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4, labels="binary"))
     assert float(remix.loss(constant_network(logits), batch, KEY, hyperparameters(remix), None).loss) == as_remix
 
 
 def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
     objective, batch = make_objective(BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, mixture_share=0.0)), make_batch(500)
 
-    def spread_db(by_teacher: float) -> float:
+    def spread_db(exists: float) -> float:
         inputs: list[jax.Array] = []
 
         def network(stft: jax.Array, index: jax.Array) -> jax.Array:
@@ -493,8 +493,8 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
 
         one = jnp.ones_like(batch.unlabeled)
         silent = batch._replace(unlabeled=one, positive=jnp.zeros_like(one))
-        taught = Taught(one, jnp.float32(by_teacher), silent.positive)
-        objective.loss(network, silent._replace(taught=taught), KEY, hyperparameters(objective), None)
+        taught = silent._replace(pseudo_target=PseudoTarget(one, jnp.float32(exists)))
+        objective.loss(network, taught, KEY, hyperparameters(objective), None)
         return float(np.ptp(20 * np.log10(np.abs(np.asarray(inputs[0])))))
 
     assert spread_db(0.0) < 1e-3
@@ -577,17 +577,17 @@ def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_s
         np.testing.assert_allclose(source.mean(), 1 / (num + len(chosen_from)), atol=0.03)
 
 
-def test_the_leak_is_what_masks_take_of_positives_by_clip_over_what_they_take_of_mixtures() -> None:
+def test_the_false_positive_ratio_is_the_energy_kept_of_positives_by_clip_over_that_kept_of_mixtures() -> None:
     # Of all mixtures 1/4 of the energy; of half of the positives 1/5, of the others nothing, though these are louder.
     mixture = jnp.asarray([1.0, 1.0, 2.0, 2.0], jnp.complex64)[:, None, None] * jnp.ones((4, 3, 4), jnp.complex64)
     mask = jnp.asarray([1.0, 0.0, 0.0, 0.375])[:, None, None] * jnp.ones((4, 3, 4))
     positive = jnp.asarray([1j, 2j, 30j, 40j], jnp.complex64)[:, None, None] * jnp.ones((4, 3, 4), jnp.complex64)
     positive_mask = jnp.zeros((4, 3, 4)).at[:2].set(0.2)
-    np.testing.assert_allclose(leak(mask, positive_mask, mixture, positive, None), 0.1 / 0.25, rtol=1e-5)
+    np.testing.assert_allclose(false_positive_ratio(mask, positive_mask, mixture, positive, None), 0.1 / 0.25, rtol=1e-5)
 
 
 def test_a_share_of_the_examples_stays_as_in_remix() -> None:
-    config = BootstrapConfig(gain_db=0.0, taught_gain_db=6.0, mixture_share=0.25, label_frequency=0.4)
+    config = BootstrapConfig(taught_gain_db=6.0, mixture_share=0.25, label_frequency=0.4)
     objective, batch = make_objective(config), make_batch(2000)
     inputs: list[jax.Array] = []
 
@@ -595,14 +595,34 @@ def test_a_share_of_the_examples_stays_as_in_remix() -> None:
         inputs.append(stft)
         return jnp.zeros((*stft.shape, 1))
 
-    taught = Taught(100 * batch.unlabeled, jnp.float32(1), batch.positive)
-    objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective), None)
+    taught = batch._replace(pseudo_target=PseudoTarget(100 * batch.unlabeled, jnp.float32(1)))
+    objective.loss(network, taught, KEY, hyperparameters(objective), None)
     as_remix = np.isclose(inputs[0], batch.unlabeled + batch.positive, rtol=1e-5).all((1, 2))
     assert 0.22 < as_remix.mean() < 0.28
     # All of them: the loss of `remix`, with its labels.
-    everything = objective.loss(network, batch._replace(taught=taught), KEY, hyperparameters(objective, mixture_share=1.0), None)
-    remix = make_objective(RemixConfig(gain_db=0.0, label_frequency=0.4))
+    everything = objective.loss(network, taught, KEY, hyperparameters(objective, mixture_share=1.0), None)
+    remix = make_objective(RemixConfig(label_frequency=0.4, labels="ratio"))
     assert float(everything.loss) == float(remix.loss(network, batch, KEY, hyperparameters(remix), None).loss)
+
+
+@pytest.mark.parametrize("frequency", [0.5, 0.3])
+@pytest.mark.parametrize("extreme", [1.0, 1e4])
+def test_the_remix_loss_is_its_formula_and_stays_finite(frequency: float, extreme: float) -> None:
+    """Cross-entropy of the labels with r, where r / (1 - r) = s c / (1 - c), in float64."""
+    objective, batch = make_objective(RemixConfig(label_frequency=frequency, labels="ratio")), make_batch(4, 3)
+    logits = extreme * jnp.asarray([1.0, -1.0, 0.5, -2.0])
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return objective.loss(constant_network(logits), batch, KEY, hyperparameters(objective), None).loss
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    positive, other = (np.abs(np.asarray(stft, np.complex128)) for stft in (batch.positive, batch.unlabeled))
+    labels, weights = positive / (positive + other), np.abs(np.asarray(batch.positive + batch.unlabeled, np.complex128))
+    log_score = -np.logaddexp(0, -np.asarray(logits, np.float64))
+    log_odds = np.broadcast_to(log_score + np.log(frequency / (1 - frequency)), labels.shape)
+    entropy = labels * np.logaddexp(0, -log_odds) + (1 - labels) * np.logaddexp(0, log_odds)
+    np.testing.assert_allclose(value, np.sum(weights * entropy) / weights.sum(), rtol=1e-5)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
 
 
 def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
@@ -618,8 +638,10 @@ def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
     assert {float(result.risk) for result in (unlabeled, both, supervised)} == {float(plain.risk)}
     np.testing.assert_allclose(both.loss, 0.25 * supervised.loss + 0.75 * unlabeled.loss, rtol=1e-6)
     assert batch.target is not None
-    taught = batch._replace(taught=Taught(batch.target, jnp.float32(1), batch.positive))
-    known = remix.loss(network, taught, jax.random.fold_in(KEY, 1), hyperparameters(remix), None)
+    # As a student of a teacher that knows the targets.
+    student = make_objective(BootstrapConfig(labels="binary", taught_gain_db=0.0, mixture_share=0.0))
+    taught = batch._replace(pseudo_target=PseudoTarget(batch.target, jnp.float32(1)))
+    known = student.loss(network, taught, jax.random.fold_in(KEY, 1), hyperparameters(student), None)
     np.testing.assert_allclose(supervised.loss, known.loss, rtol=1e-6)
 
 
@@ -655,8 +677,8 @@ def test_hyperparameters_are_traced(config: Any, name: str, values: list[float])
 
     @jax.jit
     def run(values: dict[str, jax.Array]) -> Any:
-        result = objective.loss(constant_network(jnp.asarray([1.0, -1.0, 0.5, -0.5])), batch, KEY, values, None)
-        return result
+        network = constant_network(jnp.asarray([1.0, -1.0, 0.5, -0.5]))
+        return objective.loss(network, objective.level(batch, values), KEY, values, None)
 
     base = hyperparameters(objective)
     together = jax.vmap(lambda value: run(base | {name: value}))(jnp.asarray(values))
@@ -675,10 +697,9 @@ def test_every_number_of_an_objective_is_a_hyperparameter(config: Any) -> None:
 
 def test_mask_fn_is_network_and_mask_without_dropout() -> None:
     config = Config(model=PatchCNNConfig(channels=2, blocks=0, dropout_rate=0.5), objective=RemixConfig(label_frequency=0.7))
-    model = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
-    stft, index = make_batch(3).unlabeled, jnp.zeros(3, jnp.int32)
-    variables = jax.jit(functools.partial(model.init, train=False))(KEY, stft, index)
+    network, stft = make_network(config, 1), make_batch(3).unlabeled
+    variables = jax.jit(functools.partial(network.init, train=False))(KEY, stft)
     mask = jax.jit(make_mask_fn(config))(variables, stft)
-    logits = model.apply(variables, stft, index, train=False)[..., 0]
+    logits = network.apply(variables, stft, train=False)[..., 0]
     np.testing.assert_allclose(mask, np.asarray(jax.nn.sigmoid(-logits)), atol=1e-6)
     assert mask.shape == stft.shape

@@ -1,6 +1,7 @@
 """The patch CNN: PULSE's sizes, its order of layers, and what each output depends on."""
 
 import functools
+import itertools
 import typing
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from data_pipeline.config import PatchSpec
-from jaxpu.config import BandSplitRNNConfig, PatchCNNConfig
-from jaxpu.config.networks import ModelConfig
-from jaxpu.core.models import make_model, receptive_field_frames
+from data_pipeline.config import DataConfig, PatchSpec
+from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, TrainConfig
+from jaxpu.config.networks import ConvolutionForm, ModelConfig
 from jaxpu.core.models.convolution import by_phases, gradient_by_example
-from jaxpu.core.models.patch_cnn import ChannelDropout
+from jaxpu.core.models.patch_cnn import FEATURES, channel_dropout
+from jaxpu.core.network import make_network, receptive_field_frames
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -43,18 +44,22 @@ NUM_PARAMETERS: dict[type, list[tuple[Any, int]]] = {
 }
 
 
+def network(model: Any, num_outputs: int = 1, *, mixed_precision: bool = False, **options: Any) -> Any:
+    train = TrainConfig(mixed_precision=mixed_precision)
+    return make_network(Config(data=DataConfig(patch=PATCH), model=model, train=train), num_outputs, **options)
+
+
 def abstract_variables(config: Any, num_outputs: int = 1) -> Any:
     """Shapes and dtypes of the network's variables."""
-    model = make_model(config, PATCH, num_outputs=num_outputs, dtype=jnp.float32)
-    stft, index = jnp.zeros((1, 5, PATCH.bins), jnp.complex64), jnp.zeros(1, jnp.int32)
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft, index)
+    stft = jnp.zeros((1, 5, PATCH.bins), jnp.complex64)
+    return jax.eval_shape(functools.partial(network(config, num_outputs).init, train=False), jax.random.key(0), stft)
 
 
 def count(config: Any, num_outputs: int = 1) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract_variables(config, num_outputs)["params"]))
 
 
-def build(config: Any, num_outputs: int = 1) -> tuple[Any, Any]:
+def build(config: Any, num_outputs: int = 1, **options: Any) -> tuple[Any, Any]:
     """The network and random variables, drawn by NumPy since compiling the initialisers takes seconds."""
     rng = np.random.default_rng(0)
 
@@ -64,7 +69,7 @@ def build(config: Any, num_outputs: int = 1) -> tuple[Any, Any]:
         values = rng.uniform(0.5, 1.5, leaf.shape) if in_norm else rng.uniform(-0.5, 0.5, leaf.shape)
         return jnp.asarray(values, jnp.float32)
 
-    model = make_model(config, PATCH, num_outputs=num_outputs, dtype=jnp.float32)
+    model = network(config, num_outputs, **options)
     return model, jax.tree_util.tree_map_with_path(draw, abstract_variables(config, num_outputs))
 
 
@@ -112,13 +117,9 @@ def test_number_of_parameters_by_formula(pointwise_blocks: int, normalization: A
     assert count(config, num_outputs=outputs) == expected
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_forward_pass_equals_numpy(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features, then convolution and ReLU again and again, then the output layer: no pooling, zeros outside.
-
-    GPUs get another form of dilated convolutions, which computes the same here.
-    """
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+@pytest.mark.parametrize("convolution", typing.get_args(ConvolutionForm))
+def test_forward_pass_equals_numpy(convolution: Any) -> None:
+    """Features, then convolution and ReLU again and again, then the output layer: no pooling, zeros outside."""
     config = PatchCNNConfig(
         channels=2,
         blocks=2,
@@ -128,9 +129,9 @@ def test_forward_pass_equals_numpy(backend: str, monkeypatch: pytest.MonkeyPatch
         output_kernel_size=3,
         features="power",
     )
-    model, variables = build(config, num_outputs=2)
+    model, variables = build(config, num_outputs=2, convolution=convolution)
     stft = random_stft(2, 11, 14)
-    actual = jax.jit(functools.partial(model.apply, train=False))(variables, stft, jnp.arange(2))
+    actual = jax.jit(functools.partial(model.apply, train=False))(variables, stft)
     assert actual.dtype == jnp.float32
     assert actual.shape == (2, 11, 14, 2)
     for example in range(2):
@@ -175,9 +176,7 @@ def test_batch_normalisation_comes_after_relu_and_gives_the_statistics_of_the_ba
     model, variables = build(config)
     params, stats = jax.tree.map(np.asarray, (variables["params"], variables["batch_stats"]))
     stft = 20 * random_stft(2, 6, 5)
-    logits, updated = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], train=train))(
-        variables, stft, jnp.arange(2)
-    )
+    logits, updated = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], train=train))(variables, stft)
     x = (np.abs(np.asarray(stft, np.complex128)) / 15)[..., None]
     for layer in range(2):
         x = np.stack([np.maximum(reference_convolution(example, params[f"conv_{layer}"]), 0) for example in x])
@@ -194,52 +193,53 @@ def test_batch_normalisation_comes_after_relu_and_gives_the_statistics_of_the_ba
 def test_dropout_comes_after_every_relu_and_not_after_the_output() -> None:
     model, variables = build(TINY)
     stft = random_stft(4, 6, 7)
-    keys = {"dropout": jax.random.key(3)}
     apply = jax.jit(functools.partial(model.apply, train=True, capture_intermediates=True))
-    logits, seen = apply(variables, stft, jnp.arange(4), rngs=keys)
+    logits, seen = apply(variables, stft, jax.random.split(jax.random.key(3), 4))
     outputs = {name: np.asarray(value["__call__"][0]) for name, value in seen["intermediates"].items() if name != "__call__"}
-    assert set(outputs) == {f"{kind}_{layer}" for kind in ("conv", "dropout") for layer in range(4)} | {"output"}
-    previous = None
+    assert set(outputs) == {f"conv_{layer}" for layer in range(4)} | {"output"}
     for layer in range(4):
-        if previous is not None:
-            expected = np.stack([reference_convolution(example, variables["params"][f"conv_{layer}"]) for example in previous])
-            np.testing.assert_allclose(outputs[f"conv_{layer}"], expected, atol=1e-5)
-        rectified, previous = np.maximum(outputs[f"conv_{layer}"], 0), outputs[f"dropout_{layer}"]
-        # Whole channels of an example are kept and doubled (rate 1/2), or lost.
-        lost = np.all(previous == 0, axis=(1, 2), keepdims=True)
-        np.testing.assert_allclose(previous, np.where(lost, 0, 2 * rectified), rtol=1e-6)
+        kernel = variables["params"][f"conv_{layer + 1}" if layer < 3 else "output"]
+        following = outputs[f"conv_{layer + 1}" if layer < 3 else "output"]
+        rectified = np.maximum(outputs[f"conv_{layer}"], 0)
+        # Whole channels of an example are kept and doubled (rate 1/2), or lost: one of the combinations explains what follows.
+        for example in range(4):
+            combinations = itertools.product([0, 2], repeat=rectified.shape[-1])
+            candidates = [reference_convolution(rectified[example] * np.array(scales), kernel) for scales in combinations]
+            errors = [np.abs(candidate - following[example]).max() for candidate in candidates]
+            assert min(errors) < 1e-5
     np.testing.assert_array_equal(logits, outputs["output"])
 
 
 def test_channel_dropout_drops_whole_channels_and_scales_the_others() -> None:
-    module = ChannelDropout(rate=0.2)
     x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (64, 3, 2, 50)).astype(np.float32))
-    apply = jax.jit(lambda x, index, key: module.apply({}, x, index, train=True, rngs={"dropout": key}))
-    index = jnp.arange(64)
-    ratio = np.asarray(apply(x, index, jax.random.key(0)) / x)
+    keys = jax.random.split(jax.random.key(0), 64)
+    ratio = np.asarray(channel_dropout(x, keys, 0.2) / x)
     np.testing.assert_array_equal(np.ptp(ratio, axis=(1, 2)) < 1e-6, True)
     kept = ratio[:, 0, 0] > 0
     np.testing.assert_allclose(ratio[:, 0, 0][kept], 1.25, rtol=1e-6)
     assert abs(kept.mean() - 0.8) < 0.04  # 3200 draws: five standard deviations are 0.035
     assert len({tuple(row) for row in kept}) == 64
 
-    # What an example loses depends on its index and the key, not on its place in the batch.
-    shuffled = jnp.asarray(np.random.default_rng(1).permutation(64))
-    np.testing.assert_array_equal(
-        apply(x[shuffled], shuffled, jax.random.key(0)), (ratio * np.asarray(x))[shuffled].astype(np.float32)
-    )
-    assert np.any((np.asarray(apply(x, index, jax.random.key(1)))[:, 0, 0] > 0) != kept)
-    assert np.any((np.asarray(apply(x, index + 64, jax.random.key(0)))[:, 0, 0] > 0) != kept)
+    # What an example loses depends on its key, not on its place in the batch.
+    shuffled = np.random.default_rng(1).permutation(64)
+    np.testing.assert_array_equal(channel_dropout(x[shuffled], keys[shuffled], 0.2), (ratio * np.asarray(x))[shuffled])
+    other = channel_dropout(x, jax.random.split(jax.random.key(1), 64), 0.2)
+    assert np.any((np.asarray(other)[:, 0, 0] > 0) != kept)
 
-    np.testing.assert_array_equal(module.apply({}, x, index, train=False), x)
-    np.testing.assert_array_equal(ChannelDropout(rate=0.0).apply({}, x, index, train=True), x)
+
+def test_layers_and_steps_drop_other_channels_and_separating_drops_none() -> None:
+    model, variables = build(TINY)
+    stft = random_stft(4, 6, 7)
+    outputs = [model.apply(variables, stft, jax.random.split(jax.random.key(seed), 4), train=True) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert np.any(outputs[0] != outputs[2])
+    np.testing.assert_array_equal(model.apply(variables, stft, train=False), model.apply(variables, stft, None, train=False))
 
 
 def test_initial_parameters_are_torchs() -> None:
     """Uniform within plus or minus one over the root of the fan-in, weights and biases alike."""
-    model = make_model(PatchCNNConfig(channels=40, blocks=0, output_kernel_size=3), PATCH, num_outputs=3, dtype=jnp.float32)
-    stft, index = jnp.zeros((1, 5, 7), jnp.complex64), jnp.zeros(1, jnp.int32)
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), stft, index)
+    model = network(PatchCNNConfig(channels=40, blocks=0, output_kernel_size=3), 3)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, 5, 7), jnp.complex64))
     fan_in = {"conv_0": 9, "conv_1": 9 * 40, "output": 9 * 40}
     assert set(variables["params"]) == set(fan_in)
     for name, inputs in fan_in.items():
@@ -272,7 +272,7 @@ def test_receptive_field_is_as_measured(config: PatchCNNConfig) -> None:
     before = jnp.ones((1, frames, 5), jnp.complex64)
     after = before.at[:, changed].set(100.0)
     apply = jax.jit(functools.partial(model.apply, train=False))
-    difference = apply(variables, before, jnp.arange(1)) != apply(variables, after, jnp.arange(1))
+    difference = apply(variables, before) != apply(variables, after)
     touched = np.flatnonzero(np.any(np.asarray(difference)[0, ..., 0], axis=1))
     assert (touched[0], touched[-1]) == (changed - reach, changed + reach)
 
@@ -280,12 +280,37 @@ def test_receptive_field_is_as_measured(config: PatchCNNConfig) -> None:
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     config = PatchCNNConfig(channels=2, blocks=0, normalization="batch", features="log")
     exact, variables = build(config)
-    mixed = make_model(config, PATCH, num_outputs=1, dtype=jnp.bfloat16)
+    mixed = network(config, mixed_precision=True)
     results = []
     with jax.numpy_dtype_promotion("standard"):  # Flax adds bfloat16 to float32 inside of its normalisation.
         for model in (exact, mixed):
             apply = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], train=True))
-            results.append(apply(variables, random_stft(2, 6, 5), jnp.arange(2)))
+            results.append(apply(variables, random_stft(2, 6, 5)))
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, results))} == {jnp.dtype(jnp.float32)}
     difference = np.abs(np.asarray(results[0][0]) - np.asarray(results[1][0]))
     assert 0 < difference.max() < 0.05
+
+
+def test_features_by_hand() -> None:
+    stft = jnp.asarray([3 + 4j, -15j, 0], jnp.complex64)
+    magnitude = np.array([5.0, 15.0, 0.0])
+    # PULSE's code divides by 15; its paper takes the fifteenth root.
+    np.testing.assert_allclose(FEATURES["scaled"](stft), magnitude / 15, rtol=1e-6)
+    np.testing.assert_allclose(FEATURES["power"](stft)[:2], magnitude[:2] ** (1 / 15), rtol=1e-6)
+    np.testing.assert_allclose(FEATURES["log"](stft), np.log(magnitude + 0.01) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_silent_bins_have_finite_values_and_gradients(name: str) -> None:
+    stft = jnp.asarray([[0, 1e-20, 1e-4, 1e4]], jnp.complex64)
+    assert FEATURES[name](stft).dtype == jnp.float32
+    assert bool(jnp.all(jnp.isfinite(FEATURES[name](stft))))
+    gradient = jax.grad(lambda x: jnp.sum(FEATURES[name](x)))(stft)
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_phase_does_not_matter_and_louder_is_more(name: str) -> None:
+    phases = jnp.exp(1j * jnp.linspace(0.0, 6.0, 7).astype(jnp.complex64))
+    np.testing.assert_allclose(FEATURES[name](phases), np.full(7, FEATURES[name](jnp.ones(1, jnp.complex64))[0]), atol=1e-6)
+    assert bool(jnp.all(jnp.diff(FEATURES[name](jnp.asarray([0.01, 0.1, 1, 10], jnp.complex64))) > 0))

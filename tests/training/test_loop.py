@@ -29,11 +29,22 @@ from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
-from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PUConfig, RemixConfig, SupervisedConfig, TrainConfig
+from jaxpu.config import (
+    BootstrapConfig,
+    Config,
+    ConfigError,
+    PatchCNNConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+    TrainConfig,
+)
 from jaxpu.config_files import to_json
-from jaxpu.core.models import make_model
+from jaxpu.core.network import make_network
+from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, decode, init_state, make_optimizer, make_train_step, separation_variables
-from jaxpu.training.loop import TrainingError, train
+from jaxpu.training.loop import ASKED_TO_STOP, train
+from jaxpu.training.run import TrainingError
 
 pytestmark = pytest.mark.usefixtures("shared_compilations")
 
@@ -193,7 +204,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(
         result = train(REMIX, data_dir, tmp_path, progress=False)
     assert sent.is_set()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert result["stopped"].startswith("asked to stop")
+    assert result["stopped"] == ASKED_TO_STOP
     assert 20 < result["step"] < 60
     assert [line["step"] for line in read_log(tmp_path, "evaluate")][-1] == result["step"]
     assert load_model(tmp_path, which="last").info["step"] == result["step"]
@@ -312,7 +323,7 @@ def test_data_of_other_settings_are_refused_before_the_first_step(data_dir: Path
 
 def test_a_run_directory_of_another_config_is_refused(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
     run_dir, _ = straight
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(run_dir / 'config.json'))} .*another config.*--run.*delete"):
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(run_dir / 'config.json'))} .*train\.seed is 0 there and 1 here"):
         train(change(REMIX, seed=1), data_dir, run_dir, progress=False)
 
 
@@ -348,27 +359,41 @@ def random_batches(num: int, *, positive_gain: float = 1.0) -> list[dict[str, np
     ]
 
 
-BOOTSTRAP = BootstrapConfig(remix_steps=3, teacher="round", round_steps=2)
+BOOTSTRAP = BootstrapConfig(remix_steps=3, labels="binary")
 
 
-def test_a_bootstrap_is_remix_until_it_has_a_teacher_and_the_teacher_changes_by_the_round() -> None:
+def test_a_bootstrap_is_remix_until_it_has_a_teacher() -> None:
     config, key = change(REMIX, objective=BOOTSTRAP, ema_decay=0.9), jax.random.key(0)
-    batches = random_batches(8)
     step, remix_step = jax.jit(make_train_step(config)), jax.jit(make_train_step(change(REMIX, ema_decay=0.9)))
     state, remix_state = init_state(config), init_state(change(REMIX, ema_decay=0.9))
-    separated, teachers, same_as_remix = [], [], []
-    for batch in batches:
-        separated.append(separation_variables(config, state)["params"])
+    same_as_remix = []
+    for batch in random_batches(6):
         state, _ = step(state, batch, key)
         remix_state, _ = remix_step(remix_state, batch, key)
-        teachers.append(state.teacher["params"])
         difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, remix_state.params)
         same_as_remix.append(max(jax.tree.leaves(difference)) < 1e-6)
-    assert same_as_remix == [True] * 3 + [False] * 5
-    for number in range(8):
-        # The teacher of steps 3 and 4 (counted from 0) is what separated before step 3, of steps 5 and 6 before 5, ...
-        of_step = separated[0] if number < 3 else separated[3 + 2 * ((number - 3) // 2)]
-        assert_same(teachers[number], of_step)
+    assert same_as_remix == [True] * 3 + [False] * 3
+    assert remix_state.objective_state == {}
+
+
+def test_the_teacher_is_what_separates_at_every_step() -> None:
+    """`prepare` gets the network as it separates before the step: its pseudo-targets are the masks of that."""
+    objective = make_objective(dataclasses.replace(BOOTSTRAP, remix_steps=0, empty_share=0.0))
+    batch = decode(random_batches(1)[0])
+    values = {name: jnp.float32(value) for name, value in objective.hyperparameters.items()}
+    logits = jnp.where(jnp.arange(batch.unlabeled.shape[-1]) < 10, 20.0, -20.0)[None, None, :, None]
+
+    def separate(stft: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(logits, (*stft.shape, 1))
+
+    state, prepared, metrics = objective.prepare(objective.init_state(), batch, separate, values, jax.random.key(0), None)
+    assert prepared.pseudo_target is not None
+    estimate = np.abs(np.asarray(prepared.pseudo_target.estimate))
+    assert float(prepared.pseudo_target.exists) == 1
+    assert estimate[..., :10].max() < 1e-3
+    assert (estimate[..., 10:] > 0).mean() > 0.9
+    assert int(state.steps) == 1
+    assert float(metrics["empty_mixtures"]) == 0
 
 
 def test_mixtures_are_empty_only_to_a_teacher_that_takes_little_of_the_positives() -> None:
@@ -380,8 +405,8 @@ def test_mixtures_are_empty_only_to_a_teacher_that_takes_little_of_the_positives
         step, state, found = jax.jit(make_train_step(config)), init_state(config), []
         for batch in batches:
             state, statistics = step(state, batch, key)
-            assert statistics["leak"] == state.leak
-            found.append((float(state.leak), float(statistics["empty_mixtures"])))
+            assert statistics["leak"] == state.objective_state.false_positive_ratio
+            found.append((float(statistics["leak"]), float(statistics["empty_mixtures"])))
         return found
 
     trusting = run(100.0)
@@ -395,40 +420,30 @@ def test_mixtures_are_empty_only_to_a_teacher_that_takes_little_of_the_positives
     assert run(0.99 * first)[3] == (first, 0)
 
 
-def test_a_teacher_by_average_is_what_separates_at_every_step() -> None:
-    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, teacher="average"), ema_decay=0.9)
-    step, state = jax.jit(make_train_step(config)), init_state(config)
-    for number, batch in enumerate(random_batches(6)):
-        before = separation_variables(config, state)
-        state, _ = step(state, batch, jax.random.key(0))
-        if number >= 3:
-            assert_same(state.teacher, before)
-
-
 def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are() -> None:
     config = change(REMIX, model={"normalization": "batch"}, ema_decay=0.9)
-    model = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
+    network = make_network(config, 1)
     step, state = jax.jit(make_train_step(config)), init_state(config)
     expected = state.batch_stats
     for number, batch in enumerate(random_batches(6)):
         state, _ = step(state, batch, jax.random.key(0))
         if number % 4 == 0:
             variables, stft = separation_variables(config, state), decode(batch).unlabeled
-            new = model.apply(variables, stft, batch["index"], train=True, mutable=["batch_stats"])[1]["batch_stats"]
+            new = network.apply(variables, stft, train=True, mutable=["batch_stats"])[1]["batch_stats"]
             expected = jax.tree.map(lambda a, b: (a + b) / 2, new, expected) if number else new
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.batch_stats, expected)
 
 
-def test_a_bootstrap_killed_within_a_round_goes_on_to_the_bit(data_dir: Path, tmp_path: Path) -> None:
-    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, remix_steps=10, round_steps=20), eval_every=15)
+def test_a_bootstrap_that_was_stopped_resumes_to_the_bit(data_dir: Path, tmp_path: Path) -> None:
+    config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, remix_steps=10), eval_every=15, ema_decay=0.9)
     straight_result = train(config, data_dir, tmp_path / "straight", progress=False)
     with when(logged(tmp_path / "resumed", 20), lambda: os.kill(os.getpid(), signal.SIGTERM)) as sent:
-        assert train(config, data_dir, tmp_path / "resumed", progress=False)["stopped"].startswith("asked to stop")
+        assert train(config, data_dir, tmp_path / "resumed", progress=False)["stopped"] == ASKED_TO_STOP
     assert sent.is_set()
     assert train(config, data_dir, tmp_path / "resumed", progress=False)["loss"] == straight_result["loss"]
     state = last_state(config, tmp_path / "resumed")
     assert_same(state, last_state(config, tmp_path / "straight"))
-    assert jax.tree.leaves(state.teacher)
+    assert int(state.objective_state.steps) == 60
 
 
 @pytest.mark.parametrize(
@@ -446,7 +461,7 @@ def test_a_bootstrap_killed_within_a_round_goes_on_to_the_bit(data_dir: Path, tm
 )
 def test_schedules(settings: dict[str, Any], expected: list[float]) -> None:
     """Under a constant gradient every step of Adam is the learning rate."""
-    optimizer = make_optimizer(TrainConfig(num_steps=6, learning_rate=0.1, gradient_clip=1.0, **settings))
+    optimizer = make_optimizer(TrainConfig(num_steps=6, gradient_clip=1.0, **settings), 0.1)
 
     def step(state: Any, _: None) -> tuple[Any, jax.Array]:
         updates, state = optimizer.update(jnp.full((), 50.0), state, jnp.zeros(()))

@@ -26,8 +26,10 @@ from jaxpu.cli.__main__ import main
 from jaxpu.config import BrierPUConfig, Config, ConfigError, MixITConfig, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
+from jaxpu.training.grid import make_grid, parse_over
 from jaxpu.training.loop import ASKED_TO_STOP, train
-from jaxpu.training.sweep import format_table, make_grid, parse_over, sweep
+from jaxpu.training.sweep import sweep
+from jaxpu.training.sweep_table import format_table
 
 pytestmark = pytest.mark.usefixtures("shared_compilations")
 

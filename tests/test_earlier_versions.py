@@ -1,0 +1,54 @@
+"""Runs and archives of earlier versions still load, separate and resume.
+
+tests/data/earlier_run was stopped after 4 of its 8 steps by the version before objectives had states of their own;
+earlier_model.zip is its export, and earlier_run_resumed.json what that version logged when it resumed the run.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline.prepare import prepare
+from data_pipeline.synthetic.songs import synthesize
+from data_pipeline.tracks import Musdb18HQ
+from jaxpu import load_model, separate_waveform
+from jaxpu.config import BootstrapConfig, Config, ConfigError, TrainConfig
+from jaxpu.config_files import from_json, to_json
+from jaxpu.monitoring.run_log import read_log
+from jaxpu.training.loop import train
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("name", ["earlier_run", "earlier_model.zip"])
+def test_an_earlier_model_separates_as_it_did(name: str) -> None:
+    mixture = (0.1 * np.random.default_rng(0).standard_normal((2, 16_000))).astype(np.float32)
+    target = separate_waveform(load_model(DATA / name), mixture, 8000)
+    np.testing.assert_allclose(target, np.load(DATA / "earlier_target.npy"), rtol=1e-3, atol=1e-4)
+
+
+def test_an_earlier_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
+    corpus = synthesize(tmp_path / "corpus", num_train=4, num_test=1, seconds=6.0, sample_rate=8000, num_workers=1)
+    run = tmp_path / "run"
+    shutil.copytree(DATA / "earlier_run", run)
+    config = from_json(json.loads((run / "config.json").read_text()))
+    prepare(Musdb18HQ(corpus), config.data, tmp_path / "data", num_workers=1, progress=False)
+    assert train(config, tmp_path / "data", run, progress=False)["step"] == 8
+    resumed = [line for line in read_log(run) if line["step"] > 4]
+    expected = json.loads((DATA / "earlier_run_resumed.json").read_text())
+    assert len(resumed) == len(expected)
+    for line, earlier in zip(resumed, expected, strict=True):
+        assert {name: line[name] for name in earlier} == pytest.approx(earlier, rel=1e-3)
+
+
+def test_a_removed_field_loads_where_it_holds_its_default_and_is_refused_elsewhere() -> None:
+    config = Config(objective=BootstrapConfig(remix_steps=1), train=TrainConfig(ema_decay=0.9))
+    stored = to_json(config)
+    stored["objective"] |= {"teacher": "average", "round_steps": 1000}
+    assert from_json(stored) == config
+    stored["objective"]["teacher"] = "round"
+    with pytest.raises(ConfigError, match=r"BootstrapConfig\.teacher = 'round'"):
+        from_json(stored)
