@@ -26,15 +26,15 @@ Value = TypeVar("Value")
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
-    """Joins the processes of a cluster; leaving it waits for all of them.  Enter it before the first use of JAX.
+    """Join the processes of a cluster; leaving the context waits for all of them.  Enter it before the first use of JAX.
 
-    A process that is left by an exception ends at once with status 1.  The others end when they next need it: at once where the
-    transport sees it (gloo, on CPUs), else when its heartbeat is missed for 100 s, which is JAX's default.
+    A process that leaves by an exception ends at once with status 1.  The others end when they next need it: at once where the
+    transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
 
     Args:
-        cluster: does nothing where it names none.
-        timeout_s: how long to wait for the others.  After it, this process ends with a message and status 1: JAX itself
-            aborts, with a stack of C++, and no exception.
+        cluster: where it names none, nothing is done.
+        timeout_s: how long to wait for the others.  Then this process ends with a message and status 1, since JAX itself would
+            abort with a C++ stack and no exception.
 
     Raises:
         ConfigError: `auto` finds no cluster.
@@ -57,13 +57,13 @@ def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
         )
     except ValueError as error:
         raise ConfigError(
-            f"--cluster is auto, but nothing here tells of a cluster ({error}). Start the processes with srun, mpirun or on a "
+            f"--cluster is auto, but the environment describes no cluster ({error}). Start the processes with srun, mpirun or on a "
             "TPU pod, or give --cluster HOST:PORT, --processes and --process."
         ) from error
     finally:
         give_up.cancel()
     if threading.current_thread() is threading.main_thread():
-        # JAX took SIGTERM for a notice that somebody asks it for.  It shall end this process again, or stop its training.
+        # JAX has taken over SIGTERM, as a notice to be polled.  It shall end this process again, or stop its training.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
         # The first connections between devices, while all are here: gloo gives later ones 30 s.
@@ -86,7 +86,7 @@ def _give_up(in_words: str, timeout_s: int) -> None:
 
 
 def gather(value: Value) -> list[Value]:
-    """What each process has, in their order; all of them must call it.  `value` can be anything that can be pickled."""
+    """Values of all processes, in their order; all of them must call it.  `value` is anything that can be pickled."""
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -98,7 +98,7 @@ def gather(value: Value) -> list[Value]:
 
 
 def of_first_process(make: Callable[[], Value]) -> Value:
-    """What process 0 makes, everywhere; the others wait for it.  It can be anything that can be pickled."""
+    """A value that process 0 makes, in all processes; the others wait for it.  It is anything that can be pickled."""
     (value, *_) = gather(make() if jax.process_index() == 0 else None)
     return value  # type: ignore[return-value]
 
@@ -136,13 +136,29 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def over_devices(function: Callable[..., Any], *, donate_state: bool = False) -> Callable[..., Any]:
-    """Runs a pure function on all devices of all processes, the batch shared between them.
+    """Run a pure function on all devices of all processes, which share the batch.
 
-    jaxpu's one use of pmap.  The state has no replica axis: it enters and leaves as a single value, equal everywhere.
+    jaxpu's one use of pmap.  The state has no replica axis: it enters and leaves as a single value, equal everywhere.  pmap is
+    in maintenance since JAX 0.8; in its place would stand, with P = jax.sharding.PartitionSpec:
+
+        mesh = jax.sharding.Mesh(jax.devices(), AXIS)
+        mapped = jax.jit(
+            jax.shard_map(
+                functools.partial(function, axis_name=AXIS),
+                mesh=mesh,
+                in_specs=(P(), P(AXIS), P()),
+                out_specs=P(),
+                check_vma=False,
+            ),
+            donate_argnums=0 if donate_state else (),
+        )
+
+    and for every array of the batch, in `run`,
+    `jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P(AXIS)), array)` in the place of `_split`.
 
     Args:
         function: (state, batch, key, axis_name) to outputs that are equal on all devices.
-        donate_state: let the outputs take the memory of the state, which the caller has `spread` first.
+        donate_state: reuse the memory of the state for the outputs; the caller has `spread` it first.
 
     Returns:
         (state, batch, key) to the same outputs; every array of `batch` is (local examples, ...).
@@ -162,9 +178,9 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
 
 
 def spread(state: Any) -> Any:
-    """A state on all devices of this process, where several work together.
+    """Copy a state to all devices of this process, where several processes work together.
 
-    pmap would do it, but frees a donated state before it has (jax 0.10).
+    pmap would do so itself, but frees a donated state too early (jax 0.10).
     """
     if jax.process_count() == 1:
         return state
@@ -178,7 +194,7 @@ def _split(array: np.ndarray) -> np.ndarray:
 
 
 def one_device() -> jax.sharding.Sharding:
-    """Where a value lies that has no device axis: on this process's first device."""
+    """Sharding of values that have no device axis: this process's first device."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 

@@ -190,7 +190,7 @@ CONFIGS = [
     Config(objective=NoisyTargetConfig(gain_db=3.0)),
     Config(objective=PNUConfig(stem_tracks=1)),
     Config(model=BandSplitRNNConfig(bands=((100.0, 10), (250.0, 12)), repeats=3)),
-    Config(objective=BootstrapConfig(remix_steps=7, mixture_share=0.25, labels="binary")),
+    Config(objective=BootstrapConfig(remix_steps=7, mixture_share=0.25, labels="binary"), train=TrainConfig(ema_decay=0.9)),
 ]
 
 
@@ -235,7 +235,7 @@ def test_fields_that_a_stored_config_lacks_take_their_defaults() -> None:
 def test_reasons_why_a_run_uses_stems() -> None:
     assert uses_stems(Config()) == []
     for objective in (BrierPUConfig(), MixITConfig(), NoisyTargetConfig(), RemixConfig(), BootstrapConfig()):
-        assert uses_stems(Config(objective=objective)) == []
+        assert uses_stems(Config(objective=objective, train=TrainConfig(ema_decay=0.9))) == []
     assert uses_stems(Config(objective=PNUConfig(stem_tracks=2))) == ["targets of 2 tracks"]
     config = Config(
         data=DataConfig(activity_on="target", target_to_accompaniment_db=(-5.0, 10.0)),
@@ -246,7 +246,7 @@ def test_reasons_why_a_run_uses_stems() -> None:
         "supervised training",
         "checkpoint selected by SI-SDR",
         "activity detected on the target",
-        "mixtures mixed anew from stems",
+        "mixtures remixed from stems",
     ]
 
 

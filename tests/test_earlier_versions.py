@@ -41,7 +41,8 @@ def test_an_earlier_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
     expected = json.loads((DATA / "earlier_run_resumed.json").read_text())
     assert len(resumed) == len(expected)
     for line, earlier in zip(resumed, expected, strict=True):
-        assert {name: line[name] for name in earlier} == pytest.approx(earlier, rel=1e-3)
+        assert line["kind"] == earlier["kind"]
+        assert [line["loss"], line["kept_energy"]] == pytest.approx([earlier["loss"], earlier["kept_energy"]], rel=1e-3)
 
 
 def test_a_removed_field_loads_where_it_holds_its_default_and_is_refused_elsewhere() -> None:

@@ -47,22 +47,22 @@ class TrainConfig:
     """How a network is trained.
 
     Attributes:
-        num_steps: optimiser steps.
-        batch_size: unlabeled clips a step, over all devices; as many positive clips are drawn.
-        learning_rate: of Adam, at its peak.
+        num_steps: number of optimiser steps.
+        batch_size: unlabeled clips per step over all devices; as many positive clips are drawn.
+        learning_rate: peak learning rate of Adam.
         schedule: `constant`, or `cosine` decay to zero.
         warmup_steps: steps of linear warm-up.
         gradient_clip: largest global norm of the gradients, or None.
-        ema_decay: decay of an exponential moving average of the parameters, used for evaluation and separation; 0: none.
+        ema_decay: decay of an exponential moving average of the parameters, which then evaluates and separates; 0 disables it.
         mixed_precision: compute the network in bfloat16; parameters, STFT and losses stay in float32.
         disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
         eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.
-        eval_batches: batches of an evaluation, at most.
-        select_by: what the best checkpoint is chosen by: the objective on held-out tracks (`held_out_loss`, no stems), the
-            SI-SDR improvement on them (`si_sdr_improvement`, uses stems), or `last`.
-        patience: stop after this many evaluations without a better one; 0: never.
-        on_blank: what happens when the watchdog sees blank output: `warn` or `stop`.
-        seed: decides initial parameters, data order, dropout and remixing.
+        eval_batches: maximum number of batches of an evaluation.
+        select_by: criterion of the best checkpoint: loss on held-out tracks (`held_out_loss`, no stems), SI-SDR improvement on
+            them (`si_sdr_improvement`, uses stems), or the `last` step.
+        patience: stop after this many evaluations without improvement; 0 disables it.
+        on_blank: reaction to blank output: `warn`, or `stop` the run.
+        seed: determines initial parameters, data order, dropout and remixing.
     """
 
     num_steps: int = 10_000
@@ -93,7 +93,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run, but for the recordings themselves."""
+    """Everything that determines a run, except the recordings themselves."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = PatchCNNConfig()
@@ -110,7 +110,7 @@ class Config:
 
 
 def uses_stems(config: Config) -> list[str]:
-    """The reasons why a run of `config` is not free of stems, in words; empty when it needs none."""
+    """The reasons for which a run uses stems, in words; empty when it uses none."""
     reasons = []
     if isinstance(config.objective, SupervisedConfig):
         reasons.append("supervised training")
@@ -121,5 +121,5 @@ def uses_stems(config: Config) -> list[str]:
     if config.data.activity_on == "target":
         reasons.append("activity detected on the target")
     if config.data.target_to_accompaniment_db is not None:
-        reasons.append("mixtures mixed anew from stems")
+        reasons.append("mixtures remixed from stems")
     return reasons

@@ -1,4 +1,4 @@
-"""Which processes work together, on one machine or many.  No JAX here: `jaxpu.parallel.joined` joins them."""
+"""The processes that work together, on one machine or many.  `jaxpu.parallel.joined` joins them; no JAX here."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ from jaxpu.config.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """How the processes that work together find each other.
+    """How processes that work together find each other.
 
     Attributes:
         cluster: `auto` for processes that SLURM's srun, Open MPI, Kubernetes or a TPU pod started; for others HOST:PORT of
             process 0, with the two numbers.  By default this process works alone.
-        processes: how many there are.
-        process: which of them this is, from 0.
+        processes: number of processes.
+        process: number of this process, from 0.
 
     Raises:
-        ConfigError: when these do not fit together.
+        ConfigError: these do not fit together.
     """
 
     cluster: str | None = None

@@ -1,4 +1,4 @@
-"""The error of a config, and the check that raises it."""
+"""The error of configs, and the check that raises it."""
 
 from data_pipeline.errors import UserError
 
@@ -10,6 +10,6 @@ class ConfigError(UserError):
 
 
 def require(condition: bool, owner: object, field: str, requirement: str) -> None:
-    """Raises a `ConfigError` that names the field and its value, unless the condition holds."""
+    """Raise a `ConfigError` that names the field and its value, unless the condition holds."""
     if not condition:
         raise ConfigError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {requirement}.")

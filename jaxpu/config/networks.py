@@ -1,4 +1,4 @@
-"""The sizes of the networks."""
+"""Networks and their sizes."""
 
 import dataclasses
 import math
@@ -10,23 +10,23 @@ from jaxpu.config.errors import ConfigError, require
 
 @dataclasses.dataclass(frozen=True)
 class PatchCNNConfig:
-    """The convolutional network of PULSE (`make_CNN` in its `model.py`), with its sizes free.
+    """The convolutional network of PULSE (`make_CNN` in its `model.py`), with free sizes.
 
-    A stem of two convolutions with `channels` channels, then `blocks` blocks of two convolutions each, of which block i has
-    `channels * growth**(i+1)` channels.  Every convolution is followed by ReLU and channel dropout or batch normalisation.
+    Two convolutions with `channels` channels, then `blocks` blocks of two convolutions each; block i has
+    `channels * growth**(i+1)` channels.  Every convolution is followed by ReLU and by channel dropout or batch normalisation.
     There is no pooling.  The defaults are PULSE's for PU learning.
 
     Attributes:
-        channels: of the first convolution.
-        blocks: number of blocks after the stem.
-        growth: factor by which channels grow from block to block; PULSE doubles them.
-        pointwise_blocks: how many blocks, counted from the last, have 1x1 kernels (`fcblocks` in PULSE).
+        channels: channels of the first convolution.
+        blocks: number of blocks after the first two convolutions.
+        growth: factor between the channels of successive blocks; PULSE doubles them.
+        pointwise_blocks: number of blocks, counted from the last, with 1x1 kernels (`fcblocks` in PULSE).
         kernel_size: (frames, bins) of the other convolutions, odd.
         dilations: (frames, bins) of every convolution that is not pointwise, in order; empty means 1 everywhere.
-        output_kernel_size: kernel of the output layer, square, odd.  PULSE: 1 for PU, 3 for supervised.
-        normalization: `batch` takes the place of dropout, as in PULSE's supervised network.
-        dropout_rate: share of the channels set to zero in training.
-        features: what the network sees of the STFT; see `jaxpu.core.models.features`.
+        output_kernel_size: size of the output layer's square kernel, odd.  PULSE has 1 for PU and 3 for supervised learning.
+        normalization: `batch` replaces dropout, as in PULSE's supervised network.
+        dropout_rate: fraction of the channels set to zero in training.
+        features: input features: `scaled` |x| / 15 (PULSE's code), `power` |x|^(1/15) (its paper), or `log` log(|x| + 0.01) / 3.
     """
 
     channels: int = 8
@@ -73,17 +73,16 @@ PUBLISHED_BANDS: dict[str, Bands] = {
 
 @dataclasses.dataclass(frozen=True)
 class BandSplitRNNConfig:
-    """The band-split RNN of Luo & Yu (2023, arXiv 2209.15174), with a mask of logits in the place of a complex one.
+    """The band-split RNN of Luo & Yu (2023, arXiv 2209.15174), with real masks instead of complex ones.
 
-    See `jaxpu.core.models.band_split_rnn`.  The defaults are the published sizes.
+    `jaxpu.core.models.band_split_rnn` describes it.  The defaults are the published sizes.
 
     Attributes:
-        bands: how the spectrum is split: the published layout of a target, or pairs (width in Hz, number of such bands) from low
-            to high.  `band_groups` makes bins of them.
-        channels: N, the numbers that describe a band in a frame.
-        repeats: how often a BLSTM over time and one over bands follow each other.
+        bands: band layout: the published one of a target, or pairs (width in Hz, number of such bands) from low to high.
+        channels: N, features per band and frame.
+        repeats: number of pairs of a BLSTM over time and a BLSTM over bands.
         hidden: units of a BLSTM in each direction; published: 2N.
-        mask_hidden: units in the hidden layer of a band's mask; published: 4N.
+        mask_hidden: units of the hidden layer of each band's mask; published: 4N.
     """
 
     bands: Literal["vocals", "bass", "drums", "other"] | Bands = "vocals"
@@ -118,11 +117,11 @@ ConvolutionForm = Literal["xla", "phases", "gradient_by_example"]
 
 
 def band_groups(config: BandSplitRNNConfig, patch: PatchSpec) -> tuple[tuple[int, int], ...]:
-    """The bands in bins of an STFT.
+    """Band layout in bins of an STFT.
 
     A width in Hz is rounded down to a whole number of bins, as in the authors' code for the Sound Demixing Challenge 2023: at
     44.1 kHz with 2048 samples a bin is 21.5 Hz wide, and a band of 100 Hz has 4 bins, 86 Hz.  Bands follow each other from 0 Hz
-    as long as they fit below half the sample rate; the bins that are left are the last band.
+    as long as they fit below half the sample rate; the remaining bins are the last band.
 
     Returns:
         (bins of a band, number of such bands), from low to high.

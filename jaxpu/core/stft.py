@@ -1,6 +1,6 @@
-"""The one STFT and inverse STFT in JAX; they agree with librosa's to float32 rounding.
+"""STFT and inverse STFT in JAX; they agree with librosa's to float32 rounding.
 
-`jax.scipy.signal` has both too, but not for signals of any length at once, which `jaxpu.artifacts.stablehlo` exports.
+`jax.scipy.signal` has both, but not for symbolic lengths, which `jaxpu.artifacts.stablehlo` exports.
 """
 
 import jax

@@ -1,16 +1,17 @@
 """The band-split RNN (Luo & Yu 2023, "Music Source Separation with Band-split RNN", arXiv 2209.15174).
 
-1. Split: the real and imaginary parts of the bins of a band are normalised, and a linear layer makes N numbers of them.
-2. Repeat: a BLSTM over time, for every band by itself, then one over bands, for every frame by itself.  Each has a normalisation
-   before it, a linear layer behind it that leads back to N numbers, and a bypass; all bands share it.
+1. Split: the real and imaginary parts of a band's bins are normalised and mapped to N features by a linear layer.
+2. Repeat: a BLSTM over time, separately for every band, then one over bands, separately for every frame.  Each has a
+   normalisation before it, a linear layer behind it that maps back to N features, and a residual connection; all bands share it.
 3. Mask: a normalisation and an MLP for every band: linear, tanh, linear, gated linear unit.
 
-The layers of 1 and 3 are each band's own.  A normalisation is that of one example: over time and the numbers of a band, and
-before the BLSTM over bands over the bands and their numbers.  So neither other examples nor the level of a band matter.
+The layers of 1 and 3 have parameters of their own for each band.  Normalisation is within one example: over time and the features
+of a band, and before the BLSTM over bands over the bands and their features.  So neither other examples nor the level of a band
+matter.
 
-What differs from the paper: there the output is a complex factor for each bin.  Here it is `num_outputs` logits, from which the
-objective makes real masks, so that the phase stays the mixture's.  An LSTM has one bias per gate, torch's has two that add up.
-Weights begin as torch's do, biases at 0.
+Differences from the paper: its output is a complex factor for each bin; here it is `num_outputs` logits, from which the objective
+makes real masks, so that the phase is the mixture's.  An LSTM has one bias per gate, torch's has two that add up.  Weights are
+initialised as in torch, biases at 0.
 """
 
 from typing import Any
@@ -27,13 +28,13 @@ EPSILON = 1e-7
 
 
 class BandSplitRNN(nn.Module):
-    """See the module and `BandSplitRNNConfig`.
+    """The network of `BandSplitRNNConfig`.
 
     Attributes:
-        config: the sizes.
-        groups: the bands, (bins of a band, number of such bands) from low to high; see `jaxpu.config.networks.band_groups`.
+        config: sizes.
+        groups: band layout, (bins of a band, number of such bands) from low to high; see `jaxpu.config.networks.band_groups`.
         num_outputs: logits per bin.
-        dtype: what is computed in; parameters, statistics and the cells of the LSTMs are float32.
+        dtype: of the computation; parameters, statistics and LSTM cells are float32.
     """
 
     config: BandSplitRNNConfig
@@ -66,7 +67,7 @@ class BandSplitRNN(nn.Module):
             first += width * count
         x = jnp.concatenate(split)  # (bands, batch, frames, channels)
 
-        # One program for all repeats: their parameters are stacked.  The backward pass computes each anew: see `BLSTM`.
+        # One program for all repeats: their parameters are stacked.  The backward pass recomputes each: see `BLSTM`.
         repeat = nn.remat(_Repeat, prevent_cse=False)
         repeats = nn.scan(repeat, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.repeats)
         x, _ = repeats(config, self.dtype, name="repeats")(x, None)
@@ -113,12 +114,12 @@ class _Repeat(nn.Module):
 
 
 class BLSTM(nn.Module):
-    """A bidirectional LSTM layer.  Both directions are one loop, and the backward pass computes the gates anew.
+    """A bidirectional LSTM layer.  Both directions run in one loop, and the backward pass recomputes the gates.
 
-    Memory is what LSTMs wait for.  With this and with repeats computed anew, a network of 3 repeats took 0.7 of the time and an
-    eighth of the memory for its gradients that it took with neither (one busy CPU core, jax 0.10.2).  The layer alone took 0.7 of
-    the time of Flax's `nn.Bidirectional` of `nn.OptimizedLSTMCell`.  Products with the inputs computed before the loop, all at
-    once, took longer there as well.
+    LSTMs are bound by memory.  With recomputed gates and repeats, a network of 3 repeats took 0.7 of the time and an eighth of
+    the memory for its gradients (one busy CPU core, jax 0.10.2).  The layer alone took 0.7 of the time of Flax's
+    `nn.Bidirectional` of `nn.OptimizedLSTMCell`.  Computing the products with the inputs before the loop, all at once, was
+    slower.
 
     Attributes:
         hidden: units in each direction.

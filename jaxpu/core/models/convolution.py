@@ -109,7 +109,7 @@ def _kernel_gradient(
 
 
 def _shifted(x: jax.Array, count: int, distance: int, *, axis: int) -> list[jax.Array]:
-    """`x` and its neighbours at multiples of `distance` along an axis, from the one before it on, with zeros outside."""
+    """Copies of `x` shifted by multiples of `distance` along an axis, with zeros outside."""
     reach = count // 2 * distance
     padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)])
     return [jax.lax.slice_in_dim(padded, shift * distance, shift * distance + x.shape[axis], axis=axis) for shift in range(count)]
