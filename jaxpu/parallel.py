@@ -57,8 +57,8 @@ def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
         )
     except ValueError as error:
         raise ConfigError(
-            f"--cluster is auto, but the environment describes no cluster ({error}). Start the processes with srun, mpirun or on a "
-            "TPU pod, or give --cluster HOST:PORT, --processes and --process."
+            f"--cluster is auto, but the environment describes no cluster ({error}). Start the processes with srun, mpirun or on "
+            "a TPU pod, or give --cluster HOST:PORT, --processes and --process."
         ) from error
     finally:
         give_up.cancel()
