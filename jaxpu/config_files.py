@@ -102,7 +102,7 @@ def _shipped_configs() -> Any:
 
 
 def config_path(name_or_path: str | Path) -> Path:
-    """The file of a config; see `load_config`."""
+    """Path of a config's file; see `load_config`."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -117,13 +117,13 @@ def config_path(name_or_path: str | Path) -> Path:
 
 
 def load_config(name_or_path: str | Path) -> Config:
-    """The config in a Python file, or the one of that name that comes with jaxpu.
+    """Load the config in a Python file, or a config that comes with jaxpu by its name.
 
     Args:
         name_or_path: `baseline`, `configs/baseline.py`, `/anywhere/mine.py`, ...
 
     Raises:
-        ConfigError: when there is no such config, or the file defines no `Config` named `config`.
+        ConfigError: there is no such config, or the file defines no `Config` named `config`.
     """
     path = config_path(name_or_path)
     try:

@@ -1,4 +1,4 @@
-"""What surrounds the training loop on the host: its log, and the signals that ask it to stop."""
+"""The log of a run, and the signals that ask training to stop."""
 
 import contextlib
 import importlib.util
@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.files import write_text
 from data_pipeline.lazy_tensorflow import tensorflow
 from data_pipeline.progress import Bar
 from jaxpu import parallel
@@ -18,7 +19,7 @@ LOG_FILE = "metrics.jsonl"
 
 
 def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a run's log, oldest first; none where there is no log."""
+    """Lines of a run's log, oldest first; none where there is no log."""
     path = Path(run_dir) / LOG_FILE
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -42,17 +43,15 @@ class RunLog:
         return self
 
     def start(self, step: int) -> None:
-        """Drops what was logged after `step`: a killed run logs beyond its last checkpoint."""
+        """Drop the lines after `step`: a killed run has logged beyond its last checkpoint."""
         if not self._active:
             return
         kept = [json.dumps(line) for line in read_log(self._path.parent) if line["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(self._path)
+        write_text(self._path, "".join(line + "\n" for line in kept))
         self._file = self._path.open("a", buffering=1)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Writes one line: `kind` is `train`, `evaluate` or `warning`."""
+        """Write one line; `kind` is `train`, `evaluate` or `warning`."""
         if not self._active:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
@@ -63,7 +62,7 @@ class RunLog:
                         tensorflow().summary.scalar(f"{kind}/{name}", value)
 
     def warn(self, step: int, text: str) -> None:
-        """Writes a line of the kind `warning`, and shows it."""
+        """Write a line of the kind `warning`, and show it."""
         if self._active:
             Bar.write(text, file=sys.stderr)
         self.write("warning", step, text=text)
@@ -76,9 +75,9 @@ class RunLog:
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
+    """Record SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
 
-    Only this process hears of it: `jaxpu.parallel.any_process` tells the others.
+    Only this process receives it: `jaxpu.parallel.any_process` tells the others.
     """
 
     def __init__(self) -> None:
