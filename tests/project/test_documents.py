@@ -213,6 +213,7 @@ def check_options(command: str, rest: str = "") -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_what_a_document_mentions_exists(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
+    assert "REPOSITORY" not in text, "there is no public address yet"
     for command, rest in re.findall(r"`jaxpu ([a-z][a-z-]*)([^`]*)`", text):
         check_options(command, rest)
     for target in re.findall(r"`make ([a-z0-9.-]+)", text):
