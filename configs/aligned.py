@@ -1,13 +1,13 @@
-"""The report's aligned baseline: PULSE's own conditions, with MUSDB18's vocals in the place of speech.
+"""Train PULSE on MUSDB18's vocals under the conditions of its speech experiments.
 
-16 kHz mono, clips of 50,000 samples with zero mean and unit deviation, mixtures mixed anew from the stems with a
-target-to-accompaniment ratio drawn from -5 to 10 dB, as in PULSE's training lists.
+As there: 16 kHz mono, clips of 50,000 samples with zero mean and unit deviation, and mixtures mixed anew from stems, with a
+target-to-accompaniment ratio drawn from -5 to 10 dB.
 
     jaxpu prepare aligned --musdb18 PATH_TO_MUSDB18
     jaxpu train configs/aligned.py
 
-Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
-Score to expect: the report found blank output.  Nobody has measured this implementation on MUSDB18 yet.
+Hardware: one GPU. Not timed on MUSDB18 yet.
+Expected score: blank output, as with configs/baseline.py. Not measured on MUSDB18 yet.
 """
 
 from data_pipeline.config import DataConfig, PatchSpec

@@ -1,17 +1,18 @@
-"""The band-split RNN with its published sizes and data: MUSDB18 vocals with stems (Luo & Yu 2023, arXiv 2209.15174).
+"""Train the band-split RNN with stems, at its published size, on MUSDB18's vocals (Luo & Yu 2023, arXiv 2209.15174).
 
     jaxpu prepare band_split_rnn --musdb18hq PATH_TO_MUSDB18_HQ
     jaxpu train configs/band_split_rnn.py
 
-For another target give its bands, too: `--data.target drums --model.bands drums`.
+Another target needs its own bands, too: `--data.target drums --model.bands drums`.
 
-As published: the network; clips of 3 seconds; the two channels as examples; source activity detection; targets and accompaniments
-of different songs, with gains of 10 dB; Adam with 1e-3; gradients of norm 5 at most; an end after 10 evaluations without a
-better one.  Not as published: masks are real and learnt by cross-entropy with the ideal ratio mask, where the paper has complex
-ones and L1 losses; the learning rate falls to 0 along a cosine, not by 2 % every other epoch; no source is silenced on purpose.
+As published: the network; clips of 3 seconds; each channel as an example of its own; source activity detection; targets and
+accompaniments from different songs, with gains of up to 10 dB; Adam at 1e-3; gradients clipped to norm 5; training ends after 10
+evaluations without improvement. Not as published: masks are real-valued and trained by cross-entropy with the ideal ratio mask,
+where the paper has complex masks and L1 losses; the learning rate falls to 0 along a cosine, not by 2 % every other epoch; no
+source is silenced at random.
 
-Hardware: one GPU; nobody has measured the time yet.
-Score to expect: the paper reports 10.0 dB SDR, a replication 9.1 (arXiv 2603.09187).  Nobody has measured this one yet.
+Hardware: one GPU. Not timed yet.
+Expected score: the paper reports 10.0 dB SDR, a replication 9.1 (arXiv 2603.09187). Not measured with jaxpu yet.
 """
 
 from data_pipeline.config import DataConfig, PatchSpec
@@ -34,7 +35,7 @@ config = Config(
     ),
     model=BandSplitRNNConfig(bands="vocals", channels=128, repeats=12, hidden=256, mask_hidden=512),
     objective=SupervisedConfig(loss="ratio_mask", remix_songs=True, gain_db=10.0),
-    # The paper's 8 GPUs had 2 channels each.
+    # The paper used 8 GPUs, with 2 channels on each.
     train=TrainConfig(
         num_steps=100_000,
         batch_size=8,

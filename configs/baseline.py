@@ -1,10 +1,10 @@
-"""The report's baseline: PULSE's recipe and the advisor's hyperparameters, carried to MUSDB18 vocals at 44.1 kHz.
+"""Train PULSE on MUSDB18's vocals at 44.1 kHz: its network, its loss and its published hyperparameters.
 
     jaxpu prepare baseline --musdb18 PATH_TO_MUSDB18
     jaxpu train configs/baseline.py
 
-Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
-Score to expect: the report found blank output.  Nobody has measured this implementation on MUSDB18 yet.
+Hardware: one GPU. Not timed on MUSDB18 yet.
+Expected score: blank output, as on the songs of the quickstart notebook (docs/results.md). Not measured on MUSDB18 yet.
 """
 
 from data_pipeline.config import DataConfig, PatchSpec
@@ -16,7 +16,7 @@ config = Config(
             sample_rate=44_100, clip_samples=50_000, n_fft=1024, win_length=1024, hop_length=256, window="hamming", level="clip"
         ),
         target=("vocals",),
-        # The report detected activity on the vocals; that needs stems, and the dataset says so.
+        # Activity is detected on the vocals. That needs stems, and the prepared data say so.
         activity_on="target",
     ),
     model=PatchCNNConfig(channels=8, blocks=2, kernel_size=(3, 3), dropout_rate=0.2, features="scaled"),

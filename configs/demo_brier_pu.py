@@ -1,12 +1,12 @@
-"""PU learning with a squared loss, on equal terms with the demo.
+"""Train PU learning with a squared loss on the demo's data, network and number of steps.
 
     jaxpu demo
     jaxpu train demo_brier_pu --prepared demo/data
 
-The class prior is a guess.
+The class prior is a guess; `--objective.class-prior estimate` estimates it.
 
 Hardware: one CPU core, 5 minutes.
-Score to expect: +1.5 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: +1.5 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

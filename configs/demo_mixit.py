@@ -1,12 +1,12 @@
-"""Mixture invariant training, on equal terms with the demo.
+"""Train mixture invariant training on the demo's data, network and number of steps.
 
     jaxpu demo
     jaxpu train demo_mixit --prepared demo/data
 
-`--objective.minimum-over batch` is PULSE's minimum.
+`--objective.minimum-over batch` takes the minimum over the batch, as PULSE does.
 
 Hardware: one CPU core, 4 minutes.
-Score to expect: +6.2 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: +6.2 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

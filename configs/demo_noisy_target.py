@@ -1,10 +1,10 @@
-"""Noisy-target training, on equal terms with the demo.
+"""Train noisy-target training on the demo's data, network and number of steps.
 
     jaxpu demo
     jaxpu train demo_noisy_target --prepared demo/data
 
 Hardware: one CPU core, 3 minutes.
-Score to expect: +2.7 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: +2.7 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

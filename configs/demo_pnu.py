@@ -1,10 +1,10 @@
-"""`pnu` on the demo's data, network and budget: `remix` and the vocals of three songs.  Uses stems.
+"""Train `pnu` on the demo's data: `remix`, plus the vocals of three songs. Uses stems.
 
     jaxpu demo
     jaxpu train demo_pnu --prepared demo/data
 
 Hardware: one CPU core, 5 minutes.
-Score to expect: +7.4 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: +7.4 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

@@ -1,12 +1,13 @@
-"""PU learning, PULSE's non-negative risk with soft masks, on equal terms with the demo.
+"""Train PULSE's non-negative PU risk, with soft masks, on the demo's data, network and number of steps.
 
     jaxpu demo
     jaxpu train demo_pu --prepared demo/data
 
-`--objective.estimator balanced` (or `absolute`, `unbiased`) takes another estimator.  The class prior is a guess.
+`--objective.estimator balanced` (or `absolute`, `unbiased`) selects another estimator. The class prior is a guess;
+`--objective.class-prior estimate` estimates it.
 
 Hardware: one CPU core, 6 minutes.
-Score to expect: -1.6 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: -1.6 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

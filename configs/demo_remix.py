@@ -1,10 +1,10 @@
-"""`remix` on the demo's data, network and budget.
+"""Train `remix` on the demo's data, with the demo's network and number of steps.
 
     jaxpu demo
     jaxpu train demo_remix --prepared demo/data
 
 Hardware: 2 CPU cores, 5 minutes.
-Score to expect: +5.8 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: +5.8 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 from data_pipeline.config import DataConfig, PatchSpec

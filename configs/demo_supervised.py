@@ -1,13 +1,13 @@
-"""Supervised learning with stems remixed across songs, on equal terms with the demo.
+"""Train with stems, remixed across songs: the supervised reference for the demo.
 
     jaxpu demo
     jaxpu train demo_supervised --prepared demo/data
 
-The true vocals of the songs that the demo takes mixtures from, the accompaniment of those that it takes positives from;
+It uses the true vocals of the songs that give the demo its mixtures, and the accompaniment of those that give it positives.
 `--train.no-disjoint-tracks` takes both from all songs.
 
 Hardware: one CPU core, 4 minutes.
-Score to expect: +7.4 dB SI-SDR improvement on the demo's test songs (docs/results.md).
+Expected score: +7.4 dB SI-SDR improvement on the demo's test songs (docs/results.md).
 """
 
 import dataclasses

@@ -1,12 +1,12 @@
-"""The supervised comparison: PULSE's supervised network and loss on the baseline's data, with the true vocals.
+"""Train PULSE's supervised network and loss on the data of configs/baseline.py, with the true vocals.
 
     jaxpu prepare supervised --musdb18 PATH_TO_MUSDB18
     jaxpu train configs/supervised.py
 
-The prepared data are those of configs/baseline.py: `jaxpu train supervised --prepared data/baseline` uses them.
+The prepared data are the same as the baseline's: `jaxpu train supervised --prepared data/baseline` uses those.
 
-Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
-Score to expect: nobody has measured this implementation on MUSDB18 yet.
+Hardware: one GPU. Not timed on MUSDB18 yet.
+Expected score: not measured yet.
 """
 
 from data_pipeline.config import DataConfig, PatchSpec

@@ -1,10 +1,10 @@
-"""The report's tuned baseline: longer clips, a larger window, larger kernels, another class prior.
+"""Train PULSE on MUSDB18's vocals with longer clips, a longer window, larger kernels and a higher class prior.
 
     jaxpu prepare tuned --musdb18 PATH_TO_MUSDB18
     jaxpu train configs/tuned.py
 
-Hardware: one GPU; nobody has measured the time on MUSDB18 yet.
-Score to expect: the report found blank output.  Nobody has measured this implementation on MUSDB18 yet.
+Hardware: one GPU. Not timed on MUSDB18 yet.
+Expected score: blank output, as with configs/baseline.py. Not measured on MUSDB18 yet.
 """
 
 from data_pipeline.config import DataConfig, PatchSpec

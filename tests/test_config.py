@@ -269,6 +269,15 @@ def test_shipped_configs_load_and_say_how_to_run_them(name: str) -> None:
     assert re.search(rf"(jaxpu train (configs/)?{name}(\.py)?\b|make {name}\b|jaxpu {name}\b)", module.__doc__), module.__doc__
 
 
+def test_a_config_that_people_copy_stands_by_itself() -> None:
+    folder = Path(__file__).parent.parent / "configs"
+    based_on = {name: re.findall(r'load_config\("(\w+)"\)', (folder / f"{name}.py").read_text()) for name in config_names()}
+    for name, others in based_on.items():
+        assert not others or name.startswith("demo_")
+        assert len(others) <= 1  # and the other one stands by itself: no chains
+        assert not any(based_on[other] for other in others)
+
+
 def test_the_baseline_is_what_pulse_publishes() -> None:
     config = load_config("baseline")
     assert config.data.patch == dataclasses.replace(PatchSpec(), sample_rate=44_100)

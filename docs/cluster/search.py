@@ -1,8 +1,8 @@
-"""A search over machines: every worker runs this program, and Optuna's storage shares the study between them.
+"""Search hyperparameters on several machines: every worker runs this program, and they share one Optuna study.
 
     srun --ntasks=8 --gpus-per-task=1 python docs/cluster/search.py CONFIG data/CONFIG runs/search --trials 10
 
-Each worker trains by itself, on its own devices, and does that many trials.  Copy it and change what is searched.
+Each worker trains alone on its own devices, for the given number of trials. Copy the program and change what it searches.
 """
 
 import argparse
@@ -13,17 +13,17 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from jaxpu.config_files import load_config
+from jaxpu import load_config
 from jaxpu.training.loop import TrainingError, train
 
 
 def main() -> None:
-    """Adds trials to the study in a folder, or begins one; prints the best so far."""
+    """Add trials to the study in a folder, or start one; print the best trial so far."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="name or Python file")
-    parser.add_argument("prepared", type=Path, help="what `jaxpu prepare` wrote")
-    parser.add_argument("search", type=Path, help="folder of the study and of the runs, which all workers see")
-    parser.add_argument("--trials", type=int, default=10, help="of this worker")
+    parser.add_argument("config", help="name of a config, or a Python file")
+    parser.add_argument("prepared", type=Path, help="folder that `jaxpu prepare` wrote")
+    parser.add_argument("search", type=Path, help="folder of the study and of the runs; all workers must see it")
+    parser.add_argument("--trials", type=int, default=10, help="trials of this worker")
     arguments = parser.parse_args()
     config = load_config(arguments.config)
 
@@ -32,7 +32,7 @@ def main() -> None:
         model = dataclasses.replace(config.model, dropout_rate=trial.suggest_float("dropout_rate", 0.0, 0.4))
         chosen = dataclasses.replace(config, train=settings, model=model)
         results = train(chosen, arguments.prepared, arguments.search / f"trial-{trial.number}", progress=False)
-        # By `select_by`.  A held-out loss compares runs that share the hyperparameters of the objective, as these do.
+        # The score that `select_by` names. Held-out losses can be compared if the objective's hyperparameters are equal, as here.
         return results["best_score"]
 
     arguments.search.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,13 @@
-"""What the documents tell people to type works: every command and every Python example is run, on few data with small settings.
+"""Documents: commands and Python examples work, links lead somewhere, figures are those that were measured.
 
-Two kinds are not run here: `make`, which is asked what it would run, for `.ci/run` runs it; and what `ELSEWHERE` names, with the
-test that has it.
+The documents in `GUIDES` are followed as a reader would: their commands and examples run one after the other in one folder, on
+little data and with small settings. Commands of the other documents run in an empty folder. There a command line that cannot be
+followed has exit status 2, and one that finds no data has status 1.
 """
 
+import contextlib
+import functools
+import io
 import json
 import os
 import re
@@ -20,26 +24,26 @@ import stempeg
 
 from data_pipeline.synthetic.songs import synthesize
 from jaxpu.cli.__main__ import COMMANDS, main
+from jaxpu.cli.command import MISUSED
 from jaxpu.config import BootstrapConfig
 from jaxpu.config_files import config_names, load_config
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+GUIDES = ["README.md", "docs/data.md", "docs/models.md", "docs/command-line.md", "docs/reports.md"]
+DOCUMENTS = [str(path.relative_to(ROOT)) for folder in (".", "configs") for path in sorted((ROOT / folder).glob("*.md"))]
+DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAMS = ("jaxpu", "make", "python", "git", "pip", "mkdir", "unzip")
+JOINING = re.compile(r" --(?:cluster|processes|process) \S+")
+"""Options with which a command waits for other processes; tests/training/test_distributed.py runs such commands."""
 
-ELSEWHERE = {
-    "git clone REPOSITORY && cd jaxpu": "the repository has no public address yet; .ci/run begins with a checkout",
-    "jaxpu train baseline --cluster node1:12345 --processes 2 --process 0": "test_distributed.py",
-    "jaxpu train baseline --cluster node1:12345 --processes 2 --process 1": "test_distributed.py",
-    'jaxpu prepare baseline --musdb18hq PATH --beam="--runner=FlinkRunner --flink_master=HOST:8081"': "test_beam.py",
-    "python benchmarks/level_estimates.py CORPUS OTHER_CORPUS": "test_benchmarks.py",
-}
-
-SMALL_DATA = ["--data.validation-share", "0.5"]
+SMALL_DATA = [
+    *("--data.validation-share", "0.5", "--data.patch.clip-samples", "4096"),
+    *("--data.patch.n-fft", "256", "--data.patch.win-length", "256", "--data.patch.hop-length", "128"),
+]
 SMALL_RUN = [
     *("--train.num-steps", "2", "--train.eval-every", "2", "--train.eval-batches", "1", "--train.batch-size", "8"),
-    *("--model.channels", "2"),
+    *("--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "1", "1"),
 ]
 SMALL_SONGS = ["--seconds", "5"]
 SMALL = {
@@ -48,16 +52,13 @@ SMALL = {
     "train": [*SMALL_DATA, *SMALL_RUN],
     "sweep": [*SMALL_DATA, *SMALL_RUN, "--seeds", "1"],
     "evaluate": ["--workers", "1"],
-    "synthesize": [*SMALL_SONGS, "--train", "8", "--test", "1"],
-    "estimate-prior": ["--steps", "2"],
-    "python benchmarks/make_speech.py": ["--train", "2", "--test", "1"],
-    "python benchmarks/convolutions.py": ["--clips", "2"],
+    "synthesize": [*SMALL_SONGS, "--train", "2", "--test", "1"],
 }
-"""What is added to a command; the last of equal options counts."""
+"""Options added to a command; the last of equal options counts."""
 
 
 def commands(document: str) -> list[str]:
-    """The lines that a document has people type: in blocks of code without a language, and in the tables of examples."""
+    """Lines that a document tells the reader to type: in code blocks without a language, and in tables of examples."""
     text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = "".join(body for language, body in BLOCK.findall(text) if not language).splitlines()
     lines += [line for line in re.findall(r"^    (\S.*)$", BLOCK.sub("", text), re.MULTILINE) if line.split()[0] in PROGRAMS]
@@ -66,46 +67,59 @@ def commands(document: str) -> list[str]:
 
 
 def examples(document: str, language: str) -> list[str]:
-    """The blocks of a language in a document."""
+    """The code blocks of a language in a document."""
     return [body for found, body in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")) if found == language]
 
 
 def anchors(path: Path) -> set[str]:
-    """What links to the headings of a document end with, as GitHub has it."""
+    """The anchors that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def run(line: str) -> None:
-    """Runs a line in the current folder."""
-    words = shlex.split(line)
-    if line in ELSEWHERE:
-        return
-    if words[0] == "make":
-        # These tests may run under make themselves, whose settings a second one would take over.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        would_run = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert would_run.returncode == 0, would_run.stderr
-        if words[1] == "demo":
-            assert would_run.stdout.endswith(".venv/bin/jaxpu demo \n")
-            run("jaxpu demo")
-        return
-    small = next((added for name, added in SMALL.items() if line.startswith((f"jaxpu {name}", name))), [])
-    if words[0] == "jaxpu" and ">" not in line:
-        if words[1] in ("train", "demo", "sweep"):
-            config = load_config(words[2] if len(words) > 2 and words[1] != "demo" else "demo")
-            small = [*small, *(["--objective.remix-steps", "1"] if isinstance(config.objective, BootstrapConfig) else [])]
-        assert main([*words[1:], *small]) == 0, line
-        return
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HOME": str(Path.cwd()), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", f"{line} {shlex.join(small)}"], env=environment, capture_output=True, text=True)
+def status(line: str) -> int:
+    """Run a line of `jaxpu` with small settings in the current folder, in this process; return its exit status."""
+    command, *rest = shlex.split(line)[1:]
+    small = SMALL.get(command, [])
+    if command in ("train", "demo", "sweep"):
+        config = load_config(rest[0] if command != "demo" else "demo")
+        small = [*small, *(["--objective.remix-steps", "1"] if isinstance(config.objective, BootstrapConfig) else [])]
+    try:
+        return main([command, *rest, *small])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def shell(line: str) -> None:
+    """Run a line in a shell in the current folder, which is also the home; it must succeed."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(Path.cwd()),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def check_make(line: str) -> None:
+    """Ask `make` what it would run; `.ci/run` runs it."""
+    # These tests may run under make themselves, whose settings a second one would take over.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    would_run = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert would_run.returncode == 0, would_run.stderr
+
+
+def check_python(line: str) -> None:
+    """Find the program of `python FILE ...`, and its options in its source; the tests of benchmarks run it."""
+    _, program, *arguments = shlex.split(line)
+    source = (ROOT / program).read_text(encoding="utf-8")
+    for option in (word for word in arguments if word.startswith("--")):
+        assert f'"{option}"' in source, line
 
 
 @pytest.fixture(scope="module")
 def readers_folder(tmp_path_factory: pytest.TempPathFactory, shared_compilations: dict[str, str]) -> Path:
-    """What somebody has who has done all that the README says: recordings under the names that it uses, data and runs."""
+    """The folder of somebody who has followed the README: recordings under the names that it uses, data and runs."""
     folder = tmp_path_factory.mktemp("reader")
     songs = sorted((synthesize(folder / "corpus", num_train=8, num_test=1, seconds=5.0, num_workers=1) / "train").iterdir())
     for name, chosen, file in (("songs", songs[:4], "mixture.wav"), ("instrumentals", songs[4:], "other.wav")):
@@ -120,57 +134,91 @@ def readers_folder(tmp_path_factory: pytest.TempPathFactory, shared_compilations
         (folder / "PATH" / split).mkdir(parents=True)
         for index in range(number):
             (folder / "PATH" / split / f"{split} {index}.stem.mp4").symlink_to(stempeg.example_stem_path())
-    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for line in commands("README.md"):
-            run(line)
-        for example in examples("README.md", "python"):
-            exec(example, {})
+        follow("README.md")
     return folder
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_and_examples_of(
-    document: str, readers_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if document == "README.md":
-        separated = readers_folder / "separated" / "song"
-        assert sorted(path.name for path in separated.iterdir()) == ["accompaniment.wav", "vocals.wav"]
-        assert (readers_folder / "compare.html").exists()
-        return
-    folder = shutil.copytree(readers_folder, tmp_path / "reader", symlinks=True)
-    monkeypatch.chdir(folder)
-    if document == "docs/results.md":
-        # It has other settings than the README in the same places.
-        for name in ("runs", "data", "corpus"):
-            shutil.rmtree(name)
+def follow(document: str, capsys: pytest.CaptureFixture[str] | None = None) -> None:
+    """Do what a document says, in the current folder."""
     for line in commands(document):
-        capsys.readouterr()
-        run(line)
-        if line.endswith("--json"):
-            said = json.loads(capsys.readouterr().out)
-            assert said == json.loads(examples(document, "json")[0])
+        if line.startswith("make "):
+            check_make(line)
+        elif line.startswith("jaxpu ") and ">" not in line:
+            assert status(line) == 0, line
+        else:
+            shell(line)
+        if line.endswith("--json") and capsys is not None:
+            assert json.loads(capsys.readouterr().out) == json.loads(examples(document, "json")[0])
+        elif capsys is not None:
+            capsys.readouterr()
     for example in examples(document, "python"):
         exec(example, {})
 
 
-def test_what_is_run_elsewhere_is_in_a_document() -> None:
-    assert set(ELSEWHERE) <= {line for document in DOCUMENTS for line in commands(document)}
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("document", GUIDES)
+def test_a_reader_can_follow(
+    document: str, readers_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(readers_folder)
+    if document != "README.md":
+        follow(document, capsys)
+    separated = readers_folder / "separated" / "song"
+    assert sorted(path.name for path in separated.iterdir()) == ["accompaniment.wav", "vocals.wav"]
+    assert (readers_folder / "runs" / "baseline" / "evaluation" / "report.html").exists()
+
+
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if document not in GUIDES])
+def test_commands_can_be_followed(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not examples(document, "python"), "a Python example belongs in a document of GUIDES, whose examples run"
+    for line in dict.fromkeys(commands(document)):
+        if line.startswith("make "):
+            check_make(line)
+        elif line.startswith("python "):
+            check_python(line)
+        elif line.startswith(("jaxpu demo", "jaxpu synthesize")):  # They need no data, so they would run.
+            check_options(*line.removeprefix("jaxpu ").split(" ", 1))
+        elif line.startswith("jaxpu "):
+            assert status(JOINING.sub("", line)) != MISUSED, line
+
+
+def test_a_command_that_cannot_be_followed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in ("jaxpu train recordings", "jaxpu separate runs/recordings song.mp3 -o separated"):
+        assert status(line) == 1
+        assert status(f"{line} --no-such-option 1") == MISUSED
+    assert status("jaxpu prepare recordings --with songs/") == MISUSED
+
+
+@functools.cache
+def help_of(command: str, config: str) -> str:
+    """The options of a command, as `--help` lists them."""
+    words = [command, *([config] if command in ("prepare", "train", "sweep") else []), "--help"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+        main(words)
+    return printed.getvalue()
+
+
+def check_options(command: str, rest: str = "") -> None:
+    """Find a command's options in its help."""
+    assert command in COMMANDS
+    named = [word for word in rest.split()[:1] if word in config_names()]
+    for option in re.findall(r"(?<!\S)--?[a-z][a-z.-]*", rest):
+        listed = help_of(command, named[0] if named else "demo")
+        assert re.search(rf"{option}[ ,]", listed) or option == "--help", f"jaxpu {command} {rest}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_options_and_files_that_a_document_mentions_exist(document: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_document_mentions_exists(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
+    assert "REPOSITORY" not in text, "there is no public address yet"
     for command, rest in re.findall(r"`jaxpu ([a-z][a-z-]*)([^`]*)`", text):
-        assert command in COMMANDS
-        named = [word for word in rest.split()[:1] if word in config_names()]
-        with pytest.raises(SystemExit):
-            main([command, *(named or ["demo"] if command in ("prepare", "train", "sweep") else []), "--help"])
-        listed = capsys.readouterr().out
-        for option in re.findall(r"(?<=\s)--?[a-z][a-z.-]*", rest):
-            assert re.search(rf"{option}[ ,]", listed) or option == "--help", f"`jaxpu {command}{rest}`"
+        check_options(command, rest)
     for target in re.findall(r"`make ([a-z0-9.-]+)", text):
         assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
     for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", text):
@@ -179,7 +227,17 @@ def test_options_and_files_that_a_document_mentions_exist(document: str, capsys:
         assert not anchor or anchor in anchors(linked), f"{link}#{anchor}"
 
 
-def test_configs_say_the_scores_of_the_results() -> None:
+def test_the_readme_takes_ten_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def test_every_config_has_one_row_in_their_readme() -> None:
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.py\) \|", (ROOT / "configs" / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == [(name, name) for name in config_names()]
+
+
+def measured_improvements() -> dict[str, float]:
+    """SI-SDR improvement by config, from the tables of docs/results.md whose first cells end with the config's name."""
     improvements, column = {}, 0
     for line in (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")]
@@ -187,12 +245,20 @@ def test_configs_say_the_scores_of_the_results() -> None:
             column = cells.index("SI-SDR improvement")
         if row := re.match(r"\| .*\(`(\w+)`\) \|", line):
             improvements[row[1]] = float(cells[column])
-    assert set(improvements) <= set(config_names())
+    return improvements
+
+
+def test_scores_in_configs_and_readme_are_the_measured_ones() -> None:
+    improvements = measured_improvements()
+    assert {"demo", "recordings"} <= set(improvements) <= set(config_names())
     for name in config_names():
-        (said,) = re.findall(r"Score to expect: (?:([+-][0-9.]+) dB)?", (ROOT / "configs" / f"{name}.py").read_text())
+        (said,) = re.findall(r"Expected score: (?:([+-][0-9.]+) dB)?", (ROOT / "configs" / f"{name}.py").read_text())
         assert said == (f"{improvements[name]:+.1f}" if name in improvements else ""), name
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"SI-SDR improvement of about {improvements['demo']:.1f} dB" in readme
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_docstrings_become_pages(tmp_path: Path) -> None:
     """As `make docs` has it; a docstring or an annotation that pdoc cannot read is a warning."""
@@ -203,4 +269,3 @@ def test_the_docstrings_become_pages(tmp_path: Path) -> None:
     for package in ("jaxpu", "data_pipeline"):
         for path in (ROOT / package).rglob("[!_]*.py"):
             assert (tmp_path / path.relative_to(ROOT).with_suffix(".html")).exists()
-    assert "complex64 (n, frames, bins), STFT of mixtures." in (tmp_path / "jaxpu" / "objectives.html").read_text()
