@@ -128,10 +128,7 @@ def table(chosen: list[Row]) -> str:
                 str(len(row.results)),
                 f"{improvement.mean():.2f} ({low:.2f} to {high:.2f}{deviation})",
                 gap_closed(improvement, scores(row.reference, "si_sdr_improvement")) if compared else "-",
-                *(
-                    f"{np.median(scores(row.results, f'sdr_{source}'), axis=1).mean():.2f}"
-                    for source in ("target", "accompaniment")
-                ),
+                *(f"{np.median(scores(row.results, key), axis=1).mean():.2f}" for key in ("sdr_target", "sdr_accompaniment")),
                 f"{np.median(kept):.2f} ({kept.min():.2f} to {kept.max():.2f})",
                 f"{scores(row.results, 'blank_rate').mean():.0%}",
                 training_times(row.results),
@@ -143,16 +140,14 @@ def table(chosen: list[Row]) -> str:
 def markdown(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     """A table in Markdown."""
     head = list(columns)
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (head, ["---"] * len(head), *lines))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
 def measured_table(path: Path) -> str:
     """Markdown of a table that was measured by other commands: the commands, the table, and on which machine."""
     measured = json.loads(path.read_text(encoding="utf-8"))
-    commands = [f"    {command}" for command in measured["commands"]]
-    return "\n".join(
-        [*commands, *[""] * bool(commands), markdown(measured["columns"], measured["rows"]), "", measured["machine"]]
-    )
+    commands = "\n".join(f"    {command}" for command in measured["commands"])
+    return "\n\n".join(part for part in (commands, markdown(measured["columns"], measured["rows"]), measured["machine"]) if part)
 
 
 def training_times(results: list[Result]) -> str:
@@ -218,13 +213,12 @@ def pulse(found: dict[str, Result]) -> str:
 
 def rounds(found: dict[str, Result]) -> str:
     """A teacher that stays as it is for a round: an option that is gone, whose results are kept."""
-    few = blocks()["vocals, 6 + 6 clips"]
-    chosen = [row for row in rows(few, found) if row.label.startswith("bootstrap")]
+    block = blocks()["vocals, 6 + 6 clips"]
+    chosen = [row for row in rows(block, found) if row.label.startswith("bootstrap")]
+    reference = stronger_supervised(supervised_in(block), found)
     for method in ("bootstrap, one round", "bootstrap, three rounds"):
         names = [file_name("vocals", method, seed) for seed in SEEDS]
-        chosen.append(
-            Row(method, [found[name] for name in names if name in found], stronger_supervised(supervised_in(few), found))
-        )
+        chosen.append(Row(method, [found[name] for name in names if name in found], reference))
     return table([row for row in chosen if row.results])
 
 
@@ -233,20 +227,10 @@ def watchdog(found: dict[str, Result]) -> str:
     runs = [result for result in found.values() if not result["name"].startswith("unheard_")]
     blank = [is_blank(result["validation"], result["config"]["train"]["num_steps"]) for result in runs]
     warned = [bool(result["warnings"]) for result in runs]
-    counts = {
-        pair: sum(each == pair for each in zip(blank, warned, strict=True))
-        for pair in ((True, True), (True, False), (False, True))
-    }
-    return markdown(
-        (
-            "runs",
-            "kept less than a quarter of the true energy",
-            "of these warned",
-            "of these not warned",
-            "warned, but kept more",
-        ),
-        [[str(number) for number in (len(runs), sum(blank), *counts.values())]],
-    )
+    verdicts = list(zip(blank, warned, strict=True))
+    counts = [len(runs), *(verdicts.count(verdict) for verdict in ((True, True), (True, False), (False, True)))]
+    columns = ("runs", "below a quarter, warned", "below a quarter, not warned", "above a quarter, warned")
+    return markdown(columns, [[str(count) for count in counts]])
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Result]], str]] = {
