@@ -35,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> None:
         counts[verdict] += 1
         if verdict != "silent":
             kept = " ".join(f"{line['kept_energy'] / line['true_kept_energy']:.2f}" for line in validation)
-            print(f"{verdict}: {folder.name}{f', step {step}' if step else ''}; kept, of the true: {kept}")
+            print(f"{verdict}: {folder.name}{f', step {step}' if step else ''}; energy kept / true energy: {kept}")
     print(f"{sum(counts.values())} runs: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 

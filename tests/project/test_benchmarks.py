@@ -190,7 +190,7 @@ def test_trials_have_one_form_and_are_all_listed() -> None:
 
 
 @pytest.mark.slow
-def test_an_experiment_is_run_once_and_the_rest_later(
+def test_an_experiment_is_run_once_and_the_others_later(
     modules: tuple[ModuleType, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiments, run_experiments, tables = modules
@@ -248,9 +248,7 @@ def test_an_experiment_is_run_once_and_the_rest_later(
     capsys.readouterr()
 
 
-def test_the_watchdog_is_judged_by_logs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_watchdog_is_judged_by_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import watchdog
 
     levels = {"inactive_share": 0.5, "input_energy": 1.0, "unlabeled_energy": 1.0, "positive_energy": 0.7}
@@ -270,16 +268,14 @@ def test_the_watchdog_is_judged_by_logs(
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     watchdog.main([str(tmp_path)])
     assert capsys.readouterr().out.splitlines() == [
-        "hit: blank, step 139; kept, of the true: 0.03 0.03 0.03 0.03",
-        "missed: low at first; kept, of the true: 0.17 0.67 0.67 0.67",
-        "false: of a quiet target, step 139; kept, of the true: 0.50 0.50 0.50 0.50",
+        "hit: blank, step 139; energy kept / true energy: 0.03 0.03 0.03 0.03",
+        "missed: low at first; energy kept / true energy: 0.17 0.67 0.67 0.67",
+        "false: of a quiet target, step 139; energy kept / true energy: 0.50 0.50 0.50 0.50",
         "4 runs: 1 hit, 1 missed, 1 false, 1 silent",
     ]
 
 
-def test_level_estimates_of_all_targets(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_level_estimates_of_all_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import level_estimates
 
     synthesize(tmp_path, num_train=4, num_test=2, seconds=4.0, sample_rate=11_025, num_workers=1, progress=False)
@@ -293,16 +289,26 @@ def test_level_estimates_of_all_targets(
     assert "6 songs are too few for 4 mixtures and 4 positives" in capsys.readouterr().err
 
 
-def test_times_of_the_forms_of_a_convolution(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_of_the_forms_of_a_convolution(
+    modules: tuple[ModuleType, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import convolutions
 
+    small = {
+        "MODEL": PatchCNNConfig(channels=2, blocks=0, dilations=((1, 1), (2, 2)), features="log"),
+        "PATCH": dataclasses.replace(modules[0].PATCH, clip_samples=1024, n_fft=128, win_length=128, hop_length=64),
+    }
+    for module in (modules[0], convolutions):
+        for name, value in small.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(convolutions, "OBJECTIVES", {"remix": convolutions.OBJECTIVES["remix"]})
     monkeypatch.setattr(convolutions, "REPEATS", 1)
     convolutions.main(["--clips", "1"])
     first, *lines = capsys.readouterr().out.splitlines()
     assert ", 1 clips, ms" in first
     assert [line.split(":")[0] for line in lines] == [
-        *(f"layer, {dtype}, dilation {dilation}" for dtype in ("float32", "bfloat16") for dilation in (1, 2, 4, 8)),
-        *(f"step, {objective}" for objective in ("bootstrap", "remix", "pu")),
+        *(f"layer, {dtype}, dilation {dilation}" for dtype in ("float32", "bfloat16") for dilation in (1, 2)),
+        "step, remix",
     ]
     for line in lines:
         times = [part.rsplit(" ", 1) for part in line.split(": ")[1].split(", ")]
@@ -310,7 +316,7 @@ def test_times_of_the_forms_of_a_convolution(monkeypatch: pytest.MonkeyPatch, ca
         assert all(float(time) > 0 for _, time in times)
 
 
-def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_of_many_kinds_and_a_function_of_the_seed() -> None:
     import make_speech
 
     def noise(seed: int) -> np.ndarray:
@@ -325,7 +331,7 @@ def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.M
     assert medians.max() > 4 * medians.min()
 
 
-def test_speech_in_noise_has_the_ratio_that_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_speech_in_noise_has_the_ratio_that_it_says(tmp_path: Path) -> None:
     import make_speech
 
     for number in range(3):
