@@ -5,6 +5,7 @@ NAME.  NAME is one of `SUMMARIES`, the name of a block of experiments (`slug`), 
 which holds a table that was measured by other commands, with these commands and the machine.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -281,23 +282,27 @@ def scores(results: list[Result], key: str) -> np.ndarray:
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of (seeds, songs): both are drawn with replacement."""
-    rng = np.random.default_rng(0)
-    num_seeds, num_songs = values.shape
-    drawn = [
-        values[rng.integers(num_seeds, size=num_seeds)][:, rng.integers(num_songs, size=num_songs)].mean()
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    seeds, songs = draws(*values.shape)
+    low, high = np.quantile(drawn_means(values, seeds, songs), [0.025, 0.975])
     return float(low), float(high)
 
 
 def gap_closed(values: np.ndarray, supervised: np.ndarray) -> str:
     """(method - mixture) / (supervised - mixture) in SI-SDR, with its interval; the same songs are drawn for both."""
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(RESAMPLES):
-        songs = rng.integers(values.shape[1], size=values.shape[1])
-        ours, theirs = (array[rng.integers(len(array), size=len(array))][:, songs].mean() for array in (values, supervised))
-        drawn.append(ours / theirs)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    songs, ours, theirs = draws(values.shape[1], len(values), len(supervised))
+    ratios = drawn_means(values, ours, songs) / drawn_means(supervised, theirs, songs)
+    low, high = np.quantile(ratios, [0.025, 0.975])
     return f"{values.mean() / supervised.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+@functools.cache
+def draws(*sizes: int) -> tuple[np.ndarray, ...]:
+    """Indices drawn with replacement, the same on every call: for each size an array (RESAMPLES, size)."""
+    rng = np.random.default_rng(0)
+    drawn = [[rng.integers(size, size=size) for size in sizes] for _ in range(RESAMPLES)]
+    return tuple(np.array(indices) for indices in zip(*drawn, strict=True))
+
+
+def drawn_means(values: np.ndarray, seeds: np.ndarray, songs: np.ndarray) -> np.ndarray:
+    """Mean of each resample of (seeds, songs): (RESAMPLES,)."""
+    return values[seeds[:, :, None], songs[:, None, :]].mean(axis=(1, 2))
