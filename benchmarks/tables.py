@@ -8,7 +8,7 @@ which holds a table that was measured by other commands, with these commands and
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ def write_all(results: Path, documents: Iterable[Path]) -> None:
         name = match["name"]
         if name not in tables:
             raise ValueError(f"There is no table 'results{name}'. Tables: {', '.join(f'results{known}' for known in tables)}.")
-        return f"<!-- results{name}: begin -->\n\n{tables[name]}\n\n<!-- results{name}: end -->"
+        return f"<!-- results{name}: begin -->\n\n{tables[name]()}\n\n<!-- results{name}: end -->"
 
     for document in documents:
         text = document.read_text(encoding="utf-8")
@@ -73,14 +73,17 @@ def read_all(results: Path) -> dict[str, Result]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
 
 
-def all_tables(found: dict[str, Result], measured: Path) -> dict[str, str]:
-    """Markdown of every table, by what follows `results` in its mark."""
-    tables = {name: summary(found) for name, summary in SUMMARIES.items()}
-    for block, of_block in blocks().items():
-        text = table(rows(of_block, found))
-        tables[f"/{slug(block)}"] = f"{text}\n\n{baselines(block, found)}" if block in TARGETS else text
-    tables |= {f"/{path.stem}": measured_table(path) for path in sorted(measured.glob("*.json"))}
-    return tables
+def all_tables(found: dict[str, Result], measured: Path) -> Mapping[str, Callable[[], str]]:
+    """A function for each table that makes its Markdown, by what follows `results` in the table's marks."""
+    tables = {name: functools.partial(summary, found) for name, summary in SUMMARIES.items()}
+    tables |= {f"/{slug(block)}": functools.partial(block_table, block, found) for block in blocks()}
+    return tables | {f"/{path.stem}": functools.partial(measured_table, path) for path in sorted(measured.glob("*.json"))}
+
+
+def block_table(block: str, found: dict[str, Result]) -> str:
+    """Markdown: the methods of one block; with the baselines, where the block compares all methods on a target."""
+    text = table(rows(blocks()[block], found))
+    return f"{text}\n\n{baselines(block, found)}" if block in TARGETS else text
 
 
 def blocks() -> dict[str, list[Experiment]]:
