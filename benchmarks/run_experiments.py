@@ -71,7 +71,7 @@ def run_missing(chosen: list[Experiment], arguments: argparse.Namespace) -> None
         root = corpora[experiment.songs]
         if path.exists() or root is None:
             continue
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             break
         print(f"{number}/{len(chosen)} {experiment.name}", flush=True)
         training = Musdb18HQ(arguments.more if experiment.songs == "more" else arguments.corpus)
