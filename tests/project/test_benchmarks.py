@@ -286,6 +286,7 @@ def test_level_estimates_of_all_targets(tmp_path: Path, capsys: pytest.CaptureFi
     assert "6 songs are too few for 4 mixtures and 4 positives" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_times_of_the_forms_of_a_convolution(
     modules: tuple[ModuleType, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
