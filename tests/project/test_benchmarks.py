@@ -272,6 +272,7 @@ def test_the_watchdog_is_judged_by_logs(tmp_path: Path, capsys: pytest.CaptureFi
     ]
 
 
+@pytest.mark.slow
 def test_level_estimates_of_all_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import level_estimates
 
