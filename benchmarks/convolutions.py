@@ -1,9 +1,9 @@
-"""Times of convolutions as XLA has them and in the other forms of jaxpu/models/convolution.py, on the first device.
+"""Time convolutions as XLA computes them and in the forms of jaxpu/core/models/convolution.py, on the first device.
 
     python benchmarks/convolutions.py --clips 24
 
-Prints milliseconds for the value and gradient of one layer of the experiments' network, and for a step of `bootstrap` with a
-teacher, of `remix` and of `pu`, with the network of `benchmarks/experiments.py` in that form throughout.
+The table has milliseconds for the value and gradient of one layer of the experiments' network, and for a training step of
+`bootstrap` with a teacher, of `remix` and of `pu`, with all convolutions of the network in that form.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,9 +36,9 @@ REPEATS = 20
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """See the module's docstring."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=24, help="clips in a batch")
+    parser.add_argument("--clips", type=int, default=24, help="mixtures, and positives, of a batch")
     clips = parser.parse_args(args).clips
     print(f"{jax.devices()[0].device_kind}, {clips} clips, ms (median of {REPEATS})")
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -49,9 +49,9 @@ def main(args: Sequence[str] | None = None) -> None:
         show(f"step, {name}", [milliseconds(*step(form, clips, objective)) for form in FORMS.values()])
 
 
-def show(what: str, times: Sequence[float]) -> None:
-    """One line, a time for each form."""
-    print(f"{what}: " + ", ".join(f"{form} {time:.2f}" for form, time in zip(FORMS, times, strict=True)), flush=True)
+def show(name: str, times: Sequence[float]) -> None:
+    """Print one line with a time for each form."""
+    print(f"{name}: " + ", ".join(f"{form} {time:.2f}" for form, time in zip(FORMS, times, strict=True)), flush=True)
 
 
 def layer(form: Callable[..., jax.Array], clips: int, dilation: tuple[int, int], dtype: Any) -> tuple[Callable[..., Any], Any]:
@@ -75,12 +75,18 @@ def step(form: Callable[..., Any], clips: int, objective: Any) -> tuple[Callable
     patches = np.random.default_rng(0).standard_normal((2, clips, *PATCH.patch_shape)).astype(PATCH.dtype)
     batch = {"unlabeled": patches[0], "positive": patches[1], "index": np.arange(clips, dtype=np.int32)}
     arguments = (init_state(config), jax.device_put(batch), jax.random.key(0))
-    with mock.patch("jaxpu.core.models.patch_cnn.fastest", return_value=form):
+
+    def in_this_form(call: Callable[..., Any], args: Any, settings: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, nn.Conv):
+            object.__setattr__(context.module, "conv_general_dilated", form)  # a module is a frozen dataclass
+        return call(*args, **settings)
+
+    with nn.intercept_methods(in_this_form):
         return jax.jit(make_train_step(config)).lower(*arguments).compile(), arguments
 
 
 def milliseconds(function: Callable[..., Any], arguments: Any) -> float:
-    """Median time of a call, the first one left out."""
+    """Median time of a call, without the first one."""
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(REPEATS):

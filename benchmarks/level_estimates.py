@@ -1,11 +1,11 @@
-"""How well the gain of positives is estimated (`jaxpu.estimation.positive_gain`), on songs whose stems say what it should be.
+"""Measure how exactly `jaxpu.estimation.positive_gain` estimates the gain of positives, on songs with stems.
 
     python benchmarks/level_estimates.py CORPUS [CORPUS ...]
 
-A corpus is in the layout of MUSDB18-HQ; the songs of all its splits count. For each target the songs are divided at random, many
-times, into mixtures and accompaniment of other songs. The true gain is the mean energy of the accompaniment hidden in the
-mixtures over that of the positives. Printed: mean and standard deviation of the true gain and of the estimate's error, with the
-songs at their own level (`reference`) and each recording scaled to the same level (`recording`).
+A corpus is in the layout of MUSDB18-HQ; all its splits are used.  For each target the songs are divided at random, many times,
+into mixtures and accompaniment of other songs.  The true gain is the mean energy of the accompaniment in the mixtures over that
+of the positives.  The table has mean and standard deviation of the true gain and of the estimate's error, with the songs at their
+own level (`reference`) and with each recording scaled to the same level (`recording`).
 """
 
 import argparse
@@ -26,11 +26,11 @@ BANDS, _ = third_octaves(PATCH)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """See the module's docstring."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
-    parser.add_argument("--tracks", type=int, default=26, help="mixtures, and positives, of a division")
-    parser.add_argument("--divisions", type=int, default=60)
+    parser.add_argument("--tracks", type=int, default=26, help="number of mixtures, and of positives, in a division")
+    parser.add_argument("--divisions", type=int, default=60, help="number of random divisions")
     arguments = parser.parse_args(args)
     songs = [song for root in arguments.corpora for song in _songs(root)]
     if len(songs) < 2 * arguments.tracks:
@@ -38,11 +38,11 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"{len(songs)} songs, {arguments.divisions} divisions, mean ± standard deviation in dB")
     print(f"{'target':<8} {'level':<10} {'true gain':>14} {'error':>14} {'rms error':>10}")
     for level in ("reference", "recording"):
-        piles = [_piles(song, level) for song in songs]
+        histograms = [_histograms(song, level) for song in songs]
         for target in STEMS:
             generator = np.random.default_rng(0)
             orders = (generator.permutation(len(songs))[: 2 * arguments.tracks] for _ in range(arguments.divisions))
-            found = [_division([piles[song] for song in order], target, arguments.tracks, level) for order in orders]
+            found = [_division([histograms[song] for song in order], target, arguments.tracks, level) for order in orders]
             true, error = np.array(found).T
             rms = np.sqrt(np.mean(error**2))
             spread = (f"{values.mean():+.2f} ± {values.std():.2f}" for values in (true, error))
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _songs(root: Path) -> list[dict[str, np.ndarray]]:
-    """The mixture, and the accompaniment by target, of every song: float32 (samples,)."""
+    """The mixture and the accompaniment of each target of every song, float32 (samples,); the latter under the target's name."""
     tracks = find_tracks(Musdb18HQ(root), ("vocals",), validation_share=0.0, seed=0)
     songs = []
     bar = progress_bar(len(tracks), f"read {root.name}", "song")
@@ -65,8 +65,8 @@ def _songs(root: Path) -> list[dict[str, np.ndarray]]:
     return songs
 
 
-def _piles(song: dict[str, np.ndarray], level: str) -> dict[str, tuple[np.ndarray, float]]:
-    """Histograms, (bands, levels), of every signal as it would be stored, and its mean energy before."""
+def _histograms(song: dict[str, np.ndarray], level: str) -> dict[str, tuple[np.ndarray, float]]:
+    """Histogram, (bands, levels), of every signal as it would be stored, and its mean energy before scaling."""
     stored = {}
     for name, samples in song.items():
         energy = float(np.mean(samples**2))
@@ -78,13 +78,13 @@ def _piles(song: dict[str, np.ndarray], level: str) -> dict[str, tuple[np.ndarra
 
 
 def _division(songs: list[dict[str, tuple[np.ndarray, float]]], target: str, num_tracks: int, level: str) -> tuple[float, float]:
-    """The true gain in dB, and the estimate minus it; the first songs give the mixtures, the others the positives."""
+    """True gain in dB and error of the estimate; the first `num_tracks` songs give the mixtures, the others the positives."""
     mixtures, positives = songs[:num_tracks], songs[num_tracks:]
     if level == "reference":
-        hidden, heard = ([song[target][1] for song in part] for part in (mixtures, positives))
+        hidden, positive = ([song[target][1] for song in part] for part in (mixtures, positives))
     else:
-        hidden, heard = [song[target][1] / song["mixture"][1] for song in mixtures], [1.0]
-    true = float(10 * np.log10(np.mean(hidden) / np.mean(heard)))
+        hidden, positive = [song[target][1] / song["mixture"][1] for song in mixtures], [1.0]
+    true = float(10 * np.log10(np.mean(hidden) / np.mean(positive)))
     histograms = (np.sum([song[name][0] for song in part], 0) for part, name in ((mixtures, "mixture"), (positives, target)))
     return true, least_difference_db(*histograms) - true
 

@@ -1,12 +1,12 @@
-"""Makes noisy speech and noise, for PULSE's own experiment, from text, speech synthesis and random numbers.
+"""Synthesize noisy speech and noise for PULSE's own experiment, from text, speech synthesis and random numbers.
 
     python benchmarks/make_speech.py ROOT
 
-    ROOT/noisy/*.wav, ROOT/noise/*.wav                      two folders to train on: other noise in the one than in the other
-    ROOT/corpus/test/NAME/{mixture,vocals,other,...}.wav    to score on, in MUSDB18-HQ's layout: speech is `vocals`
+    ROOT/noisy/*.wav, ROOT/noise/*.wav                      two folders to train on, with different noise
+    ROOT/corpus/test/NAME/{mixture,vocals,other,...}.wav    for scoring, in the layout of MUSDB18-HQ; the speech is `vocals`
 
-16 kHz, mono, 10 s each.  The speech over the noise lies between -5 and 10 dB, uniformly, as in PULSE's training lists.  Needs
-flite or espeak-ng.  A file is a function of the seed and its number.
+16 kHz, mono, 10 s each.  The ratio of speech to noise is uniform between -5 and 10 dB, as in PULSE's training lists.  Needs
+flite or espeak-ng.  Every file is a function of the seed and its number.
 """
 
 import argparse
@@ -43,7 +43,7 @@ ESPEAK_VOICES = ("en-us+f2", "en-us+m3", "en-gb+f4", "en-gb+m1")
 
 
 def speech(rng: np.random.Generator, num_samples: int) -> np.ndarray:
-    """Sentences of one voice with pauses between them, float64 (num_samples,), the deviation 1 while it speaks."""
+    """Sentences of one voice with pauses between them, float64 (num_samples,), with deviation 1 outside the pauses."""
     parts, missing = [], num_samples
     voices = [("flite", voice) for voice in FLITE_VOICES] if shutil.which("flite") else []
     voices += [("espeak-ng", voice) for voice in ESPEAK_VOICES] if shutil.which("espeak-ng") else []
@@ -62,7 +62,7 @@ def speech(rng: np.random.Generator, num_samples: int) -> np.ndarray:
 
 
 def flite(text: str, voice: str) -> np.ndarray:
-    """Speech of flite at RATE."""
+    """Synthesize speech with flite, at RATE."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         subprocess.run(["flite", "-voice", voice, "-t", text, "-o", file.name], check=True, capture_output=True)
         samples, rate = soundfile.read(file.name)
@@ -70,14 +70,14 @@ def flite(text: str, voice: str) -> np.ndarray:
 
 
 def espeak(text: str, voice: str) -> np.ndarray:
-    """Speech of espeak-ng at RATE."""
+    """Synthesize speech with espeak-ng, at RATE."""
     wav = subprocess.run(["espeak-ng", "-v", voice, "--stdout", text], check=True, capture_output=True).stdout
     samples, rate = soundfile.read(io.BytesIO(wav))
     return np.asarray(soxr.resample(samples, rate, RATE))
 
 
 def noise(rng: np.random.Generator, num_samples: int) -> np.ndarray:
-    """Wind, machines and rain in proportions of their own, float64 (num_samples,), deviation 1."""
+    """Wind, machines and rain in random proportions, float64 (num_samples,), with deviation 1."""
     frequencies = np.fft.rfftfreq(num_samples, 1 / RATE)
     seconds = np.arange(num_samples) / RATE
 
@@ -92,18 +92,20 @@ def noise(rng: np.random.Generator, num_samples: int) -> np.ndarray:
     # Harmonics of a speed that drifts.
     turning = rng.uniform(30, 120) * (1 + 0.1 * np.sin(2 * np.pi * (rng.uniform(0.05, 0.5) * seconds + rng.random())))
     phase = 2 * np.pi * np.cumsum(turning) / RATE
-    machine = sum(rng.exponential() / order * np.sin(order * phase + rng.uniform(0, 6)) for order in range(1, 30))
+    machine = np.zeros(num_samples)
+    for order in range(1, 30):
+        machine += rng.exponential() / order * np.sin(order * phase + rng.uniform(0, 6))
     # Drops: decaying clicks.
     clicks = (rng.random(num_samples) < rng.uniform(5, 200) / RATE) * rng.exponential(size=num_samples)
     decay = np.exp(-np.arange(400) / rng.uniform(10, 80)) * rng.standard_normal(400)
     rain = np.convolve(clicks, decay)[:num_samples]
     weights = rng.dirichlet([0.6] * 3) ** 0.5
-    mixed = sum(weight * part / part.std() for weight, part in zip(weights, (wind, machine, rain), strict=True))
+    mixed = np.sum([weight * part / part.std() for weight, part in zip(weights, (wind, machine, rain), strict=True)], axis=0)
     return np.asarray(mixed / mixed.std())
 
 
 def make(job: tuple[Path, int, int, str]) -> None:
-    """Writes the files of one number of one kind: "noisy", "noise" or "test"."""
+    """Write the files of one job: (root, seed, number, kind), with the kind "noisy", "noise" or "test"."""
     root, seed, number, kind = job
     rng = np.random.default_rng([seed, ("noisy", "noise", "test").index(kind), number])
     num_samples = int(SECONDS * RATE)
@@ -127,11 +129,11 @@ def make(job: tuple[Path, int, int, str]) -> None:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--train", type=int, default=150, help="files of each folder")
-    parser.add_argument("--test", type=int, default=20)
+    parser.add_argument("root", type=Path, help="folder to write to")
+    parser.add_argument("--train", type=int, default=150, help="files of noisy speech, and of noise")
+    parser.add_argument("--test", type=int, default=20, help="files to score on")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for folder in ("noisy", "noise"):

@@ -1,4 +1,4 @@
-"""The pictures of docs/results.md: learning curves, and masks beside the truth."""
+"""The pictures of docs/results.md: learning curves, and masks beside the ideal ratio mask."""
 
 from pathlib import Path
 
@@ -9,15 +9,16 @@ import tables
 from experiments import experiments
 from matplotlib.figure import Figure
 
+from data_pipeline.files import replacing
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.separation.files import separate_waveform
 
 MASK_SECONDS = 10.0
-"""Of the first test song."""
+"""Length of the passage whose masks are drawn, from the beginning of the song."""
 
 
 def draw_curves(path: Path, target: str, found: dict[str, tables.Result]) -> None:
-    """SI-SDR improvement on the validation songs by step, mean over seeds, a line per method; nothing where there is no run."""
+    """Draw SI-SDR improvement on the validation songs by step, mean over seeds, a line per method; nothing without runs."""
     groups: dict[str, list[tables.Result]] = {}
     for experiment in experiments():
         if experiment.block == target and experiment.name in found:
@@ -37,14 +38,14 @@ def draw_curves(path: Path, target: str, found: dict[str, tables.Result]) -> Non
 
 
 def draw_masks(path: Path, target: str, found: dict[str, tables.Result], test_songs: Path, runs: Path) -> None:
-    """Masks of the first seed of every method, but for other learning rates, beside the ideal ratio mask; nothing without runs.
+    """Draw the masks of seed 0 of every method, but for other learning rates, beside the ideal ratio mask; nothing without runs.
 
     Args:
-        path: of the PNG.
-        target: whose block it is.
+        path: the PNG.
+        target: block of experiments.
         found: finished experiments.
-        test_songs: folder of songs in the layout of MUSDB18-HQ.
-        runs: folder of the runs; those that are no longer there are left out.
+        test_songs: folder of songs in the layout of MUSDB18-HQ; the first one is drawn.
+        runs: folder of runs; missing ones are left out.
     """
     chosen = [
         each
@@ -70,17 +71,25 @@ def draw_masks(path: Path, target: str, found: dict[str, tables.Result], test_so
 
     mixture, truth = read("mixture"), read(target)
     mixture_magnitude, target_magnitude = magnitude(mixture), magnitude(truth)
-    rest = magnitude(mixture - truth)
-    masks = {"ideal ratio mask": target_magnitude**2 / np.maximum(target_magnitude**2 + rest**2, 1e-12)}
+    accompaniment_magnitude = magnitude(mixture - truth)
+    energies = np.maximum(target_magnitude**2 + accompaniment_magnitude**2, 1e-12)
+    masks = {"ideal ratio mask": target_magnitude**2 / energies}
     for experiment in chosen:
         estimate = separate_waveform(load_model(runs / experiment.name), mixture[None], patch.sample_rate)[0]
         masks[experiment.method] = magnitude(estimate) / np.maximum(mixture_magnitude, 1e-6)
+    extent = (0.0, len(mixture) / patch.sample_rate, 0.0, patch.sample_rate / 2000)
+    figure = _panels(mixture_magnitude, masks, extent)
+    figure.suptitle(f"{song.name}, {target}: mask of every bin (white: 1)")
+    _save(figure, path)
+
+
+def _panels(mixture: np.ndarray, masks: dict[str, np.ndarray], extent: tuple[float, float, float, float]) -> Figure:
+    """The spectrogram of the mixture and the masks, side by side."""
     columns = 4
     rows = -(-(1 + len(masks)) // columns)
     figure = Figure(figsize=(14, 2.6 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    extent = (0.0, len(mixture) / patch.sample_rate, 0.0, patch.sample_rate / 2000)
-    level = 20 * np.log10(mixture_magnitude + 1e-6)
+    level = 20 * np.log10(mixture + 1e-6)
     flat = list(panels.flat)
     flat[0].imshow(level, origin="lower", aspect="auto", extent=extent, vmin=level.max() - 70, cmap="magma")
     flat[0].set_title("mixture")
@@ -91,11 +100,9 @@ def draw_masks(path: Path, target: str, found: dict[str, tables.Result], test_so
         axes.set_visible(False)
     figure.supxlabel("time in s")
     figure.supylabel("frequency in kHz")
-    figure.suptitle(f"{song.name}, {target}: what is kept of every bin (white: all)")
-    _save(figure, path)
+    return figure
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=90)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=90)

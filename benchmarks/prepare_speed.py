@@ -1,16 +1,16 @@
-"""How fast `jaxpu prepare` is, beside librosa's STFT alone, and how fast batches are read.
+"""Time `jaxpu prepare` beside librosa's STFT alone, and the reading of batches.
 
     python benchmarks/prepare_speed.py
 
-Prints, for one process, worker start-up excluded:
+The output has, for one process, without the start of workers:
 
-- a song of MUSDB18-HQ's layout (five stereo files at 44.1 kHz, two mono signals stored): the time of preparing it over that of
-  `librosa.stft` alone on the two signals, in memory. The goal is at most 3.
-- one mono recording at 44.1 kHz: seconds of audio prepared in a second. The goal is at least 100.
-- records a second read in random order by `PatchDataset.batches`, and in file order by a plain `tf.data.TFRecordDataset`.
+- for a song in the layout of MUSDB18-HQ (five stereo files at 44.1 kHz, of which two mono signals are stored) the time of
+  preparing it over that of `librosa.stft` alone on the two signals, in memory; the goal is at most 3;
+- for one mono recording at 44.1 kHz the seconds of audio prepared in a second; the goal is at least 100;
+- records per second, read in random order by `PatchDataset.batches`, and in file order by a plain `tf.data.TFRecordDataset`.
 
-The two sides of a comparison take turns (A B A B ...), and the best round of each counts: other work on the machine only ever
-slows down.
+The two sides of a comparison take turns (A B A B ...), and the best round of each counts, since other work on the machine can
+only slow them down.
 """
 
 import argparse
@@ -34,10 +34,10 @@ RATE = 44_100
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=200.0, help="length of the song")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def make_sources(root: Path, seconds: float) -> tuple[Source, Source, list[np.ndarray]]:
-    """A song with stems, a recording and a short one without the target, and the two mono signals of the song."""
+    """A song with stems, a recording with and a short one without the target, and the two mono signals of the song."""
     generator = np.random.default_rng(0)
     length = int(seconds * RATE)
     folder = root / "corpus" / "train" / "Song"
@@ -87,9 +87,12 @@ def make_sources(root: Path, seconds: float) -> tuple[Source, Source, list[np.nd
 
 
 def alternate(sides: dict[str, Callable[[], object]], rounds: int, remove: Sequence[Path] = ()) -> dict[str, float]:
-    """The best time of every side in seconds; the sides take turns, after one round that does not count.
+    """Best time of every side in seconds.  The sides take turns, after one round that does not count.
 
-    What `remove` names is deleted before every round, untimed.
+    Args:
+        sides: functions to time, by name.
+        rounds: rounds that count.
+        remove: folders that are deleted before every round, untimed.
     """
     best = dict.fromkeys(sides, float("inf"))
     with progress_bar(rounds + 1, "rounds", "round", leave=False) as bar:
@@ -106,7 +109,7 @@ def alternate(sides: dict[str, Callable[[], object]], rounds: int, remove: Seque
 
 
 def measure_reading(dataset: PatchDataset, rounds: int) -> None:
-    """Measures and prints the reading of batches."""
+    """Time the reading of batches and print it."""
     import tensorflow as tf
 
     batch_size, num_steps = 16, 20

@@ -1,9 +1,9 @@
-"""How often the watchdog, as it is now, would have been right about runs that have been trained.
+"""Replay the logs of trained runs through today's watchdog, and count how often it would have been right.
 
-    python benchmarks/watchdog.py RUNS      every folder in RUNS that holds a finished run on data with stems
+    python benchmarks/watchdog.py RUNS      RUNS: folder of finished runs on data with stems
 
-It is given the statistics of a run's log, which are means over some steps, once for each of those steps.  The warnings that the
-runs had when they were trained are in their results; they are of the watchdog of their day.
+A line of a log holds means over some steps; the watchdog gets them once for each of these steps.  The warnings in the results of
+the experiments are those of the watchdog at the time of training.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from jaxpu.monitoring.watchdog import Watchdog
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """See the module's docstring."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder of runs")
     counts = {"hit": 0, "missed": 0, "false": 0, "silent": 0}
@@ -35,12 +35,12 @@ def main(args: Sequence[str] | None = None) -> None:
         counts[verdict] += 1
         if verdict != "silent":
             kept = " ".join(f"{line['kept_energy'] / line['true_kept_energy']:.2f}" for line in validation)
-            print(f"{verdict}: {folder.name}{f', step {step}' if step else ''}; kept, of the true: {kept}")
+            print(f"{verdict}: {folder.name}{f', step {step}' if step else ''}; energy kept / true energy: {kept}")
     print(f"{sum(counts.values())} runs: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
 def warned_at(lines: list[dict[str, Any]]) -> int | None:
-    """The step of the first warning that the watchdog gives of a log, or None."""
+    """Step of the first warning that the watchdog gives for a log, or None."""
     watchdog, step = Watchdog(), 0
     for line in lines:
         if line["kind"] == "train":

@@ -1,4 +1,4 @@
-"""The experiments of docs/results.md: run once, resumable one by one, and tables that say what they should."""
+"""The benchmarks: every experiment is run once and can resume, and the documents' tables are those of the JSON files."""
 
 import dataclasses
 import json
@@ -15,22 +15,38 @@ from data_pipeline.config import STEMS
 from data_pipeline.synthetic.songs import synthesize
 from jaxpu.config import Config, PatchCNNConfig
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-MARKS = "before\n<!-- Written by make results: begin -->\nold\n<!-- Written by make results: end -->\nafter\n"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType, ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def modules() -> tuple[ModuleType, ModuleType, ModuleType]:
     import experiments
-    import results
+    import run_experiments
     import tables
 
-    return experiments, results, tables
+    return experiments, run_experiments, tables
+
+
+def marked(*names: str) -> str:
+    """A document with old tables of these names."""
+    tables = "".join(f"<!-- results{name}: begin -->\nold\n<!-- results{name}: end -->\n" for name in names)
+    return f"before\n{tables}after\n"
+
+
+def cells(row: str) -> list[str]:
+    """The cells of a line of a table."""
+    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 def result(target: str, method: str, seed: int, improvements: list[float]) -> dict[str, Any]:
-    """What an experiment leaves behind, with these scores by song."""
+    """The JSON file of an experiment with these improvements, one per song."""
     songs = {
         f"Song {number}": {
             "si_sdr_improvement": value,
@@ -88,7 +104,7 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
     made = {}
     for experiment in experiments.experiments():
         if experiment.target == "vocals" and experiment.block == "vocals":
-            if experiment.method == "remix":
+            if experiment.method in ("remix", "bootstrap"):
                 values = [4.0 + experiment.seed, 6.0 + experiment.seed]
             elif experiment.method == "supervised, ratio mask":
                 values = [8.0, 8.0]
@@ -104,67 +120,80 @@ def test_tables_by_hand(modules: tuple[ModuleType, ...], tmp_path: Path) -> None
             made[experiment.name] = result("vocals", experiment.method, 0, [2.0, 3.0])
     for name, values in made.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(values))
+    (tmp_path / "measured").mkdir()
+    measured = {"commands": ["jaxpu demo"], "machine": "One core.", "columns": ["method", "dB"], "rows": [["mixture", "0"]]}
+    (tmp_path / "measured" / "by-hand.json").write_text(json.dumps(measured))
     document = tmp_path / "results.md"
-    document.write_text(MARKS)
-    tables.write_all(tmp_path, document)
+    document.write_text(marked("", "/vocals", "/levels", "/networks", "/watchdog", "/by-hand"))
+    tables.write_all(tmp_path, [document])
     text = document.read_text()
-    assert text.startswith("before\n<!-- Written")
-    assert text.endswith("end -->\nafter\n")
+    assert (text.split("\n")[0], text.split("\n")[-2]) == ("before", "after")
     assert "old" not in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| remix |")][:1]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1] == "3 of 3"
-    assert cells[2].startswith("6.00 (")
-    assert cells[2].endswith("seeds ± 1.00)")
-    assert cells[3].startswith("0.75 (")
-    assert cells[4:6] == ["5.00", "7.00"]
-    assert cells[6] == "0.62 (0.50 to 0.75)"
-    assert cells[7:] == ["25%", "cpu 150 s, gpu 60 s"]
-    low, high = (float(value) for value in cells[3].split("(")[1].rstrip(")").split(" to "))
+    lines = text.splitlines()
+    (row,) = [cells(line) for line in lines if line.startswith("| remix |")]
+    assert row[1] == "3"
+    assert re.fullmatch(r"6\.00 \(.* to .*; ± 1\.00\)", row[2])
+    assert row[3].startswith("0.75 (")
+    assert row[4:] == ["5.00", "7.00", "0.62 (0.50 to 0.75)", "25%", "cpu 150 s, gpu 60 s"]
+    low, high = (float(value) for value in row[3].split("(")[1].rstrip(")").split(" to "))
     assert 0.5 <= low < 0.75 < high <= 1
-    (moved,) = [line for line in text.splitlines() if line.startswith("| remix, positives +3 dB |")]
-    assert "| 0.50 (" in moved
-    (not_run,) = [line for line in text.splitlines() if line.startswith("| bootstrap |")][:1]
-    assert not_run == "| bootstrap | 0 of 3 | " + " | ".join(["not run"] * 7) + " |"
+    (moved,) = [cells(line) for line in lines if line.startswith("| remix, positives +3 dB |")]
+    assert moved[3].startswith("0.50 (")
+    assert ["vocals", "6.0 dB", "8.0 dB", "0.75"] in [cells(line) for line in lines]
+    assert not any(line.startswith("| bootstrap, no dilation") for line in lines)  # it has not been run
     assert "mixture 5.00" in text
     # Every run keeps 0.1 of 0.5 at its last evaluation, and nobody warned.
-    assert "11 runs, of which 11 kept less than a quarter" in text
-    assert "11 of them without a warning" in text
+    assert ["14", "0", "14", "0"] in [cells(line) for line in lines]
+    assert "    jaxpu demo\n\n| method | dB |" in text
     # The same files give the same document.
-    tables.write_all(tmp_path, document)
+    tables.write_all(tmp_path, [document])
     assert document.read_text() == text
-    document.write_text("no marks")
-    with pytest.raises(ValueError, match="must have a line"):
-        tables.write_all(tmp_path, document)
 
 
-def test_the_readme_has_the_figures_of_the_results(modules: tuple[ModuleType, ...]) -> None:
-    experiments, _, tables = modules
-    root = BENCHMARKS.parent
-    found = tables.read_all(root / "docs" / "results")
-    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
-    for target in experiments.TARGETS:
-        (pair,) = re.findall(rf"`?{target}`? by ([0-9.]+)(?: dB, where supervision reaches| of) ([0-9]+\.[0-9])", text)
-        of_target = [each for each in experiments.experiments() if each.block == target]
-        best = tables.stronger_supervised([each for each in of_target if each.method.startswith("supervised")], found)
-        ours = [found[each.name] for each in of_target if each.method == "bootstrap"]
-        assert len(ours) == len(best) == 3  # So says the README.
-        means = tuple(f"{tables.scores(results, 'si_sdr_improvement').mean():.1f}" for results in (ours, best))
-        assert pair == means, target
-    for target in ("vocals", "other"):
-        (pair,) = re.findall(rf"`?{target}`?(?: gain)? ([0-9.]+) of ([0-9]+\.[0-9])", text)
-        of_block = [each for each in experiments.experiments() if each.block == f"{target}, more songs" and each.name in found]
-        means = tuple(
-            f"{tables.scores([found[each.name] for each in of_block if each.method == method], 'si_sdr_improvement').mean():.1f}"
-            for method in (f"bootstrap, {experiments.NO_EMPTY}", "supervised, ratio mask")
-        )
-        assert pair == means, target
+def test_a_mark_without_its_end_or_its_table_is_an_error(modules: tuple[ModuleType, ...], tmp_path: Path) -> None:
+    tables = modules[2]
+    document = tmp_path / "results.md"
+    document.write_text(marked("/no-such-table"))
+    with pytest.raises(ValueError, match="results/no-such-table"):
+        tables.write_all(tmp_path, [document])
+    document.write_text("<!-- results/vocals: begin -->\n")
+    with pytest.raises(ValueError, match="results/vocals: begin"):
+        tables.write_all(tmp_path, [document])
 
 
-def test_an_experiment_is_run_once_and_the_rest_later(
+def test_the_tables_of_the_documents_are_those_of_the_results(modules: tuple[ModuleType, ...], tmp_path: Path) -> None:
+    tables = modules[2]
+    copies = {tmp_path / str(number): document.read_text(encoding="utf-8") for number, document in enumerate(DOCUMENTS)}
+    for copy, text in copies.items():
+        copy.write_text(text, encoding="utf-8")
+    tables.write_all(BENCHMARKS / "results", copies)
+    changed = [document for document, (copy, text) in zip(DOCUMENTS, copies.items(), strict=True) if copy.read_text() != text]
+    assert not changed, "python benchmarks/run_experiments.py --tables"
+
+
+def test_every_result_is_of_an_experiment_or_in_a_table(modules: tuple[ModuleType, ...]) -> None:
+    experiments = modules[0]
+    names = {experiment.name for experiment in experiments.experiments()}
+    kept = {experiments.file_name("vocals", f"bootstrap, {rounds}", 0) for rounds in ("one round", "three rounds")}
+    assert {path.stem for path in (BENCHMARKS / "results").glob("*.json")} <= names | kept
+
+
+def test_trials_have_one_form_and_are_all_listed() -> None:
+    listed = re.findall(r"\(trials/([\w-]+)\.md\)", (ROOT / "docs" / "trials.md").read_text(encoding="utf-8"))
+    pages = sorted((ROOT / "docs" / "trials").glob("*.md"))
+    assert {page.stem for page in pages} == set(listed)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Question", "Change", "Set-up", "Result", "Decision"], page
+        for link in re.findall(r"\]\(([^)#:]+)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.slow
+def test_an_experiment_is_run_once_and_the_others_later(
     modules: tuple[ModuleType, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    experiments, results, tables = modules
+    experiments, run_experiments, tables = modules
     corpus = synthesize(tmp_path / "corpus", num_train=6, num_test=2, seconds=4.0, sample_rate=8000)
 
     def shrink(experiment: Any) -> Any:
@@ -176,53 +205,47 @@ def test_an_experiment_is_run_once_and_the_rest_later(
             config,
             data=dataclasses.replace(config.data, patch=patch, validation_share=0.34),
             model=PatchCNNConfig(channels=2, blocks=0, features="log"),
-            train=dataclasses.replace(config.train, num_steps=8, batch_size=8, eval_every=4, eval_batches=1),
+            train=dataclasses.replace(config.train, num_steps=4, batch_size=8, eval_every=2, eval_batches=1),
         )
         return dataclasses.replace(experiment, config=small)
 
-    methods = ("remix", "supervised, ratio mask")
-    chosen = [
-        shrink(each)
-        for each in experiments.experiments()
-        if each.target == "vocals" and each.seed == 0 and each.block.startswith("vocals") and each.method in methods
-    ]
-    assert [each.songs for each in chosen] == ["main", "main", "more"]
-    for module in (results, tables, results.pictures):
+    first, of_more_songs = (
+        next(each for each in experiments.experiments() if (each.block, each.method) == row)
+        for row in (("vocals", "remix"), ("vocals, more songs", "supervised, ratio mask"))
+    )
+    chosen = [shrink(first), shrink(of_more_songs)]
+    assert [each.songs for each in chosen] == ["main", "more"]
+    for module in (run_experiments, tables, run_experiments.pictures):
         monkeypatch.setattr(module, "experiments", lambda: iter(chosen))
     document = tmp_path / "results.md"
-    document.write_text(MARKS)
-    common = [str(corpus), "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"), "--document", str(document)]
-    results.main([*common, "--minutes", "0.0001"])
-    assert [path.name for path in (tmp_path / "results").glob("*.json")] == ["vocals_remix_0.json"]
-    assert "not run" in document.read_text()
-    written = (tmp_path / "results" / "vocals_remix_0.json").read_text()
-    results.main(common)
-    assert (tmp_path / "results" / "vocals_remix_0.json").read_text() == written
-    assert document.read_text().count("| 0 of 1 | not run |") == 1
+    document.write_text(marked("/vocals", "/vocals-more-songs"))
+    folders = [f"--{name}={tmp_path / name}" for name in ("work", "results", "pictures")]
+    common = [str(corpus), *folders, "--documents", str(document)]
+    result_file = tmp_path / "results" / "vocals_remix_0.json"
+    run_experiments.main([*common, "--minutes", "0"])
+    assert not result_file.exists()
+    run_experiments.main(common)  # the other experiment has no corpus
+    assert list((tmp_path / "results").glob("*.json")) == [result_file]
+    assert "| remix |" in document.read_text()
+    written = result_file.read_text()
     more = synthesize(tmp_path / "more", num_train=8, num_test=2, seconds=4.0, sample_rate=8000)
-    results.main([*common, "--more", str(more)])
-    assert (tmp_path / "results" / "vocals_remix_0.json").read_text() == written
-    assert "not run" not in document.read_text()
-    of_more = json.loads((tmp_path / "results" / "more_vocals_supervised--ratio-mask_0.json").read_text())
-    assert of_more["data"] != json.loads(written)["data"]
+    run_experiments.main([*common, "--more", str(more)])
+    assert result_file.read_text() == written
+    assert "| supervised, ratio mask |" in document.read_text()
     values = json.loads(written)
-    assert values["uses_stems"] == []
+    supervised = json.loads((tmp_path / "results" / "more_vocals_supervised--ratio-mask_0.json").read_text())
+    assert supervised["data"] != values["data"]
+    assert (values["uses_stems"], supervised["uses_stems"]) == ([], ["supervised training"])
     assert values["train_s"] > 0
-    assert [line["step"] for line in values["validation"]] == [4, 8]
+    assert [line["step"] for line in values["validation"]] == [2, 4]
     assert {"model", "mixture"} < set(values["scores"])
     assert set(values["scores"]["model"]) == {path.name for path in (corpus / "test").iterdir()}
-    supervised = json.loads((tmp_path / "results" / "vocals_supervised--ratio-mask_0.json").read_text())
-    assert supervised["uses_stems"] == ["supervised training"]
     assert set(supervised["scores"]) == {"model"}
-    assert {path.name for path in (tmp_path / "results").glob("*.png")} == {"curves_vocals.png", "masks_vocals.png"}
-    assert "](results/masks_vocals.png)" in document.read_text()
+    assert {path.name for path in (tmp_path / "pictures").glob("*.png")} == {"curves_vocals.png", "masks_vocals.png"}
     capsys.readouterr()
 
 
-def test_the_watchdog_is_judged_by_logs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_the_watchdog_is_judged_by_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import watchdog
 
     levels = {"inactive_share": 0.5, "input_energy": 1.0, "unlabeled_energy": 1.0, "positive_energy": 0.7}
@@ -242,17 +265,15 @@ def test_the_watchdog_is_judged_by_logs(
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     watchdog.main([str(tmp_path)])
     assert capsys.readouterr().out.splitlines() == [
-        "hit: blank, step 139; kept, of the true: 0.03 0.03 0.03 0.03",
-        "missed: low at first; kept, of the true: 0.17 0.67 0.67 0.67",
-        "false: of a quiet target, step 139; kept, of the true: 0.50 0.50 0.50 0.50",
+        "hit: blank, step 139; energy kept / true energy: 0.03 0.03 0.03 0.03",
+        "missed: low at first; energy kept / true energy: 0.17 0.67 0.67 0.67",
+        "false: of a quiet target, step 139; energy kept / true energy: 0.50 0.50 0.50 0.50",
         "4 runs: 1 hit, 1 missed, 1 false, 1 silent",
     ]
 
 
-def test_level_estimates_of_all_targets(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+@pytest.mark.slow
+def test_level_estimates_of_all_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import level_estimates
 
     synthesize(tmp_path, num_train=4, num_test=2, seconds=4.0, sample_rate=11_025, num_workers=1, progress=False)
@@ -266,17 +287,27 @@ def test_level_estimates_of_all_targets(
     assert "6 songs are too few for 4 mixtures and 4 positives" in capsys.readouterr().err
 
 
-def test_times_of_the_forms_of_a_convolution(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+@pytest.mark.slow
+def test_times_of_the_forms_of_a_convolution(
+    modules: tuple[ModuleType, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import convolutions
 
+    small = {
+        "MODEL": PatchCNNConfig(channels=2, blocks=0, dilations=((1, 1), (2, 2)), features="log"),
+        "PATCH": dataclasses.replace(modules[0].PATCH, clip_samples=1024, n_fft=128, win_length=128, hop_length=64),
+    }
+    for module in (modules[0], convolutions):
+        for name, value in small.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(convolutions, "OBJECTIVES", {"remix": convolutions.OBJECTIVES["remix"]})
     monkeypatch.setattr(convolutions, "REPEATS", 1)
     convolutions.main(["--clips", "1"])
     first, *lines = capsys.readouterr().out.splitlines()
     assert ", 1 clips, ms" in first
     assert [line.split(":")[0] for line in lines] == [
-        *(f"layer, {dtype}, dilation {dilation}" for dtype in ("float32", "bfloat16") for dilation in (1, 2, 4, 8)),
-        *(f"step, {objective}" for objective in ("bootstrap", "remix", "pu")),
+        *(f"layer, {dtype}, dilation {dilation}" for dtype in ("float32", "bfloat16") for dilation in (1, 2)),
+        "step, remix",
     ]
     for line in lines:
         times = [part.rsplit(" ", 1) for part in line.split(": ")[1].split(", ")]
@@ -284,8 +315,7 @@ def test_times_of_the_forms_of_a_convolution(monkeypatch: pytest.MonkeyPatch, ca
         assert all(float(time) > 0 for _, time in times)
 
 
-def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_noise_is_of_many_kinds_and_a_function_of_the_seed() -> None:
     import make_speech
 
     def noise(seed: int) -> np.ndarray:
@@ -300,8 +330,7 @@ def test_noise_is_of_many_kinds_and_a_function_of_the_seed(monkeypatch: pytest.M
     assert medians.max() > 4 * medians.min()
 
 
-def test_speech_in_noise_has_the_ratio_that_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_speech_in_noise_has_the_ratio_that_it_says(tmp_path: Path) -> None:
     import make_speech
 
     for number in range(3):
