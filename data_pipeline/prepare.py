@@ -24,9 +24,10 @@ import numpy as np
 from data_pipeline.audio import AudioInfo, resampled_length
 from data_pipeline.beam import map_over_beam
 from data_pipeline.config import DataConfig, fingerprint
-from data_pipeline.dataset import FORMAT, SIGNALS, UNFINISHED_FOLDER, PatchDataset, read_info
+from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import AudioError, DataError, WriteError
 from data_pipeline.folder_check import StatisticsMeter
+from data_pipeline.layout import FORMAT, SIGNALS, UNFINISHED_FOLDER, read_info
 from data_pipeline.patches import PatchMaker
 from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeTrack, is_planned, plan, publish, shard_file

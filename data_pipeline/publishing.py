@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import DataConfig, PatchSpec
-from data_pipeline.dataset import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
 from data_pipeline.errors import DataError
 from data_pipeline.folder_check import Statistics, compare
+from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
 from data_pipeline.tfrecord import writing
 
 _PLAN_FILE = "plan.json"
