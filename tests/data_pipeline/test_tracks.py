@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import urllib.parse
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -415,16 +416,28 @@ def certificate(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def proxy(certificate, monkeypatch):
-    """The handler of a proxy through which all downloads of this process go."""
+def download_through(monkeypatch):
+    """Make all downloads of this process go through the proxy at an address."""
+
+    def use(address: str) -> None:
+        monkeypatch.setenv("https_proxy", address)
+        monkeypatch.setenv("no_proxy", "")
+        urllib.request.install_opener(None)  # urllib keeps the proxy with which it began.
+
+    yield use
+    urllib.request.install_opener(None)
+
+
+@pytest.fixture
+def proxy(certificate, monkeypatch, download_through):
+    """The handler of a running proxy."""
     cert, key = certificate
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(cert, key)
     handler = type("Handler", (Proxy,), {"tls": tls, "archive": None})
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-    monkeypatch.setenv("no_proxy", "")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.server_port}")
+        download_through(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield handler
@@ -471,8 +484,7 @@ def test_a_failed_download_names_the_archive_and_leaves_nothing(tmp_path, proxy,
     assert not list(root.iterdir())
 
 
-def test_an_unreachable_server_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
+def test_an_unreachable_server_is_named(tmp_path, download_through):
+    download_through("http://127.0.0.1:9")
     with pytest.raises(AudioError, match=rf"{re.escape(ARCHIVE_URL)}: cannot be downloaded"):
         download_musdb7s(tmp_path)
