@@ -175,7 +175,7 @@ class PatchDataset:
         return clips
 
     def _clips_of_some_tracks(self, split: Split, clips: np.ndarray, num_tracks: int) -> np.ndarray:
-        """Those of the mixture's clips that belong to `num_tracks` of their tracks."""
+        """Select the clips of `num_tracks` of their tracks, drawn by the seed of `config`."""
         if num_tracks <= 0:
             raise DataError(f"num_target_tracks is {num_tracks}; it must be positive.")
         track = self.index(split, "mixture").track[clips]

@@ -43,7 +43,7 @@ _BAD_REMEDY = "Finished tracks are kept. Repair or remove these and rerun the sa
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """How to prepare.  See `prepare`."""
+    """Options of `prepare`."""
 
     num_workers: int | None
     beam_options: Sequence[str] | None
@@ -130,7 +130,7 @@ def prepare(
 
 
 def _absolute(source: Source) -> Source:
-    """The same source for a worker with another working directory."""
+    """Make the paths of a source absolute, for workers with another working directory."""
     return dataclasses.replace(source, **{name: path.absolute() for name, path in dataclasses.asdict(source).items()})
 
 
