@@ -265,6 +265,7 @@ def children(pid):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_killed_while_workers_write_it_leaves_no_process_and_resumes(tmp_path):
     source = make_corpus(tmp_path / "corpus", num_songs=8, seconds=30.0)
@@ -279,18 +280,18 @@ if __name__ == "__main__":
 """
     (tmp_path / "script.py").write_text(script)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stderr=subprocess.DEVNULL)
     tracks = tmp_path / "data" / "unfinished" / "tracks"
-    deadline = time.monotonic() + 120
-    # A folder with a dot in its name is not finished: it is renamed after its result is written.
-    while not (finished := [path for path in tracks.glob("*/result.json") if "." not in path.parent.name]):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    descendants = children(process.pid)
-    assert len(descendants) >= 2
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            # A folder with a dot in its name is not finished: it is renamed after its result is written.
+            while not (finished := [path for path in tracks.glob("*/result.json") if "." not in path.parent.name]):
+                assert process.poll() is None
+                time.sleep(0.002)
+            descendants = children(process.pid)
+            assert len(descendants) >= 2
+        finally:
+            process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in descendants):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.02)
