@@ -1,12 +1,12 @@
-"""Source activity detection: which parts of a recording are loud enough to learn from.
+"""Source activity detection: decide which parts of a recording are loud enough to learn from.
 
-After Luo & Yu, "Music Source Separation with Band-Split RNN" (2023), section IV-A: segments of 6 s, half overlapping, of ten
-chunks each; a chunk is active when it reaches the larger of the track's own 15 % quantile and 1e-3; a segment is kept when at
-least half of its chunks are active. The paper says "energy"; like the common re-implementations, the thresholds here apply to a
-chunk's root mean square (so 1e-3 is -60 dB of full scale), which keeps quiet recordings.
+The default rule is that of Luo & Yu, "Music Source Separation with Band-Split RNN" (2023), section IV-A.  Segments of 6 s overlap
+by half and consist of ten chunks each.  A chunk is active if it reaches the larger of two thresholds: the 15 % quantile of the
+track, and 1e-3.  A segment is kept if at least half of its chunks are active.  The paper thresholds the "energy"; like the common
+reimplementations, this one thresholds the root mean square (so 1e-3 is -60 dBFS), which keeps quiet recordings.
 
-Beside it, the rule of `librosa.effects.split`: active is what is less than so many dB below the loudest part of the recording.
-It keeps quiet passages, where the published rule takes away the lowest 15 % of every track unless louder chunks are about.
+The alternative is the rule of `librosa.effects.split`: a chunk is active if it is less than `TOP_DB` below the loudest one.  It
+keeps quiet passages; the published rule drops the lowest 15 % of every track unless the chunks around them are louder.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,35 +17,34 @@ SEGMENT_S = 6.0
 """Length of a segment in seconds; the next one starts half a segment later."""
 
 CHUNKS_PER_SEGMENT = 10
-"""Chunks in a segment: 0.6 s each. Overlapping segments share five of them."""
+"""Chunks of 0.6 s in a segment.  Overlapping segments share five of them."""
 
 QUANTILE = 0.15
 MIN_LEVEL = 1e-3
 SILENT_LEVEL = 1e-5
-"""What a chunk of zeros counts as."""
-
+"""Level assigned to a chunk of zeros."""
 
 TOP_DB = 60.0
-"""librosa's default for the second rule."""
+"""Threshold of the second rule in dB: librosa's default."""
 
 
 def chunk_samples(sample_rate: int) -> int:
-    """Samples in a chunk."""
+    """Number of samples in a chunk."""
     return round(SEGMENT_S * sample_rate) // CHUNKS_PER_SEGMENT
 
 
 class EnergyMeter:
-    """Measures the chunks of one signal block by block, in flat memory: add every block, then read `energies`."""
+    """Meter of chunk energies in constant memory: add all blocks of a signal, then read `energies`."""
 
     def __init__(self, sample_rate: int) -> None:
         self._chunk_samples = chunk_samples(sample_rate)
         self._finished: list[float] = []
-        self._sum = 0.0  # of the squares in the chunk that is being filled
-        self._filled = 0  # its samples
+        self._sum = 0.0  # of squares, in the chunk being filled
+        self._filled = 0  # samples of that chunk
         self._num_channels = 1
 
     def add(self, block: np.ndarray) -> None:
-        """Appends a block, float (channels, n), of any length."""
+        """Add the next block, float (channels, n), of any length."""
         self._num_channels = block.shape[0]
         begin = 0
         while begin < block.shape[1]:
@@ -59,13 +58,21 @@ class EnergyMeter:
 
     @property
     def energies(self) -> np.ndarray:
-        """Mean square of every chunk over samples and channels, float64 (num_chunks,); the last chunk may be a shorter one."""
-        rest = [self._sum / (self._num_channels * self._filled)] if self._filled else []
-        return np.array(self._finished + rest, np.float64)
+        """Mean square of every chunk over samples and channels, float64 (num_chunks,); the last chunk may be shorter."""
+        last = [self._sum / (self._num_channels * self._filled)] if self._filled else []
+        return np.array(self._finished + last, np.float64)
 
 
 def chunk_energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
-    """Mean square of every chunk of a signal, float64 (num_chunks,), from consecutive blocks, float (channels, n)."""
+    """Compute the mean square of every chunk of a signal.
+
+    Args:
+        blocks: consecutive blocks of the signal, float (channels, n).
+        sample_rate: in Hz.
+
+    Returns:
+        float64 (num_chunks,).
+    """
     meter = EnergyMeter(sample_rate)
     for block in blocks:
         meter.add(block)
@@ -73,18 +80,18 @@ def chunk_energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray
 
 
 def is_silent(energies: np.ndarray) -> bool:
-    """Whether a signal is digital silence all through, given `chunk_energies`."""
+    """Whether a signal is digital silence throughout, given its `chunk_energies`."""
     return not np.any(energies)
 
 
 def active_segments(energies: np.ndarray) -> np.ndarray:
-    """Which segments are kept.
+    """Decide which segments are kept.
 
     Args:
         energies: `chunk_energies` of a whole recording, (num_chunks,).
 
     Returns:
-        bool (num_segments,). Segment s begins at chunk 5 s; the last may be shorter, and is judged by the chunks it has.
+        bool (num_segments,).  Segment s begins at chunk 5 s.  The last segment may be shorter; its own chunks decide.
     """
     levels = np.sqrt(energies)
     levels = np.where(levels == 0, SILENT_LEVEL, levels)
@@ -96,7 +103,7 @@ def active_segments(energies: np.ndarray) -> np.ndarray:
 
 
 def active_chunks(energies: np.ndarray) -> np.ndarray:
-    """Which chunks lie in a kept segment, bool (num_chunks,), given `chunk_energies`."""
+    """Mark the chunks that lie in a kept segment: bool (num_chunks,), given `chunk_energies`."""
     kept = np.zeros(len(energies), bool)
     for (begin, end), keep in zip(_segments(len(energies)), active_segments(energies), strict=True):
         kept[begin:end] |= keep
@@ -104,22 +111,22 @@ def active_chunks(energies: np.ndarray) -> np.ndarray:
 
 
 def chunks_near_the_loudest(energies: np.ndarray) -> np.ndarray:
-    """Which chunks are less than `TOP_DB` below the loudest one, bool (num_chunks,), given `chunk_energies`."""
+    """Mark the chunks less than `TOP_DB` below the loudest one: bool (num_chunks,), given `chunk_energies`."""
     return energies > np.max(energies, initial=0.0) * 10 ** (-TOP_DB / 10)
 
 
 DETECTORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"band_split_rnn": active_chunks, "top_db": chunks_near_the_loudest}
-"""The rules by their names in `DataConfig.activity_detector`."""
+"""Detection rules by their names in `DataConfig.activity_detector`."""
 
 
 def is_active(chunks: np.ndarray, sample_rate: int, start: int, num_samples: int) -> bool:
-    """Whether a clip is kept: at least half of it lies in kept segments.
+    """Whether a clip is kept: whether at least half of it lies in active chunks.
 
     Args:
-        chunks: `active_chunks` of the recording, (num_chunks,).
-        sample_rate: in Hz, of the signal that was measured.
-        start: first sample of the clip at that rate.
-        num_samples: its length. What lies beyond the end of the recording is not kept.
+        chunks: active chunks of the recording as marked by a detector, bool (num_chunks,).
+        sample_rate: of the measured signal, in Hz.
+        start: first sample of the clip.
+        num_samples: length of the clip.  Samples beyond the end of the recording count as inactive.
     """
     size = chunk_samples(sample_rate)
     first, last = start // size, (start + num_samples - 1) // size
@@ -131,7 +138,7 @@ def is_active(chunks: np.ndarray, sample_rate: int, start: int, num_samples: int
 
 
 def _segments(num_chunks: int) -> list[tuple[int, int]]:
-    """First and one past the last chunk of every segment; together they cover all chunks."""
+    """First chunk and end (exclusive) of every segment; together they cover all chunks."""
     hop = CHUNKS_PER_SEGMENT // 2
     count = max(1, -(-(num_chunks - CHUNKS_PER_SEGMENT) // hop) + 1) if num_chunks else 0
     return [(hop * s, min(hop * s + CHUNKS_PER_SEGMENT, num_chunks)) for s in range(count)]

@@ -1,4 +1,4 @@
-"""Reading and writing audio files in blocks: any length in flat memory, and a clear error instead of a wrong signal."""
+"""Reading and writing audio files of any length in constant memory, block by block; damaged files raise errors."""
 
 import contextlib
 import math
@@ -16,6 +16,7 @@ import soxr
 from data_pipeline import decoders
 from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, require_ffmpeg
 from data_pipeline.errors import AudioError
+from data_pipeline.files import replacing
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -32,13 +33,13 @@ __all__ = [
     "resampled_length",
 ]
 
-# What libsndfile reads by itself; every other file goes through ffmpeg.
+# libsndfile reads these; ffmpeg reads all others.
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
 AUDIO_SUFFIXES: frozenset[str] = _SOUNDFILE_SUFFIXES | {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".ac3"}
-"""Suffixes, in lower case, that a search for recordings picks up."""
+"""Suffixes of recordings, in lower case, for searching folders."""
 
-# The last two frames of an mp3: encoders do not agree whether its header counts them.
+# The last two frames of an mp3: encoders disagree whether the header counts them.
 _LOSSY_TOLERANCE = 2 * 1152
 _WAV_MAX_BYTES = (1 << 32) - 4096
 
@@ -52,23 +53,23 @@ _WRITE_FORMATS: dict[str, tuple[str, str]] = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 WRITE_SUFFIXES: tuple[str, ...] = tuple(_WRITE_FORMATS)
-"""Suffixes that `Writer` knows."""
+"""Suffixes of the formats that `Writer` supports."""
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples that `num_samples` become by resampling: the exact ratio, rounded half up."""
+    """Number of samples after resampling `num_samples`: the exact ratio, rounded half up."""
     return (2 * num_samples * to_rate + from_rate) // (2 * from_rate)
 
 
 def probe(path: str | os.PathLike[str], *, stream: int = 0) -> AudioInfo:
-    """Reads the header of a file, without decoding.
+    """Read the header of a file without decoding it.
 
     Args:
         path: an audio file.
-        stream: which of its audio streams, counted from 0; only containers such as .stem.mp4 have several.
+        stream: number of the audio stream, from 0; only containers such as .stem.mp4 have several.
 
     Raises:
-        AudioError: it is missing, unreadable, visibly truncated or of zero length.
+        AudioError: the file is missing, unreadable, visibly truncated or of zero length.
     """
     path = Path(path)
     file, ffprobe_streams = _open(path, stream)
@@ -87,51 +88,45 @@ def read_blocks(
     *,
     block_samples: int = BLOCK_SAMPLES,
     sample_rate: int | None = None,
-    start: int = 0,
-    stop: int | None = None,
     stream: int = 0,
 ) -> Blocks:
-    """Reads a file from start to end in flat memory.
+    """Read a file from start to end in constant memory.
 
     Args:
         path: an audio file that soundfile or ffmpeg reads.
-        block_samples: samples of a block, per channel.
-        sample_rate: resample to this rate in Hz; None keeps the file's own.
-        start: first sample, counted at the file's own rate.
-        stop: one past the last sample, at the file's own rate; None, or more than there are, means the end.
-        stream: which audio stream of a container, counted from 0.
+        block_samples: block length in samples per channel.
+        sample_rate: resample to this rate in Hz; None keeps the rate of the file.
+        stream: number of the audio stream in a container, from 0.
 
     Yields:
         float32 (channels, block_samples), the last one shorter. With `sample_rate` the blocks hold
         `resampled_length(...)` samples in all.
 
     Raises:
-        AudioError: the file is unreadable, truncated or of zero length, or has samples that are NaN or infinite.
-            Truncation shows where the file's own header, codec or container gives it away; .wma, raw .aac and headerless
-            .mp3 cut between two frames look complete. Nothing is ever padded with zeros.
+        AudioError: the file is unreadable, truncated or of zero length, or contains NaN or infinite samples.  Truncation is
+            detected from the header, codec or container; .wma, raw .aac and headerless .mp3 cut between two frames look
+            complete.  Missing samples are never replaced by zeros.
     """
     path = Path(path)
-    if block_samples <= 0 or start < 0 or (stop is not None and stop < start):
-        raise ValueError(
-            f"block_samples = {block_samples}, start = {start}, stop = {stop}: need block_samples > 0, 0 <= start <= stop."
-        )
+    if block_samples <= 0:
+        raise ValueError(f"block_samples is {block_samples}; it must be positive.")
     file, ffprobe_streams = _open(path, stream)
     if file is None:
         info = ffprobe_streams[stream]
-        blocks = decoders.ffmpeg_blocks(path, info, stream, block_samples, start, stop)
+        blocks = decoders.ffmpeg_blocks(path, info, stream, block_samples)
     else:
         info = _soundfile_info(file)
-        blocks = _soundfile_blocks(path, file, info, block_samples, start, stop)
+        blocks = _soundfile_blocks(path, file, info, block_samples)
     with contextlib.closing(blocks):
-        checked = _checked(path, blocks, info.sample_rate, start, stop)
+        checked = _checked(path, blocks, info.sample_rate)
         yield from resample_blocks(checked, info.sample_rate, sample_rate or info.sample_rate, block_samples)
 
 
 def resample_blocks(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int, block_samples: int = BLOCK_SAMPLES) -> Blocks:
-    """Resamples consecutive float32 blocks (channels, n) with soxr's high quality filter, in flat memory.
+    """Resample consecutive float32 blocks (channels, n) with soxr's high-quality filter, in constant memory.
 
-    The result does not depend on the sizes of the blocks that come in, and is linear: signals of equal length stay aligned,
-    and the sum of two resampled signals is the resampled sum, to float32 rounding.
+    The result does not depend on the sizes of the input blocks.  Resampling is linear: signals of equal length stay aligned, and
+    the sum of two resampled signals is the resampled sum up to float32 rounding.
 
     Yields:
         float32 (channels, block_samples), the last one shorter; `resampled_length(...)` samples in all.
@@ -140,7 +135,7 @@ def resample_blocks(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int, 
         yield from blocks
         return
     resampler: soxr.ResampleStream | None = None
-    pieces: list[np.ndarray] = []  # (n, channels), fewer than block_samples in all between two rounds
+    pieces: list[np.ndarray] = []  # (n, channels); between two rounds fewer than block_samples in all.
     pending = 0
     num_channels = 1
     while True:
@@ -163,36 +158,42 @@ def resample_blocks(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int, 
 
 
 def mean_and_deviation(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Mean and deviation (ddof = 1) of all samples of all channels; a deviation of 1 for a constant signal."""
+    """Compute mean and standard deviation (ddof = 1) over all samples of all channels, in constant memory.
+
+    The deviation of a constant signal is given as 1, so that dividing by it leaves silence silent.
+
+    Args:
+        blocks: consecutive blocks of the signal, of any shape.
+    """
     count, mean, squares = 0, 0.0, 0.0
     for block in blocks:
-        # Chan, Golub & LeVeque's update: nothing cancels in signals with an offset.
+        # The update of Chan, Golub & LeVeque (1983): no cancellation in signals with an offset.
         samples = block.astype(np.float64)
         difference = samples.mean() - mean
         squares += np.square(samples - samples.mean()).sum() + difference**2 * count * samples.size / (count + samples.size)
         mean += difference * samples.size / (count + samples.size)
         count += samples.size
     deviation = math.sqrt(squares / max(count - 1, 1))
-    # Rounding leaves a constant signal a deviation, too.
+    # By rounding, a constant signal may have a small deviation.
     return mean, deviation if deviation > 1e-7 * abs(mean) else 1.0
 
 
 class Writer:
-    """Writes an audio file block by block; the file appears under its name only when it is complete.
+    """Writer of an audio file, block by block; the file appears under its name only when it is complete.
 
-    The blocks go to a hidden file in the same folder, which is renamed at the end of the `with` statement, and removed
-    where an error ends it. Integer formats are rounded to the nearest step and clipped to full scale, so that PCM that was
-    read by `read_blocks` is written back bit for bit.
+    The blocks go to a hidden file in the same folder, which is renamed at the end of the `with` statement, or removed after an
+    error.  Integer formats round to the nearest step and clip at full scale, so that PCM read by `read_blocks` is written back
+    bit for bit.
 
     Args:
-        path: its suffix (.wav, .flac, .ogg, .mp3) chooses the format. The folder must exist.
+        path: audio file in an existing folder; the suffix (.wav, .flac, .ogg, .mp3) determines the format.
         sample_rate: in Hz.
-        num_channels: of every block.
+        num_channels: number of channels of every block.
         subtype: for .wav FLOAT (default), PCM_16 or PCM_24; for .flac PCM_24 (default) or PCM_16.
-        num_samples: expected length; a .wav that will not fit into 4 GiB is then written as RF64.
+        num_samples: expected length; if known, a .wav above 4 GiB is written as RF64.
 
     Raises:
-        AudioError: the format is unknown or cannot hold the rate or the channels, or the disk refuses the data.
+        AudioError: the format is unknown or does not support the rate or the channels, or the disk refuses the data.
     """
 
     def __init__(
@@ -224,31 +225,33 @@ class Writer:
             container, self._max_samples = "RF64", None
         self._num_channels = num_channels
         self._written = 0
-        self._partial = self.path.with_name(f".{self.path.name}.part")
         if not self.path.parent.is_dir():
-            raise AudioError(f"{self.path}: the folder {self.path.parent} does not exist. Make it first.")
-        try:
-            self._file = soundfile.SoundFile(self._partial, "w", sample_rate, num_channels, self.subtype, format=container)
-        except (soundfile.SoundFileError, OSError) as error:
-            self._partial.unlink(missing_ok=True)
-            raise AudioError(
-                f"{self.path}: {suffix} cannot hold {num_channels} channels at {sample_rate} Hz ({decoders.reason_of(error)}). "
-                "Write .wav or .flac, or resample first."
-            ) from error
+            raise AudioError(f"{self.path}: the folder {self.path.parent} does not exist. Create it first.")
+        with contextlib.ExitStack() as stack:
+            partial = stack.enter_context(replacing(self.path))
+            try:
+                file = soundfile.SoundFile(partial, "w", sample_rate, num_channels, self.subtype, format=container)
+            except (soundfile.SoundFileError, OSError) as error:
+                raise AudioError(
+                    f"{self.path}: {suffix} cannot hold {num_channels} channels at {sample_rate} Hz "
+                    f"({decoders.reason_of(error)}). Write .wav or .flac, or resample first."
+                ) from error
+            self._file = stack.enter_context(file)
+            self._stack = stack.pop_all()
 
     def write(self, block: np.ndarray) -> None:
-        """Appends a float block (channels, n); full scale is 1."""
+        """Append a float block (channels, n); full scale is 1."""
         if block.ndim != 2 or block.shape[0] != self._num_channels:
             raise ValueError(f"{self.path}: a block has shape {block.shape}; it must be ({self._num_channels}, samples).")
         self._written += block.shape[1]
         if self._max_samples is not None and self._written > self._max_samples:
             raise AudioError(f"{self.path}: a .wav holds at most 4 GiB. Pass num_samples to write RF64, or write .flac.")
-        # libsndfile's encoders have trouble with very long buffers, hence the short ones.
+        # libsndfile's encoders have trouble with very long buffers.
         for begin in range(0, block.shape[1], BLOCK_SAMPLES):
             data = _quantised(block[:, begin : begin + BLOCK_SAMPLES].T, self.subtype)
             try:
                 self._file.write(np.ascontiguousarray(data))
-            # soundfile asserts that everything was written: so a full disk shows.
+            # soundfile asserts that all was written: this is how it reports a full disk.
             except (soundfile.SoundFileError, OSError, AssertionError) as error:
                 raise self._refused(error) from error
 
@@ -257,13 +260,9 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
-            self._file.close()
-            if kind is None:
-                self._partial.replace(self.path)
+            self._stack.__exit__(kind, error, traceback)
         except (soundfile.SoundFileError, OSError) as failure:
             raise self._refused(failure) from failure
-        finally:
-            self._partial.unlink(missing_ok=True)
 
     def _refused(self, error: BaseException) -> AudioError:
         free = shutil.disk_usage(self.path.parent).free
@@ -273,13 +272,13 @@ class Writer:
 
 
 def _quantised(data: np.ndarray, subtype: str) -> np.ndarray:
-    """Floats as libsndfile should get them. Its own conversion scales by 32767 but reads by 32768, so PCM would not come back."""
+    """Quantise floats for libsndfile, whose own conversion scales by 32767 in writing but 32768 in reading."""
     bits = _PCM_BITS.get(subtype)
     if bits is None:
         return data.astype(np.float32, copy=False)
     full_scale = 1 << (bits - 1)
     steps = np.clip(np.rint(data.astype(np.float64) * full_scale), -full_scale, full_scale - 1).astype(np.int32)
-    return steps.astype(np.int16) if bits == 16 else steps << 8  # 24 bits sit at the top of libsndfile's 32
+    return steps.astype(np.int16) if bits == 16 else steps << 8  # 24 bits are the upper ones of libsndfile's 32.
 
 
 def _zero_length(path: Path) -> AudioError:
@@ -294,14 +293,14 @@ def _require_file(path: Path) -> None:
 
 
 def _open(path: Path, stream: int) -> tuple[soundfile.SoundFile | None, tuple[AudioInfo, ...]]:
-    """The file opened by libsndfile where it can; otherwise None, and ffprobe's audio streams."""
+    """Open a file with libsndfile if possible; otherwise return None and the audio streams found by ffprobe."""
     _require_file(path)
     reason = ""
     if path.suffix.lower() in _SOUNDFILE_SUFFIXES and stream == 0:
         decoders.check_complete(path)
         try:
             file = soundfile.SoundFile(path)
-            # A FLAC from a pipe does not know its length: libsndfile then gives the largest integer, and fails at the end.
+            # A FLAC from a pipe does not store its length: libsndfile then reports the largest integer, and fails at the end.
             if file.frames < 1 << 62:
                 return file, ()
             file.close()
@@ -324,46 +323,33 @@ def _soundfile_info(file: soundfile.SoundFile) -> AudioInfo:
     return AudioInfo(file.samplerate, file.channels, file.frames)
 
 
-def _soundfile_blocks(
-    path: Path, file: soundfile.SoundFile, info: AudioInfo, block_samples: int, start: int, stop: int | None
-) -> Blocks:
+def _soundfile_blocks(path: Path, file: soundfile.SoundFile, info: AudioInfo, block_samples: int) -> Blocks:
     lossy = file.subtype in ("MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS", "OPUS")
-    # libsndfile's own way from 16 bit to float gives the same numbers, six times slower.
+    # libsndfile's own conversion from 16 bit to float gives the same numbers, six times slower.
     dtype, scale = ("int16", np.float32(2**-15)) if file.subtype == "PCM_16" else ("float32", np.float32(1))
+    position = 0
     with file:
         try:
-            position = 0
-            if not lossy:
-                position = file.seek(min(start, file.frames))
-            while position < start:  # a decoder with memory is exact only when it decodes from the beginning
-                skipped = len(file.read(min(BLOCK_SAMPLES, start - position), dtype="float32", always_2d=True))
-                if not skipped:
-                    break
-                position += skipped
-            while stop is None or position < stop:
-                wanted = block_samples if stop is None else min(block_samples, stop - position)
-                data = file.read(wanted, dtype=dtype, always_2d=True)
-                if not len(data):
-                    break
+            while len(data := file.read(block_samples, dtype=dtype, always_2d=True)):
                 position += len(data)
                 yield np.multiply(data.T, scale, order="C", dtype=np.float32)
         except (soundfile.SoundFileError, OSError) as error:
             raise decoders.truncated(
                 path, f"decoding stops near {position / info.sample_rate:.2f} s ({decoders.reason_of(error)}), or it is corrupt"
             ) from error
-    decoders.check_length(path, info, position, start, stop, tolerance=_LOSSY_TOLERANCE if lossy else 0)
+    decoders.check_length(path, info, position, tolerance=_LOSSY_TOLERANCE if lossy else 0)
 
 
-def _checked(path: Path, blocks: Iterator[np.ndarray], sample_rate: int, start: int, stop: int | None) -> Blocks:
-    position = start
+def _checked(path: Path, blocks: Iterator[np.ndarray], sample_rate: int) -> Blocks:
+    position = 0
     for block in blocks:
         if not np.isfinite(block).all():
             first = int(np.argmin(np.isfinite(block).all(axis=0)))
             raise AudioError(
                 f"{path}: has samples that are NaN or infinite, the first at {(position + first) / sample_rate:.3f} s. "
-                "Export it again, or repair those samples."
+                "Export it again, or repair these samples."
             )
         position += block.shape[1]
         yield block
-    if position == 0 and stop is None:
+    if position == 0:
         raise _zero_length(path)

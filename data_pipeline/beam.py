@@ -1,4 +1,4 @@
-"""Work for the machines of a cluster, through Apache Beam (the extra `beam`)."""
+"""Parallel mapping on a cluster through Apache Beam (the extra `beam`)."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,13 +9,16 @@ from data_pipeline.errors import DataError
 
 
 def map_over_beam(function: Callable[[Any], Any], items: Sequence[Any], options: Sequence[str], scratch: Path) -> list[Any]:
-    """What the function makes of every item, called on the workers of a Beam runner.
+    """Apply a function to every item on the workers of a Beam runner.
 
     Args:
-        function: can be pickled, as the items can; JSON-serialisable results.  A runner may call it several times for an item.
-        items: any.
-        options: of the pipeline, as on Beam's command lines: `--runner=FlinkRunner`, `--flink_master=HOST:PORT` and so on.
-        scratch: a folder that this machine and all workers see.  Files named outcomes-* are left in it.
+        function: picklable, with JSON-serialisable results.  A runner may call it several times for one item.
+        items: arguments of the function, picklable.
+        options: pipeline options as on Beam's command line: `--runner=FlinkRunner`, `--flink_master=HOST:PORT` and so on.
+        scratch: folder visible to this machine and to all workers.  Files named outcomes-* remain in it.
+
+    Returns:
+        The results in the order of the items.
 
     Raises:
         DataError: Beam is not installed, or the pipeline fails.
@@ -37,13 +40,13 @@ def map_over_beam(function: Callable[[Any], Any], items: Sequence[Any], options:
             (
                 pipeline
                 | "List" >> beam.Create(list(enumerate(items)))
-                # Else the runner would fuse the steps, and one worker would make everything.
+                # Without it the runner would fuse the steps, and one worker would process all items.
                 | "Spread" >> beam.Reshuffle()
                 | "Make" >> beam.Map(outcome)
                 | "Write" >> beam.io.WriteToText(str(scratch / "outcomes"))
             )
-    except Exception as error:  # Every runner has its own.
-        raise DataError(f"The Beam pipeline failed: {error}. Finished tracks are kept: run the same command again.") from error
+    except Exception as error:  # Every runner raises its own classes.
+        raise DataError(f"The Beam pipeline failed: {error}. Finished tracks are kept: rerun the same command.") from error
     lines = [line for path in scratch.glob("outcomes-*") for line in path.read_text().splitlines()]
     results = dict(map(json.loads, lines))
     return [results[number] for number in range(len(items))]

@@ -1,4 +1,4 @@
-"""What a patch is and which data is prepared: frozen, validated, and stored beside the records."""
+"""Configuration of patches and of prepared data: frozen, validated, and stored with the records."""
 
 import dataclasses
 import hashlib
@@ -14,22 +14,22 @@ Level = Literal["clip", "recording", "reference"]
 
 @dataclasses.dataclass(frozen=True)
 class PatchSpec:
-    """How audio becomes patches of complex STFT.  The defaults are PULSE's, at MUSDB18's sample rate.
+    """Parameters of the complex STFT patches.  The defaults are PULSE's, at MUSDB18's sample rate.
 
     A clip of `clip_samples` samples becomes one patch by an STFT with centred frames and reflected edges
     (`librosa.stft(..., center=True, pad_mode="reflect")`), as in PULSE.
 
     Attributes:
         sample_rate: in Hz; recordings at another rate are resampled.
-        stereo: keep two channels (mono recordings are doubled); otherwise channels are averaged.
+        stereo: keep two channels (mono recordings are duplicated); otherwise channels are averaged.
         clip_samples: length of a clip in samples at `sample_rate`.
         n_fft: length of the DFT in samples, even.
         win_length: length of the (periodic) window in samples, at most `n_fft`; it is zero-padded to `n_fft`.
         hop_length: samples between frames, at most half of `win_length`.
         window: name of the window.
-        level: what is scaled to zero mean and unit deviation.  `clip`: every clip by itself (PULSE).  `recording`: every
-            recording as a whole.  `reference`: nothing, for sources whose recordings share one reference level.
-        dtype: of the stored real and imaginary parts.
+        level: scope of the scaling to zero mean and unit deviation.  `clip`: each clip separately (PULSE).  `recording`: each
+            recording as a whole.  `reference`: no scaling, for sources whose recordings share one reference level.
+        dtype: type of the stored real and imaginary parts.
     """
 
     sample_rate: int = 44_100
@@ -61,17 +61,17 @@ class PatchSpec:
 
     @property
     def num_channels(self) -> int:
-        """Channels of a patch."""
+        """Number of channels: 1 or 2."""
         return 2 if self.stereo else 1
 
     @property
     def frames(self) -> int:
-        """Frames in a patch."""
+        """Number of STFT frames."""
         return 1 + self.clip_samples // self.hop_length
 
     @property
     def bins(self) -> int:
-        """Frequency bins in a patch."""
+        """Number of frequency bins."""
         return 1 + self.n_fft // 2
 
     @property
@@ -87,19 +87,19 @@ class PatchSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data `jaxpu prepare` makes from a source of recordings.
+    """Settings with which `jaxpu prepare` makes data from a source of recordings.
 
     Attributes:
-        patch: how audio becomes patches.
-        target: one or several names: stems of the source, where it has stems; else only what the separated files are called.
-        activity_on: the signal whose activity decides which clips are kept.  `target` needs stems, so a dataset made with it is
-            marked "uses stems".
-        activity_detector: the rule: that of the band-split RNN paper, or `top_db`, that of `librosa.effects.split`: less than
-            60 dB below the loudest part; see `data_pipeline.activity`.
-        target_to_accompaniment_db: where given, every mixture is mixed anew from its stems with a ratio drawn uniformly
-            from this range in dB (PULSE's training lists: -5 to 10).  Needs stems.
-        validation_share: share of the training tracks held out, whole, where the names are not MUSDB18's.
-        seed: draws the validation tracks and the ratios.
+        patch: parameters of the STFT patches.
+        target: one or more names.  With stems, the stems that make up the target; without, only the name of the separated files.
+        activity_on: signal whose activity decides which clips are kept; `off` keeps all.  `target` needs stems, so a dataset made
+            with it is marked "uses stems".
+        activity_detector: `band_split_rnn`, the rule of the band-split RNN paper, or `top_db`, that of `librosa.effects.split`:
+            less than 60 dB below the loudest part.  See `data_pipeline.activity`.
+        target_to_accompaniment_db: if given, every clip is remixed from its stems at a ratio drawn uniformly from this range, in
+            dB (PULSE's training lists: -5 to 10).  Needs stems.
+        validation_share: fraction of the training tracks held out, as whole tracks, unless the names are MUSDB18's.
+        seed: seed of the validation tracks and the ratios.
     """
 
     patch: PatchSpec = PatchSpec()
@@ -125,6 +125,12 @@ class DataConfig:
                 )
 
 
+def config_from_json(values: dict[str, Any]) -> DataConfig:
+    """Decode a DataConfig: the inverse of `dataclasses.asdict` and JSON, which turns tuples into lists."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return DataConfig(**(values | {"patch": PatchSpec(**values["patch"])}))
+
+
 def fingerprint(*parts: Any) -> str:
-    """A hash of JSON-serialisable values: 16 hexadecimal digits that change whenever a value does."""
+    """Hash JSON-serialisable values to 16 hexadecimal digits, which change whenever a value does."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

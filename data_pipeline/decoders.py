@@ -1,4 +1,4 @@
-"""What `data_pipeline.audio` reads with: ffmpeg and ffprobe, and a look at containers that libsndfile trusts too much."""
+"""Decoding for `data_pipeline.audio`: ffmpeg, ffprobe, and checks of containers whose truncation libsndfile does not notice."""
 
 import dataclasses
 import functools
@@ -17,28 +17,28 @@ import numpy as np
 from data_pipeline.errors import AudioError
 
 BLOCK_SAMPLES = 1 << 17
-"""Samples of a block, per channel, unless told otherwise: about 3 s at 44.1 kHz."""
+"""Default block length in samples per channel: about 3 s at 44.1 kHz."""
 
 Blocks = Generator[np.ndarray, None, None]
 """Consecutive blocks of a signal, float32 (channels, n)."""
 
-# Containers that store the duration; elsewhere ffprobe estimates it from the bit rate or the file's size.
+# Containers that store the duration; for others ffprobe estimates it from the bit rate or the file size.
 _FORMATS_WITH_DURATION = frozenset({"mov", "matroska"})
-# Priming and edit lists may make a stream decode to a few frames less than its container declares.
+# Because of priming and edit lists, a stream may decode to a few frames less than its container declares.
 _CONTAINER_TOLERANCE_S = 0.25
-# ffmpeg ends with success on some truncated files, yet says one of these.
+# ffmpeg exits with success on some truncated files, but prints one of these words.
 _TRUNCATION_WORDS = ("prematurely", "partial file", "truncated")
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioInfo:
-    """What a file says about itself.
+    """Format and length of an audio stream, from the header of its file.
 
     Attributes:
         sample_rate: in Hz.
         num_channels: 1 for mono, 2 for stereo.
-        num_samples: per channel; None where only decoding would tell. Exact for PCM and FLAC; lossy files may
-            decode to up to 0.25 s less.
+        num_samples: per channel; None if only decoding can tell.  Exact for PCM and FLAC; lossy files may decode to up to 0.25 s
+            less.
     """
 
     sample_rate: int
@@ -47,7 +47,7 @@ class AudioInfo:
 
 
 def require_ffmpeg() -> None:
-    """Raises AudioError unless both `ffmpeg` and `ffprobe` are on the PATH."""
+    """Raise AudioError unless both `ffmpeg` and `ffprobe` are on the PATH."""
     missing = [name for name in ("ffmpeg", "ffprobe") if shutil.which(name) is None]
     if missing:
         raise AudioError(
@@ -57,28 +57,24 @@ def require_ffmpeg() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, or its name where it says nothing."""
+    """Message of an error, or the name of its class if it has none."""
     text = str(error).strip().rstrip(".")
     return text or type(error).__name__
 
 
 def truncated(path: Path, detail: str) -> AudioError:
-    """The error for a file that ends too early."""
+    """Make the error for a file that ends too early."""
     return AudioError(f"{path}: is truncated: {detail}. Copy or download it again.")
 
 
-def check_length(path: Path, info: AudioInfo, position: int, start: int, stop: int | None, tolerance: float) -> None:
-    """Raises AudioError where decoding ended at `position`, more than `tolerance` samples before what the header promises."""
-    if info.num_samples is None:
-        return
-    promised = max(start, info.num_samples if stop is None else min(stop, info.num_samples))
-    missing = promised - max(position, start)
-    if missing > tolerance:
+def check_length(path: Path, info: AudioInfo, position: int, tolerance: float) -> None:
+    """Raise AudioError if decoding ended at `position`, more than `tolerance` samples before the end that the header promises."""
+    if info.num_samples is not None and info.num_samples - position > tolerance:
         raise truncated(path, f"its header promises {info.num_samples} samples, but decoding ends after {position}")
 
 
 def check_complete(path: Path) -> None:
-    """Raises AudioError where a RIFF, AIFF or Ogg file ends before its container does: libsndfile then just reads less."""
+    """Raise AudioError if a RIFF, AIFF or Ogg file ends before its container does: libsndfile would silently read less."""
     size = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(12)
@@ -100,10 +96,10 @@ def _check_chunks(path: Path, file: IO[bytes], magic: bytes, size: int) -> None:
     while len(header := file.read(8)) == 8:
         name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
         begin = file.tell()
-        if name == b"ds64" and len(sizes := file.read(16)) == 16:  # RF64 keeps the 64-bit length of `data` here
+        if name == b"ds64" and len(sizes := file.read(16)) == 16:  # RF64 stores the 64-bit length of `data` here.
             long_size = struct.unpack("<8xQ", sizes)[0]
         if name in (b"data", b"SSND"):
-            # A writer to a pipe leaves the largest number, or none, for "unknown".
+            # A file written to a pipe has the largest number, or none, for an unknown length.
             promised = long_size if length == 0xFFFFFFFF else length
             if promised is not None and begin + promised > size:
                 raise truncated(path, f"its header promises {promised} bytes of samples, the file has {size - begin}")
@@ -112,14 +108,14 @@ def _check_chunks(path: Path, file: IO[bytes], magic: bytes, size: int) -> None:
 
 
 def ffprobe_streams(path: Path) -> tuple[AudioInfo, ...]:
-    """The audio streams of a file; remembered until the file changes."""
+    """List the audio streams of a file; cached until the file changes."""
     status = path.stat()
     return _ffprobe_cached(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
 def _ffprobe_cached(path: Path, size: int, mtime_ns: int) -> tuple[AudioInfo, ...]:
-    del size, mtime_ns  # only keys
+    del size, mtime_ns  # Only keys of the cache.
     require_ffmpeg()
     entries = "stream=sample_rate,channels,duration_ts,time_base:format=duration,format_name"
     command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", f"file:{path}"]
@@ -146,53 +142,45 @@ def _ffprobe_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInf
     return AudioInfo(sample_rate, int(stream["channels"]), num_samples)
 
 
-def ffmpeg_blocks(path: Path, info: AudioInfo, stream: int, block_samples: int, start: int, stop: int | None) -> Blocks:
-    """As `data_pipeline.audio.read_blocks`, by ffmpeg, at the file's own rate.
-
-    Decodes from the beginning always: seeking in a compressed stream is not exact to the sample.
-    """
+def ffmpeg_blocks(path: Path, info: AudioInfo, stream: int, block_samples: int) -> Blocks:
+    """Read an audio stream with ffmpeg at its own rate; otherwise like `data_pipeline.audio.read_blocks`."""
     require_ffmpeg()
     # A few samples past the declared end are the encoder's padding.
-    end = min(bound for bound in (stop, info.num_samples, 1 << 62) if bound is not None)
+    end = 1 << 62 if info.num_samples is None else info.num_samples
     sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), "-ac", str(info.num_channels)]
     command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-threads", "1", "-i", f"file:{path}", "-map", f"0:a:{stream}"]
-    # The messages go to a file: nobody reads them while the samples flow, and a full pipe would block ffmpeg.
+    # The messages go to a file: a pipe that nobody reads meanwhile would fill up and block ffmpeg.
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             [*command, *sample_format, "pipe:1"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
         )
         assert process.stdout is not None
         bytes_per_sample = 4 * info.num_channels
-        position = 0
-        ended = False
+        position, ended = 0, False
         try:
             while position < end and not ended:
-                wanted = min(BLOCK_SAMPLES, start - position) if position < start else min(block_samples, end - position)
+                wanted = min(block_samples, end - position)
                 data = process.stdout.read(wanted * bytes_per_sample)
                 count = len(data) // bytes_per_sample
                 ended = count < wanted
-                if position >= start and count:
+                if count:
                     samples = np.frombuffer(data, np.float32, count * info.num_channels)
                     yield np.ascontiguousarray(samples.reshape(count, info.num_channels).T)
                 position += count
-            if end == info.num_samples and not ended:
-                while process.stdout.read(1 << 16):  # the padding; then ffmpeg says whether all was well
-                    pass
-                ended = True
+            while not ended:  # Skip the padding; then ffmpeg reports whether it succeeded.
+                ended = not process.stdout.read(1 << 16)
         finally:
             if not ended:
                 process.kill()
             process.stdout.close()
             process.wait()
-        if not ended:
-            return  # stopped before the end, as asked
         messages.seek(0)
         text = messages.read().decode(errors="replace")
     if process.returncode or any(word in text for word in _TRUNCATION_WORDS):
         raise truncated(
             path, f"decoding stops near {position / info.sample_rate:.2f} s ({_last_line(text, path)}), or it is corrupt"
         )
-    check_length(path, info, position, start, stop, tolerance=_CONTAINER_TOLERANCE_S * info.sample_rate)
+    check_length(path, info, position, tolerance=_CONTAINER_TOLERANCE_S * info.sample_rate)
 
 
 def _last_line(text: str, path: Path) -> str:

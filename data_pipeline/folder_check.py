@@ -1,14 +1,13 @@
-"""Positives against mixtures, recording by recording: what else than the target tells the two folders apart?
+"""Comparison of recordings with the target and target-free recordings: differences other than the target.
 
-A classifier of the two learns whatever differs between them.  The target is meant to be that; a level, a codec's low-pass or
-long silences serve just as well.  Only sources without stems are compared: with stems, positives are the mixtures less the
-target.
+A network that tells the two sets apart learns whatever differs between them.  That should be the target; but a difference in
+level, the low-pass of a codec, or long silences serve as well.  Only sources without stems are compared: with stems, positives
+are mixtures minus the target.
 
-Recordings of the folder without the target in which it seems to play are listed too, where that can be told: by a linear
-classifier of the two folders, which scores every recording without having seen it.  It is silent unless it tells most other
-recordings apart, and even then it finds few of those that it should (docs/results.md).
+Target-free recordings that seem to contain the target are flagged too.  A linear classifier of the two sets scores each recording
+without having seen it.  It flags none unless it separates most recordings, and even then it misses most (docs/results.md).
 
-Everything is measured on the STFTs that are stored anyway, of a few frames of some clips.
+All measurements use a few frames of some of the stored STFTs.
 """
 
 import dataclasses
@@ -18,38 +17,39 @@ import numpy as np
 import scipy.signal
 
 from data_pipeline.config import PatchSpec
+from data_pipeline.third_octaves import bin_frequencies, third_octaves
 
 CLIPS_PER_RECORDING = 24
-"""About so many clips of a recording are looked at, but no more than a third: it must cost little beside the transform."""
+"""Approximate number of clips measured per recording, at most a third of them: cheap compared to the transform."""
 
 FRAMES_PER_CLIP = 8
-"""And so many frames of each."""
+"""Frames measured per clip."""
 
 MIN_RECORDINGS = 3
-"""A pile of fewer is not compared: there is no spread to hold a difference against."""
+"""Smallest number of recordings in each set for a comparison; fewer have no spread to compare a difference with."""
 
 TARGET_DB = 3.0
-"""What a target as loud as everything else adds to the level: mixtures may be louder by that."""
+"""Level that a target as loud as the accompaniment adds: mixtures may be louder by this."""
 
 LEVEL_LIMIT_DB = 3.0
 MORE_IN_POSITIVES_DB = 8.0
 LESS_IN_POSITIVES_DB = 12.0
 BANDWIDTH_LIMIT = 0.08
 SILENCE_LIMIT = 0.15
-"""Smaller differences are not worth a warning: of levels, of a third-octave band's share of the power in one direction and the
-other (where mixtures have more, it may be the target), of bandwidths as a share of the highest frequency, of silence."""
+"""Smallest differences worth a warning: of levels; of the power fraction of a third-octave band, if target-free recordings have
+more, and if they have less, which may be the target; of bandwidths, relative to the highest frequency; of silent fractions."""
 
 SILENT_DB = -50.0
-"""A frame this far below the mean power of its recording counts as silent."""
+"""Power of a frame, relative to the mean of its recording, below which it counts as silent."""
 
 MIN_TO_SUSPECT = 15
 MIN_AUC = 0.85
-"""No recording is suspected where a pile has fewer than so many, or where recordings with the target score higher than those
-without it for less than this share of all pairs."""
+"""Conditions for flagging recordings: the number of recordings in each set, and the fraction of all pairs in which the recording
+with the target has the higher score."""
 
 _FOLDS = 10
 _SHRINKAGE = 0.5
-_CLIFF_DB = 20.0  # Music falls by a few dB from one of these bands to the next; a low-pass by tens.
+_CLIFF_DB = 20.0  # Music falls by a few dB from one linear band to the next; a low-pass by tens.
 _FLOOR_DB = -100.0
 _NUM_LINEAR_BANDS = 64
 _SHARE_FLOOR_DB = -70.0
@@ -57,15 +57,15 @@ _SHARE_FLOOR_DB = -70.0
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What is known of one recording; JSON-serialisable.
+    """Statistics of one recording; JSON-serialisable.
 
     Attributes:
-        level_db: of its active clips as they are on disk, root mean square in dB of full scale.
-        bandwidth_hz: frequency at which the spectrum breaks off, else the highest one.
-        silent_share: share of the frames `SILENT_DB` below their mean power.
-        spectrum_db: power of every third-octave band over that of all, -70 at least.
-        clips: features of every clip looked at, by third-octave band: its share of the power in dB, the deviation over
-            frames of its power in dB, that of its single bins, and its flatness in dB.
+        level_db: root mean square of its active clips on disk, in dBFS.
+        bandwidth_hz: frequency at which the spectrum breaks off, or the highest frequency.
+        silent_share: fraction of frames `SILENT_DB` below their mean power.
+        spectrum_db: power of every third-octave band relative to the total, at least -70 dB.
+        clips: features of every measured clip, by third-octave band: power relative to the total in dB, standard deviation of
+            that power over frames in dB, mean standard deviation of single bins in dB, and spectral flatness in dB.
     """
 
     level_db: float
@@ -76,29 +76,35 @@ class Statistics:
 
 
 class StatisticsMeter:
-    """Measures the stored clips of one recording as they go by.
+    """Meter of the statistics of one recording, clip by clip.
 
     Args:
-        spec: of the patches.
-        num_clips: whole clips in the recording.
+        spec: parameters of the patches.
+        num_clips: number of whole clips in the recording.
     """
 
     def __init__(self, spec: PatchSpec, num_clips: int) -> None:
         self._spec = spec
         self._every_clip = max(3, num_clips // CLIPS_PER_RECORDING)
         self._every_frame = max(1, spec.frames // FRAMES_PER_CLIP)
-        self._power = np.zeros(spec.bins)  # sum over frames
-        self._frames: list[np.ndarray] = []  # power of each
+        self._power = np.zeros(spec.bins)  # Sum over frames.
+        self._frames: list[np.ndarray] = []  # Power of each frame.
         self._clips: list[list[float]] = []
-        self._starts, _ = third_octaves(spec)
+        self._starts = _band_starts(spec)
         self._sizes = np.diff(self._starts, append=spec.bins).astype(np.float32)
         self._seen = 0
         window = scipy.signal.get_window(spec.window, spec.win_length)
-        # Parseval: bins but the first and last stand for two of the DFT's.
+        # Parseval: all bins but the first and last represent two of the DFT.
         self._to_mean_square = 2 / (spec.n_fft * float(np.square(window).sum()))
 
     def add(self, stft: np.ndarray, levels: np.ndarray, active: np.ndarray) -> None:
-        """Takes consecutive stored clips: (clips, channels, frames, bins, 2), what they were divided by, which are active."""
+        """Measure consecutive stored clips.
+
+        Args:
+            stft: (clips, channels, frames, bins, 2), real and imaginary part.
+            levels: divisors of the clips, (clips,).
+            active: bool (clips,); others are skipped.
+        """
         numbers = np.flatnonzero(active)
         chosen = numbers[(np.arange(len(numbers)) + self._seen) % self._every_clip == 0]
         self._seen += len(numbers)
@@ -107,13 +113,13 @@ class StatisticsMeter:
         parts = stft[chosen, :, :: self._every_frame].astype(np.float32)
         parts *= levels[chosen].astype(np.float32)[:, None, None, None, None]
         np.square(parts, out=parts)
-        power = (parts[..., 0] + parts[..., 1]).mean(axis=1)  # (clips, frames, bins); a sum over an axis of 2 would be slow
+        power = (parts[..., 0] + parts[..., 1]).mean(axis=1)  # (clips, frames, bins); `sum` over an axis of 2 is slow.
         self._power += power.sum((0, 1), dtype=np.float64)
         self._frames.append(power.sum(-1).ravel())
         self._clips += self._features(power)
 
     def _features(self, power: np.ndarray) -> list[list[float]]:
-        """See `Statistics.clips`; float32 (clips, frames, bins)."""
+        """Compute `Statistics.clips` from the power, float32 (clips, frames, bins)."""
         bands = np.add.reduceat(power, self._starts, axis=-1)
         total = bands.sum((1, 2), keepdims=True) / bands.shape[1] + np.float32(1e-20)
         level, band_level = 10 * np.log10(power / total + np.float32(1e-9)), bands / total
@@ -127,7 +133,7 @@ class StatisticsMeter:
         return np.concatenate(features, axis=-1).round(2).tolist()
 
     def result(self) -> Statistics | None:
-        """The statistics; None where no clip is active, or all are silent."""
+        """Return the statistics; None if no clip is active, or all are silent."""
         if not self._frames or not self._power.any():
             return None
         frames = np.concatenate(self._frames)
@@ -142,12 +148,10 @@ class StatisticsMeter:
         )
 
 
-def third_octaves(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
-    """First bin and mean frequency in Hz of every third-octave band; all below 44 Hz is one."""
-    frequencies = np.arange(spec.bins) * spec.sample_rate / spec.n_fft
-    band = np.digitize(frequencies, 1000 * 2 ** (np.arange(-27, 60, 2) / 6))
-    starts = np.flatnonzero(np.diff(band, prepend=-1))
-    return starts, np.add.reduceat(frequencies, starts) / np.diff(starts, append=spec.bins)
+def _band_starts(spec: PatchSpec) -> np.ndarray:
+    """First bin of every third-octave band, int (bands,); all bins below 44 Hz form one band."""
+    bands = third_octaves(spec, lowest=-13)
+    return np.flatnonzero(np.diff(bands, prepend=bands[0] - 1))
 
 
 def _db(power: Any) -> Any:
@@ -155,7 +159,7 @@ def _db(power: Any) -> Any:
 
 
 def _bandwidth_hz(power: np.ndarray, spec: PatchSpec) -> float:
-    """Where the spectrum falls off a cliff and stays down, in Hz; half of the sample rate where it does not."""
+    """Frequency in Hz at which the spectrum breaks off for good; half the sample rate if it does not."""
     starts = np.unique(np.linspace(0, spec.bins, _NUM_LINEAR_BANDS, endpoint=False).astype(int))
     level = _db(np.add.reduceat(power, starts) / np.diff(starts, append=spec.bins))
     level = np.maximum(level - level.max(), _FLOOR_DB)
@@ -166,20 +170,45 @@ def _bandwidth_hz(power: np.ndarray, spec: PatchSpec) -> float:
     return spec.sample_rate / 2
 
 
-def compare(unlabeled: dict[str, Statistics], positive: dict[str, Statistics], spec: PatchSpec) -> dict[str, Any]:
-    """Compares recordings with the target and recordings without it.
+@dataclasses.dataclass(frozen=True)
+class _Sets:
+    """Statistics of the recordings with the target ("unlabeled") and of the target-free ones ("positive")."""
 
-    A difference counts where it is larger than its limit, than the spread between recordings (the pooled deviation; not that of
-    bandwidths), and than twice its own standard error.
+    unlabeled: list[Statistics]
+    positive: list[Statistics]
+
+    def values(self, name: str) -> list[np.ndarray]:
+        """Values of a measure in both sets, each (recordings,) or (recordings, bands)."""
+        return [np.array([getattr(each, name) for each in members]) for members in (self.unlabeled, self.positive)]
+
+    def means(self, name: str) -> dict[str, Any]:
+        """Means of a measure in both sets."""
+        means = [values.mean(0).round(3).tolist() for values in self.values(name)]
+        return dict(zip(("unlabeled", "positive"), means, strict=True))
+
+    def excess(
+        self, name: str, limit: float, *, expected: tuple[float, float] = (0.0, 0.0), against_spread: bool = True
+    ) -> float:
+        """Amount by which a difference, unlabeled minus positive, leaves the expected range; 0 if not significant."""
+        values = self.values(name)
+        difference = values[0].mean() - values[1].mean()
+        return _significant(float(difference - np.clip(difference, *expected)), values, limit, against_spread)
+
+
+def compare(unlabeled: dict[str, Statistics], positive: dict[str, Statistics], spec: PatchSpec) -> dict[str, Any]:
+    """Compare recordings with the target and target-free recordings.
+
+    A difference is significant if it exceeds its limit, the spread between recordings (pooled standard deviation, except for
+    bandwidths), and twice its own standard error.
 
     Args:
-        unlabeled: by name.
-        positive: by name.
-        spec: of the patches.
+        unlabeled: statistics of the recordings with the target, by name.
+        positive: statistics of the target-free recordings, by name.
+        spec: parameters of the patches.
 
     Returns:
-        JSON-serialisable: `warnings`, in words with a remedy; `suspicious`, names of positive recordings in which the target
-        seems to play; `means` of all measures for both piles; `recordings` of each.
+        JSON-serialisable: `warnings`, sentences with a remedy; `suspicious`, names of target-free recordings that seem to contain
+        the target; `means` of all measures in both sets; `recordings`, the number in each set.
     """
     found: dict[str, Any] = {
         "warnings": [],
@@ -189,100 +218,121 @@ def compare(unlabeled: dict[str, Statistics], positive: dict[str, Statistics], s
     }
     if min(len(unlabeled), len(positive)) < MIN_RECORDINGS:
         return found
-    piles = [list(unlabeled.values()), list(positive.values())]
-    for name in ("level_db", "bandwidth_hz", "silent_share", "spectrum_db"):
-        means = [np.mean([getattr(each, name) for each in pile], axis=0) for pile in piles]
-        found["means"][name] = {role: mean.round(3).tolist() for role, mean in zip(("unlabeled", "positive"), means, strict=True)}
-    warn = found["warnings"].append
+    sets = _Sets(list(unlabeled.values()), list(positive.values()))
+    found["means"] = {name: sets.means(name) for name in ("level_db", "bandwidth_hz", "silent_share", "spectrum_db")}
+    warnings = (_level_warning(sets, spec), _bandwidth_warning(sets, spec), _silence_warning(sets))
+    found["warnings"] = [warning for warning in warnings if warning] + _spectrum_warnings(sets, spec)
+    return found
 
-    if spec.level == "reference":  # otherwise every clip or recording is scaled to the same level
-        excess = _excess(piles, "level_db", LEVEL_LIMIT_DB, expected=(0.0, TARGET_DB))
-        if excess:
-            means = found["means"]["level_db"]
-            warn(
-                f"Recordings without the target are at {means['positive']:.1f} dB, those with it at {means['unlabeled']:.1f} dB; "
-                f"0 to {TARGET_DB:g} dB more are expected of those with it. The level alone tells them apart. "
-                "Use --data.patch.level recording, or bring both folders to one loudness."
-            )
-    # A recording with nothing above the low-pass shows none: bandwidths come in two heaps, so the medians decide, not the spread.
-    with_hz, without_hz = (float(np.median([each.bandwidth_hz for each in pile])) for pile in piles)
+
+def _level_warning(sets: _Sets, spec: PatchSpec) -> str | None:
+    # Otherwise every clip or recording is scaled to the same level.
+    if spec.level != "reference" or not sets.excess("level_db", LEVEL_LIMIT_DB, expected=(0.0, TARGET_DB)):
+        return None
+    means = sets.means("level_db")
+    return (
+        f"Recordings without the target are at {means['positive']:.1f} dB, those with it at {means['unlabeled']:.1f} dB; "
+        f"0 to {TARGET_DB:g} dB more are expected of those with it. The level alone tells them apart. "
+        "Use --data.patch.level recording, or bring both folders to the same loudness."
+    )
+
+
+def _bandwidth_warning(sets: _Sets, spec: PatchSpec) -> str | None:
+    # A recording with nothing above the low-pass shows none: bandwidths form two clusters, so the medians decide, not the spread.
+    with_hz, without_hz = (float(np.median(values)) for values in sets.values("bandwidth_hz"))
     limit_hz = BANDWIDTH_LIMIT * spec.sample_rate / 2
-    if abs(with_hz - without_hz) > limit_hz and _excess(piles, "bandwidth_hz", limit_hz, against_spread=False):
-        warn(
-            f"Recordings without the target reach up to {without_hz / 1000:.1f} kHz, those with it up to "
-            f"{with_hz / 1000:.1f} kHz, as if one pile had been compressed or resampled. Take both from the same format, or "
-            f"leave the rest out: --data.patch.sample-rate {int(2 * min(with_hz, without_hz) // 1000 * 1000)}."
-        )
-    if _excess(piles, "silent_share", SILENCE_LIMIT):
-        means = found["means"]["silent_share"]
-        warn(
-            f"Recordings without the target are silent for {means['positive']:.0%} of the time, those with it for "
-            f"{means['unlabeled']:.0%}. Use --data.activity-on mixture, or cut the silence."
-        )
-    bands = _spectrum(piles, third_octaves(spec)[1], spec)
+    if abs(with_hz - without_hz) <= limit_hz or not sets.excess("bandwidth_hz", limit_hz, against_spread=False):
+        return None
+    return (
+        f"Recordings without the target reach up to {without_hz / 1000:.1f} kHz, those with it up to {with_hz / 1000:.1f} kHz, "
+        "as if one set had been compressed or resampled. Take both from the same format, or drop the higher frequencies: "
+        f"--data.patch.sample-rate {int(2 * min(with_hz, without_hz) // 1000 * 1000)}."
+    )
+
+
+def _silence_warning(sets: _Sets) -> str | None:
+    if not sets.excess("silent_share", SILENCE_LIMIT):
+        return None
+    means = sets.means("silent_share")
+    return (
+        f"Recordings without the target are silent for {means['positive']:.0%} of the time, those with it for "
+        f"{means['unlabeled']:.0%}. Use --data.activity-on mixture, or cut the silence."
+    )
+
+
+def _spectrum_warnings(sets: _Sets, spec: PatchSpec) -> list[str]:
+    bands = _differing_bands(sets, spec)
+    warnings = []
     for sign, text, remedy in (
         (-1, "more", "No target explains that: take recordings of the same kind, or equalise them."),
         (1, "less", "Unless the target plays there, take recordings of the same kind, or equalise them."),
     ):
         differing = [f"{abs(db):.0f} dB around {hz:.0f} Hz" for hz, db in bands if db * sign > 0]
         if differing:
-            warn(f"Recordings without the target have {text} power than those with it, {', '.join(differing)}. {remedy}")
-    return found
+            warnings.append(
+                f"Recordings without the target have {text} power than those with it, {', '.join(differing)}. {remedy}"
+            )
+    return warnings
 
 
-def _excess(
-    piles: list[list[Statistics]],
-    name: str,
-    limit: float,
-    expected: tuple[float, float] = (0.0, 0.0),
-    against_spread: bool = True,
-) -> float:
-    """How far the difference of a measure, mixtures less positives, lies outside of what is expected; 0 where that is little."""
-    values = [np.array([getattr(each, name) for each in pile]) for pile in piles]
-    difference = values[0].mean() - values[1].mean()
-    return _counts(float(difference - np.clip(difference, *expected)), values, limit, against_spread)
-
-
-def _counts(excess: float, values: list[np.ndarray], limit: float, against_spread: bool = True) -> float:
-    """The excess where it is large against the limit, its standard error and the spread; else 0."""
+def _significant(excess: float, values: list[np.ndarray], limit: float, against_spread: bool = True) -> float:
+    """Return the excess if it is larger than the limit, twice its standard error and the spread; else 0."""
     spread = np.sqrt(np.mean([each.var(ddof=1) for each in values])) if against_spread else 0.0
     error = np.sqrt(sum(each.var(ddof=1) / len(each) for each in values))
     return excess if abs(excess) > max(limit, spread, 2 * error) else 0.0
 
 
-def _spectrum(piles: list[list[Statistics]], centres_hz: np.ndarray, spec: PatchSpec) -> list[tuple[float, float]]:
-    """Third-octave bands that differ: frequency, and dB by which mixtures have more, less what they have more in most bands.
+def _differing_bands(sets: _Sets, spec: PatchSpec) -> list[tuple[float, float]]:
+    """Find third-octave bands that differ: frequency in Hz, and excess of the mixtures in dB relative to the median band.
 
-    The target adds to some bands, and so lowers the share of all others by one and the same: the median band stands for that.
-    Bands above a low-pass of either pile are the bandwidth's business.
+    The target adds to some bands and so lowers the fraction of all others by the same amount, which the median band estimates.
+    Bands above a low-pass of either set are left to the comparison of bandwidths.
     """
-    top_hz = min(np.mean([each.bandwidth_hz for each in pile]) for pile in piles)
+    starts = _band_starts(spec)
+    centres_hz = np.add.reduceat(bin_frequencies(spec), starts) / np.diff(starts, append=spec.bins)
+    top_hz = min(values.mean() for values in sets.values("bandwidth_hz"))
     inside = np.flatnonzero(centres_hz * 2 ** (1 / 6) < top_hz)
     if len(inside) < 5:
         return []
-    values = [np.array([each.spectrum_db for each in pile])[:, inside] for pile in piles]
+    values = [each[:, inside] for each in sets.values("spectrum_db")]
     difference = values[0].mean(0) - values[1].mean(0)
     difference -= np.median(difference)
     found = []
     for band, excess in enumerate(difference):
         limit = LESS_IN_POSITIVES_DB if excess > 0 else MORE_IN_POSITIVES_DB
-        if _counts(float(excess), [each[:, band] for each in values], limit):
+        if _significant(float(excess), [each[:, band] for each in values], limit):
             found.append((float(centres_hz[inside[band]]), float(excess)))
     return found
 
 
 def suspicious(unlabeled: dict[str, Statistics], positive: dict[str, Statistics]) -> list[str]:
-    """Names of positive recordings that look like mixtures, the likeliest first; none where the two can hardly be told apart.
+    """Flag target-free recordings that look like mixtures, the most likely first; none if the sets can hardly be told apart.
 
-    A linear discriminant with a shrunk covariance, between the clips of the two piles, is trained on nine tenths of the
-    recordings and scores the rest, ten times over.  A positive recording is listed where its mean score is above the median of
-    the mixtures'.
+    A recording is flagged if its score (see `_scores`) is above the median of the recordings with the target.
     """
     if min(len(unlabeled), len(positive)) < MIN_TO_SUSPECT:
         return []
-    recordings = [np.array(each.clips, np.float64) for pile in (unlabeled, positive) for each in pile.values()]
-    is_mixture = np.arange(len(recordings)) < len(unlabeled)
-    fold = np.concatenate([np.arange(len(unlabeled)), np.arange(len(positive))]) % _FOLDS
+    recordings = [np.array(each.clips, np.float64) for members in (unlabeled, positive) for each in members.values()]
+    scores = _scores(recordings, len(unlabeled))
+    of_unlabeled, of_positive = scores[: len(unlabeled)], scores[len(unlabeled) :]
+    if (of_unlabeled[:, None] > of_positive).mean() < MIN_AUC:
+        return []
+    names = list(positive)
+    return [names[number] for number in np.argsort(-of_positive) if of_positive[number] > np.median(of_unlabeled)]
+
+
+def _scores(recordings: list[np.ndarray], num_unlabeled: int) -> np.ndarray:
+    """Score recordings by a linear discriminant of their clips with shrunk covariance, in ten-fold cross-validation.
+
+    Args:
+        recordings: features, each (clips, features); those with the target first.
+        num_unlabeled: number of recordings with the target.
+
+    Returns:
+        float64 (recordings,): mean over the clips; positive for recordings like those with the target.
+    """
+    is_mixture = np.arange(len(recordings)) < num_unlabeled
+    fold = np.concatenate([np.arange(num_unlabeled), np.arange(len(recordings) - num_unlabeled)]) % _FOLDS
     scores = np.empty(len(recordings))
     for held_out in range(_FOLDS):
         seen = [(clips, mixture) for clips, mixture, f in zip(recordings, is_mixture, fold, strict=True) if f != held_out]
@@ -291,16 +341,11 @@ def suspicious(unlabeled: dict[str, Statistics], positive: dict[str, Statistics]
         means, covariances = [], []
         for wanted in (False, True):
             members = [(clips - centre) / deviation for clips, mixture in seen if mixture == wanted]
-            means.append(np.mean([clips.mean(0) for clips in members], axis=0))  # long recordings count no more than others
+            means.append(np.mean([clips.mean(0) for clips in members], axis=0))  # Long recordings count no more than others.
             covariances.append(np.cov(np.concatenate(members).T))
         covariance = (1 - _SHRINKAGE) * np.mean(covariances, axis=0) + _SHRINKAGE * np.eye(len(centre))
         direction = np.linalg.solve(covariance, means[1] - means[0])
         middle = direction @ (means[0] + means[1]) / 2
         for number in np.flatnonzero(fold == held_out):
             scores[number] = ((recordings[number] - centre) / deviation).mean(0) @ direction - middle
-    of_mixtures, of_positives = scores[is_mixture], scores[~is_mixture]
-    if (of_mixtures[:, None] > of_positives).mean() < MIN_AUC:
-        return []
-    names = list(positive)
-    order = np.argsort(-of_positives)
-    return [names[number] for number in order if of_positives[number] > np.median(of_mixtures)]
+    return scores

@@ -1,32 +1,33 @@
-"""A track -> patches of complex STFT, clip by clip, in memory that does not grow with the track's length."""
+"""Complex STFT patches of a track, clip by clip, in constant memory."""
 
 import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import librosa
 import numpy as np
 
 from data_pipeline import activity
+from data_pipeline.audio import mean_and_deviation
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
+from data_pipeline.layout import Signal
+from data_pipeline.recordings import Recording, Track
 from data_pipeline.tfrecord import writing
-from data_pipeline.tracks import Recording, Track
 
 SILENT_DEVIATION = 1e-4
-"""A clip whose deviation is below this (-80 dB of full scale) counts as silent when a ratio of two levels is to be set."""
+"""Deviation (-80 dBFS) below which a clip counts as silent when a ratio of two levels is set."""
 
 MAX_PEAK = 1e6
-"""Larger samples are no audio; their squares would leave float32."""
+"""Limit of samples.  Larger ones are no audio, and their squares would exceed float32."""
 
-# Clips that are transformed in one call: enough to spread librosa's overhead, few enough to stay small.
+# Clips transformed in one call: enough to amortise librosa's overhead, few enough to stay small.
 _CLIPS_PER_CALL = 16
 _MAX_BUFFER_BYTES = 64 << 20
-# Deviations below this share of the mean are rounding errors of a constant.
+# Deviations below this fraction of the mean are rounding errors of a constant.
 _ROUNDING = 1e-6
 
 
@@ -36,13 +37,13 @@ class Patches:
 
     Attributes:
         signal: "mixture" or "accompaniment".
-        starts: int64 (clips,), first samples.
-        active: bool (clips,), whether the signal itself is kept there.
-        levels: float32 (clips,), what each clip was divided by.
-        stft: PatchSpec.dtype (clips, channels, frames, bins, 2). A view of a buffer that the next patches overwrite.
+        starts: int64 (clips,), first sample of each clip.
+        active: bool (clips,), whether this signal is active there.
+        levels: float32 (clips,), divisor of each clip.
+        stft: PatchSpec.dtype (clips, channels, frames, bins, 2), a view of a buffer that the next patches overwrite.
     """
 
-    signal: Literal["mixture", "accompaniment"]
+    signal: Signal
     starts: np.ndarray
     active: np.ndarray
     levels: np.ndarray
@@ -50,9 +51,9 @@ class Patches:
 
 
 class PatchMaker:
-    """Cuts tracks into clips and transforms them; keeps its buffers from one track to the next.
+    """Maker of the patches of tracks; reuses its buffers from one track to the next.
 
-    Clips follow each other without overlap; what is left at the end of a recording and shorter than a clip is dropped.
+    Clips follow each other without overlap.  The end of a recording that is shorter than a clip is dropped.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -60,27 +61,27 @@ class PatchMaker:
         self._spec = spec = config.patch
         bytes_per_clip = 8 * spec.num_channels * spec.frames * spec.bins
         self._clips = max(1, min(_CLIPS_PER_CALL, _MAX_BUFFER_BYTES // bytes_per_clip))
-        # All clips of a call stand in one long signal, each with its reflected edges, at a distance of whole hops: librosa
-        # transforms that in two thirds of the time that it takes for a batch of short ones.
+        # All clips of a call form one long signal, each with its reflected edges, spaced by whole hops: librosa transforms it in
+        # two thirds of the time that a batch of short signals takes.
         self._distance = -(-(spec.clip_samples + spec.n_fft) // spec.hop_length)
         rows = self._clips * spec.num_channels
-        # Fresh memory for every call would cost as much as the transform.
+        # Allocating for every call would cost as much as the transform.
         self._signal = np.zeros(rows * self._distance * spec.hop_length + spec.n_fft - spec.hop_length, np.float32)
         self._complex = np.empty((rows * self._distance, spec.bins), np.complex64)
         self._stored = np.empty((self._clips, *spec.patch_shape), spec.dtype)
 
     def stft(self, clips: np.ndarray) -> np.ndarray:
-        """The transform of some clips.
+        """Compute the STFT of some clips.
 
         Args:
-            clips: float32 (clips, channels, clip_samples), at most as many as fit into the buffer.
+            clips: float32 (clips, channels, clip_samples), at most as many as the buffer holds.
 
         Returns:
             PatchSpec.dtype (clips, channels, frames, bins, 2), a view of a buffer that the next call overwrites: librosa's STFT,
             transposed, with centred frames, reflected edges and a periodic window, zero-padded to n_fft.
 
         Raises:
-            FloatingPointError: a value exceeds the range of float16, 65504. With `level = clip` none can.
+            FloatingPointError: a value exceeds 65504, the range of float16.  Impossible with `level = clip`.
         """
         spec = self._spec
         rows, edge, samples = len(clips) * spec.num_channels, spec.n_fft // 2, spec.clip_samples
@@ -100,31 +101,31 @@ class PatchMaker:
             out=transformed.T,
         )
         stored = self._stored[: len(clips)]
-        # Frames that reach over the end of a clip are left out.
+        # Frames beyond the end of a clip are dropped.
         frames = transformed.view(np.float32).reshape(*clips.shape[:2], self._distance, spec.bins, 2)[:, :, : spec.frames]
         with np.errstate(over="raise"):
             stored[...] = frames
         return stored
 
     def track(self, track: Track, scratch: Path) -> "TrackPatches":
-        """Decodes a track once, into files below `scratch`, and measures what is active.
+        """Decode a track into files below `scratch`, and find its active clips.
 
         Raises:
-            AudioError: a file is bad.
-            DataError: a recording is silent all through, shorter than a clip, or out of range.
+            AudioError: a file is damaged.
+            DataError: a recording is silent throughout, shorter than a clip, or out of range.
             WriteError: the disk refuses the decoded signals.
         """
         return TrackPatches(self, self._config, self._clips, track, scratch)
 
 
 class TrackPatches:
-    """The clips of one track; iterate over them once, with `patches`.
+    """Clips of one track; iterate over them once, with `patches`.
 
     Attributes:
         num_samples: length of the track at PatchSpec.sample_rate.
-        num_clips: whole clips in it.
+        num_clips: number of whole clips.
         kept: by signal, bool (num_clips,): which clips are active.
-        unmixed: clips left as they are by `target_to_accompaniment_db`, since target or accompaniment are silent there.
+        unmixed: number of clips that `target_to_accompaniment_db` leaves unchanged, since target or accompaniment is silent.
     """
 
     def __init__(self, maker: PatchMaker, config: DataConfig, clips_per_call: int, track: Track, scratch: Path) -> None:
@@ -132,7 +133,7 @@ class TrackPatches:
         self._config = config
         self._clips_per_call = clips_per_call
         self._track = track
-        recordings: dict[Literal["mixture", "accompaniment"], Recording] = {}
+        recordings: dict[Signal, Recording] = {}
         if track.mixture is not None:
             recordings["mixture"] = track.mixture
         if track.accompaniment is not None:
@@ -144,17 +145,18 @@ class TrackPatches:
         if self.num_samples < spec.clip_samples:
             raise DataError(
                 f"{next(iter(self._names.values()))}: is {self.num_samples / spec.sample_rate:.2f} s long, shorter than one clip "
-                f"of {spec.clip_s:.2f} s. Take shorter clips (clip_samples), or leave it out (--skip-bad)."
+                f"of {spec.clip_s:.2f} s. Use shorter clips (clip_samples), or leave it out (--skip-bad)."
             )
         self.num_clips = self.num_samples // spec.clip_samples
         self.kept = {signal: self._keep(self._deciding(signal, energies)) for signal in recordings}
-        self.unmixed = self._mix_anew() if config.target_to_accompaniment_db is not None else 0
+        self.unmixed = self._remix() if config.target_to_accompaniment_db is not None else 0
 
     def patches(self) -> Iterator[Patches]:
-        """All clips that are kept in either signal, the mixture's first, by time."""
+        """Iterate over the clips active in either signal: first those of the mixture, then of the accompaniment, by time."""
         stored = np.logical_or.reduce(list(self.kept.values()))
         for signal in self._files:
-            scale = self._recording_scale(signal) if self._config.patch.level == "recording" else None
+            # The whole recording, including the samples after its last clip.
+            scale = mean_and_deviation(_blocks(self._files[signal])) if self._config.patch.level == "recording" else None
             for first, clips in self._clip_runs(signal):
                 chosen = np.flatnonzero(stored[first : first + len(clips)])
                 if not len(chosen):
@@ -170,8 +172,8 @@ class TrackPatches:
                 number = first + chosen
                 yield Patches(signal, number * self._config.patch.clip_samples, self.kept[signal][number], levels, stft)
 
-    def _decode(self, recordings: dict[Literal["mixture", "accompaniment"], Recording]) -> tuple[int, dict[str, np.ndarray]]:
-        """Writes the signals to their files, float32 (samples, channels). Returns their length and chunk energies."""
+    def _decode(self, recordings: dict[Signal, Recording]) -> tuple[int, dict[str, np.ndarray]]:
+        """Write the signals to their files, float32 (samples, channels); return their length and chunk energies."""
         spec = self._config.patch
         streams = [recording.blocks(spec.sample_rate, spec.stereo) for recording in recordings.values()]
         files = []
@@ -205,11 +207,11 @@ class TrackPatches:
         energies = {name: meter.energies for name, meter in meters.items()}
         for signal, recording in recordings.items():
             if activity.is_silent(energies[signal]):
-                raise DataError(f"{recording.name}: is silent all through. Replace it, or leave it out (--skip-bad).")
+                raise DataError(f"{recording.name}: is silent throughout. Replace it, or leave it out (--skip-bad).")
         return num_samples, energies
 
     def _deciding(self, signal: str, energies: dict[str, np.ndarray]) -> np.ndarray | None:
-        """Energies of the signal whose activity decides on clips of this one; None keeps them all."""
+        """Chunk energies that decide which clips of a signal are kept; None keeps all."""
         if self._config.activity_on == "off":
             return None
         return energies["target" if signal == "mixture" and self._config.activity_on == "target" else signal]
@@ -222,8 +224,8 @@ class TrackPatches:
         starts = range(0, self.num_clips * spec.clip_samples, spec.clip_samples)
         return np.array([activity.is_active(chunks, spec.sample_rate, start, spec.clip_samples) for start in starts], bool)
 
-    def _clip_runs(self, signal: Literal["mixture", "accompaniment"]) -> Iterator[tuple[int, np.ndarray]]:
-        """Number of the first clip, and float32 (clips, channels, clip_samples), run after run through the whole track."""
+    def _clip_runs(self, signal: Signal) -> Iterator[tuple[int, np.ndarray]]:
+        """Read runs of clips: number of the first clip, and float32 (clips, channels, clip_samples)."""
         spec = self._config.patch
         with self._files[signal].open("rb") as file:
             for first in range(0, self.num_clips, self._clips_per_call):
@@ -232,27 +234,18 @@ class TrackPatches:
                 yield first, data.reshape(count, spec.clip_samples, spec.num_channels).swapaxes(1, 2)
 
     def _levelled(self, clips: np.ndarray, scale: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
-        """The clips in the scale in which they are stored, and what they were divided by, float32 (clips,)."""
+        """Scale clips to the level at which they are stored; also return their divisors, float32 (clips,)."""
         level = self._config.patch.level
         if level == "reference":
             return clips, np.ones(len(clips), np.float32)
         if scale is not None:
             mean, deviation = (np.full(len(clips), value, np.float32) for value in scale)
         else:
-            mean, deviation = mean_and_deviation(clips)
+            mean, deviation = clip_statistics(clips)
         return (clips - mean[:, None, None]) / deviation[:, None, None], deviation
 
-    def _recording_scale(self, signal: Literal["mixture", "accompaniment"]) -> tuple[float, float]:
-        """Mean and deviation (n - 1) of a whole signal, the rest after its last clip included; 1 where it is constant."""
-        path = self._files[signal]
-        mean = _blockwise_mean(path, lambda block: block)
-        count = path.stat().st_size // 4
-        variance = _blockwise_mean(path, lambda block: np.square(block - mean)) * count / (count - 1)
-        deviation = float(np.sqrt(variance))
-        return mean, deviation if deviation > _ROUNDING * abs(mean) else 1.0
-
-    def _mix_anew(self) -> int:
-        """Gives every clip of the decoded mixture the ratio drawn for it. Returns how many clips are left as they are."""
+    def _remix(self) -> int:
+        """Remix every clip of the decoded mixture at the ratio drawn for it; return the number of clips left unchanged."""
         assert self._config.target_to_accompaniment_db is not None
         low, high = self._config.target_to_accompaniment_db
         spec = self._config.patch
@@ -264,9 +257,9 @@ class TrackPatches:
                 mixed = np.empty((len(mixtures), spec.clip_samples, spec.num_channels), np.float32)
                 for number, (mixture, accompaniment) in enumerate(zip(mixtures, accompaniments, strict=True)):
                     ratio_db = low + (high - low) * _hashed_share(self._config.seed, self._track.name, first + number)
-                    anew = mix(mixture - accompaniment, accompaniment, ratio_db)
-                    unmixed += anew is None
-                    mixed[number] = (mixture if anew is None else anew).T
+                    remixed = mix(mixture - accompaniment, accompaniment, ratio_db)
+                    unmixed += remixed is None
+                    mixed[number] = (mixture if remixed is None else remixed).T
                 with writing(self._files["mixture"]):
                     file.seek(4 * first * spec.clip_samples * spec.num_channels)
                     file.write(mixed.data)
@@ -274,17 +267,17 @@ class TrackPatches:
         return unmixed
 
 
-def mean_and_deviation(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every clip, its channels together.
+def clip_statistics(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute mean and standard deviation of each clip, over all its channels.
 
-    The deviation divides by n - 1, as `torch.std` does, and so PULSE. Where it is 0, or no more than the rounding of a
-    constant, it is given as 1: silence stays silence.
+    As in `torch.std`, and so in PULSE, the deviation divides by n - 1.  If it is 0, or no larger than the rounding of a constant,
+    it is given as 1, so that silence stays silent.
 
     Args:
         clips: float32 (clips, channels, samples).
 
     Returns:
-        Two float32 arrays (clips,).
+        Mean and deviation, both float32 (clips,).
     """
     mean = clips.mean(axis=(1, 2))
     deviation = clips.std(axis=(1, 2), ddof=1)
@@ -293,15 +286,15 @@ def mean_and_deviation(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mix(target: np.ndarray, accompaniment: np.ndarray, ratio_db: float) -> np.ndarray | None:
-    """Mixes a clip as PULSE's training lists do: the target, its mean removed, is scaled to the ratio and added.
+    """Mix a clip as in PULSE's training lists: remove the mean of the target, scale it to the ratio, and add it.
 
     Args:
         target: float32, any shape.
-        accompaniment: float32, the same shape; it enters the mixture as it is.
-        ratio_db: deviation of the target over that of the accompaniment, in dB.
+        accompaniment: float32, same shape; not scaled.
+        ratio_db: ratio of the deviations of target and accompaniment, in dB.
 
     Returns:
-        float32, the same shape; None where either is silent, so that there is no such ratio.
+        float32, same shape; None if either is silent, so that there is no such ratio.
     """
     target = target - target.mean()
     target_deviation, accompaniment_deviation = float(target.std()), float(accompaniment.std())
@@ -312,15 +305,12 @@ def mix(target: np.ndarray, accompaniment: np.ndarray, ratio_db: float) -> np.nd
 
 
 def _hashed_share(*parts: int | str) -> float:
-    """A number in [0, 1) that depends on the parts alone: neither on the order of work nor on a library's generator."""
+    """Pseudo-random number in [0, 1) that depends on the parts alone: neither on the order of work nor on a random generator."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _blockwise_mean(path: Path, function: Callable[[np.ndarray], np.ndarray]) -> float:
-    total, count = 0.0, 0
+def _blocks(path: Path) -> Iterator[np.ndarray]:
     with path.open("rb") as file:
         while len(block := np.fromfile(file, np.float32, 1 << 18)):
-            total += float(function(block).sum(dtype=np.float64))
-            count += len(block)
-    return total / count
+            yield block

@@ -1,4 +1,4 @@
-"""Finished tracks -> a dataset: metadata, index and a plan of what to rename; then the renaming, which a kill may interrupt."""
+"""Publication of a dataset: metadata, index and a plan of renaming; then the renaming, which a kill may interrupt."""
 
 import dataclasses
 import json
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import DataConfig, PatchSpec
-from data_pipeline.dataset import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
 from data_pipeline.errors import DataError
+from data_pipeline.files import write_text
 from data_pipeline.folder_check import Statistics, compare
+from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
 from data_pipeline.tfrecord import writing
 
 _PLAN_FILE = "plan.json"
-# In the order of publishing: TensorFlow Datasets opens a folder with the second and third, jaxpu one with the last.
+# In the order of publication: TensorFlow Datasets needs the second and third to open a folder, jaxpu the last.
 _METADATA_FILES = (INDEX_FILE, "features.json", "dataset_info.json", INFO_FILE)
 
 
@@ -25,16 +26,16 @@ class MadeTrack:
     """A finished track that is not published yet.
 
     Attributes:
-        id: the number in its records.
-        name: of the track.
+        id: number of the track in its records.
+        name: name of the track.
         split: "train" or "validation".
-        folder: where its files lie.
+        folder: folder of its files.
         num_samples: length at PatchSpec.sample_rate.
-        num_clips: whole clips in it.
-        kept: by signal, how many clips are active.
-        unmixed: clips whose ratio of target to accompaniment could not be set.
-        rows: by signal, one (offset, start, active) for every record.
-        files: bytes of every file, by name; a signal without records has none.
+        num_clips: number of whole clips.
+        kept: number of active clips by signal.
+        unmixed: number of clips whose ratio of target to accompaniment could not be set.
+        rows: (offset, start, active) of every record, by signal.
+        files: size in bytes of every file, by name; a signal without records has no file.
         statistics: fields of `data_pipeline.folder_check.Statistics`; None for a track with stems, or without an active clip.
     """
 
@@ -51,93 +52,126 @@ class MadeTrack:
     statistics: dict[str, Any] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class MadeDataset:
+    """A finished dataset that is not published yet.
+
+    Attributes:
+        config: settings with which it was made.
+        fingerprint: hash of its sources and settings.
+        has_stems: whether its source has stems.
+        uses_stems: settings that need stems; None if there are none.
+        tracks: all tracks that can be used.
+        skipped: error messages of the skipped recordings, by name of the track.
+    """
+
+    config: DataConfig
+    fingerprint: str
+    has_stems: bool
+    uses_stems: str | None
+    tracks: list[MadeTrack]
+    skipped: dict[str, str]
+
+
+@dataclasses.dataclass
+class _Shards:
+    """TFRecord files and index of a dataset, by names such as "train_mixture".
+
+    Attributes:
+        names: file names.
+        lengths: number of records in each file.
+        sizes: size in bytes by file name.
+        moves: paths of every file before and after publication, relative to the dataset.
+        index: arrays of the index file.
+    """
+
+    names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    moves: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    index: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, signal: str, tracks: list[MadeTrack], directory: Path) -> None:
+        """Add the files of a signal, one for every track."""
+        self.names[name] = [f"{NAME}-{name}.tfrecord-{number:05d}-of-{len(tracks):05d}" for number in range(len(tracks))]
+        self.lengths[name] = [len(track.rows[signal]) for track in tracks]
+        for track, shard in zip(tracks, self.names[name], strict=True):
+            self.moves.append((str((track.folder / shard_file(signal)).relative_to(directory)), shard))
+            self.sizes[shard] = track.files[shard_file(signal)]
+        self.index |= {f"{name}/{field}": array for field, array in vars(_index(tracks, signal)).items()}
+
+
 def shard_file(signal: str) -> str:
     """Name of a track's file of records before it is published."""
     return f"{signal}.tfrecord"
 
 
-def plan(
-    directory: Path,
-    config: DataConfig,
-    fingerprint: str,
-    has_stems: bool,
-    uses_stems: str | None,
-    tracks: list[MadeTrack],
-    skipped: dict[str, str],
-    say: Callable[[str], None],
-) -> None:
-    """Writes metadata, index and the plan of renaming into directory/unfinished; prints what was kept.
+def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> None:
+    """Write metadata, index and the plan of renaming into directory/unfinished; report what was kept.
 
-    Raises DataError where no mixture or no accompaniment is left to train on.
+    Raises DataError if no mixture or no accompaniment is left to train on.
     """
     unfinished = directory / UNFINISHED_FOLDER
-    moves: list[tuple[str, str]] = []
-    index: dict[str, Any] = {}
-    shards: dict[str, list[str]] = {}
-    shard_lengths: dict[str, list[int]] = {}
-    files: dict[str, int] = {}
-    counts: dict[str, dict[str, Any]] = {}
+    shards, counts = _Shards(), {}
     for split in SPLITS:
         for signal in SIGNALS:
-            members = [track for track in tracks if track.split == split and signal in track.kept]
-            filled = [track for track in members if track.rows.get(signal)]
-            name = f"{split}_{signal}"
-            stored = sum(len(track.rows[signal]) for track in filled)
-            counts[name] = count = _count(members, signal, stored, config.patch)
+            tracks = [track for track in dataset.tracks if track.split == split and signal in track.kept]
+            filled = [track for track in tracks if track.rows.get(signal)]
+            counts[f"{split}_{signal}"] = count = _count(tracks, signal, dataset.config.patch)
             share, minutes = f"{count['kept_share']:.1%}", f"{count['kept_s'] / 60:.1f} min"
             say(f"{split} {signal}: kept {count['kept']} of {count['clips']} clips ({share}, {minutes}).")
             if split == "train" and not count["kept"]:
                 raise DataError(
                     f"{directory}: none of the {count['clips']} clips of the training split's {signal} was kept "
-                    f"(activity_on = {config.activity_on}). Use activity_on = off, or louder or more recordings."
+                    f"(activity_on = {dataset.config.activity_on}). Use activity_on = off, or louder or more recordings."
                 )
-            if not filled:
-                continue
-            shards[name] = [f"{NAME}-{name}.tfrecord-{number:05d}-of-{len(filled):05d}" for number in range(len(filled))]
-            shard_lengths[name] = [len(track.rows[signal]) for track in filled]
-            for track, shard in zip(filled, shards[name], strict=True):
-                moves.append((str((track.folder / shard_file(signal)).relative_to(directory)), shard))
-                files[shard] = track.files[shard_file(signal)]
-            index |= {f"{name}/{field}": array for field, array in vars(_index(filled, signal)).items()}
+            if filled:
+                shards.add(f"{split}_{signal}", signal, filled, directory)
 
-    comparison = None if has_stems else _compare(tracks, config.patch, say)
+    comparison = None if dataset.has_stems else _compare(dataset, say)
     with writing(unfinished):
-        np.savez(unfinished / INDEX_FILE, **index)
-        _write_tfds_metadata(unfinished, config.patch, shards, shard_lengths, files)
-        info: dict[str, Any] = {
-            "format": FORMAT,
-            "fingerprint": fingerprint,
-            "config": dataclasses.asdict(config),
-            "has_stems": has_stems,
-            "uses_stems": uses_stems,
-            "bytes": sum(files.values()),
-            "counts": counts,
-            "comparison": comparison,
-            "unmixed_clips": sum(track.unmixed for track in tracks),
-            "skipped": skipped,
-            "tracks": [
-                {
-                    "id": track.id,
-                    "name": track.name,
-                    "split": track.split,
-                    "seconds": track.num_samples / config.patch.sample_rate,
-                    "clips": track.num_clips,
-                    "kept": track.kept,
-                }
-                for track in tracks
-            ],
-            "shards": shards,
-            "files": files | {INDEX_FILE: (unfinished / INDEX_FILE).stat().st_size},
-        }
-        _write_json(unfinished / INFO_FILE, info)
-        moves += [(f"{UNFINISHED_FOLDER}/{name}", name) for name in _METADATA_FILES]
-        _write_json(unfinished / f"{_PLAN_FILE}.new", {"fingerprint": fingerprint, "moves": moves})
-        (unfinished / f"{_PLAN_FILE}.new").replace(unfinished / _PLAN_FILE)
-    say(f"{directory}: {info['bytes'] / 1e6:.1f} MB in {len(moves) - len(_METADATA_FILES)} files.")
+        np.savez(unfinished / INDEX_FILE, **shards.index)
+        _write_tfds_metadata(unfinished, dataset.config.patch, shards)
+        info = _info(dataset, shards, counts, comparison, index_bytes=(unfinished / INDEX_FILE).stat().st_size)
+        (unfinished / INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
+        moves = shards.moves + [(f"{UNFINISHED_FOLDER}/{name}", name) for name in _METADATA_FILES]
+        write_text(unfinished / _PLAN_FILE, json.dumps({"fingerprint": dataset.fingerprint, "moves": moves}, indent=1))
+    say(f"{directory}: {info['bytes'] / 1e6:.1f} MB in {len(shards.moves)} files.")
+
+
+def _info(
+    dataset: MadeDataset, shards: _Shards, counts: dict[str, Any], comparison: dict[str, Any] | None, index_bytes: int
+) -> dict[str, Any]:
+    """Compose jaxpu.json."""
+    return {
+        "format": FORMAT,
+        "fingerprint": dataset.fingerprint,
+        "config": dataclasses.asdict(dataset.config),
+        "has_stems": dataset.has_stems,
+        "uses_stems": dataset.uses_stems,
+        "bytes": sum(shards.sizes.values()),
+        "counts": counts,
+        "comparison": comparison,
+        "unmixed_clips": sum(track.unmixed for track in dataset.tracks),
+        "skipped": dataset.skipped,
+        "tracks": [
+            {
+                "id": track.id,
+                "name": track.name,
+                "split": track.split,
+                "seconds": track.num_samples / dataset.config.patch.sample_rate,
+                "clips": track.num_clips,
+                "kept": track.kept,
+            }
+            for track in dataset.tracks
+        ],
+        "shards": shards.names,
+        "files": shards.sizes | {INDEX_FILE: index_bytes},
+    }
 
 
 def is_planned(directory: Path, fingerprint: str) -> bool:
-    """Whether a plan for this very dataset waits to be carried out, or was interrupted; every file is in its old or new place."""
+    """Whether a plan for this dataset exists, perhaps partly carried out, and every file is in its old or new place."""
     try:
         planned = json.loads((directory / UNFINISHED_FOLDER / _PLAN_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -148,12 +182,12 @@ def is_planned(directory: Path, fingerprint: str) -> bool:
 
 
 def publish(directory: Path) -> None:
-    """Carries out the plan, from wherever it was interrupted. An older dataset goes first; the new one opens only at the end."""
+    """Carry out the plan, or the remainder of it.  An older dataset is deleted first; the new one opens only at the end."""
     unfinished = directory / UNFINISHED_FOLDER
     moves = json.loads((unfinished / _PLAN_FILE).read_text(encoding="utf-8"))["moves"]
     with writing(directory):
         for name in reversed(_METADATA_FILES):
-            if (unfinished / name).is_file():  # so the one in its new place is the older dataset's
+            if (unfinished / name).is_file():  # So the one in its new place belongs to the older dataset.
                 (directory / name).unlink(missing_ok=True)
         shards = {destination for _, destination in moves}
         for path in directory.glob(f"{NAME}-*.tfrecord-*"):
@@ -165,32 +199,32 @@ def publish(directory: Path) -> None:
     shutil.rmtree(unfinished)
 
 
-def _count(tracks: list[MadeTrack], signal: str, stored: int, spec: PatchSpec) -> dict[str, Any]:
+def _count(tracks: list[MadeTrack], signal: str, spec: PatchSpec) -> dict[str, Any]:
     clips = sum(track.num_clips for track in tracks)
     kept = sum(track.kept[signal] for track in tracks)
     return {
         "tracks": len(tracks),
         "clips": clips,
-        "stored": stored,
+        "stored": sum(len(track.rows.get(signal, [])) for track in tracks),
         "kept": kept,
         "kept_share": kept / clips if clips else 0.0,
         "kept_s": kept * spec.clip_s,
     }
 
 
-def _compare(tracks: list[MadeTrack], spec: PatchSpec, say: Callable[[str], None]) -> dict[str, Any]:
-    """Compares the two folders, and prints what to beware of."""
-    piles: dict[str, dict[str, Statistics]] = {signal: {} for signal in SIGNALS}
-    for track in tracks:
+def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]:
+    """Compare the two folders and print the warnings."""
+    statistics: dict[str, dict[str, Statistics]] = {signal: {} for signal in SIGNALS}
+    for track in dataset.tracks:
         if track.statistics is not None:
             (signal,) = track.kept
-            piles[signal][track.name] = Statistics(**track.statistics)
-    comparison = compare(piles["mixture"], piles["accompaniment"], spec)
+            statistics[signal][track.name] = Statistics(**track.statistics)
+    comparison = compare(statistics["mixture"], statistics["accompaniment"], dataset.config.patch)
     for warning in comparison["warnings"]:
         say(f"Warning: {warning}")
     if comparison["suspicious"]:
         listed = "\n".join(f"  {name}" for name in comparison["suspicious"])
-        say(f"Warning: the target seems to play in these recordings of the folder without it. Listen to them:\n{listed}")
+        say(f"Warning: these target-free recordings seem to contain the target. Listen to them:\n{listed}")
     return comparison
 
 
@@ -206,21 +240,19 @@ def _index(tracks: list[MadeTrack], signal: str) -> Index:
     )
 
 
-def _write_tfds_metadata(
-    folder: Path, spec: PatchSpec, shards: dict[str, list[str]], shard_lengths: dict[str, list[int]], files: dict[str, int]
-) -> None:
-    """Writes features.json and dataset_info.json. None of this needs TensorFlow itself, which stays unimported."""
+def _write_tfds_metadata(folder: Path, spec: PatchSpec, shards: _Shards) -> None:
+    """Write features.json and dataset_info.json, without importing TensorFlow."""
     import tensorflow_datasets as tfds
 
     template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=NAME, filetype_suffix="tfrecord")
     splits = [
         tfds.core.SplitInfo(
             name=name,
-            shard_lengths=shard_lengths[name],
-            num_bytes=sum(files[shard] for shard in names),
+            shard_lengths=shards.lengths[name],
+            num_bytes=sum(shards.sizes[shard] for shard in names),
             filename_template=template,
         )
-        for name, names in shards.items()
+        for name, names in shards.names.items()
     ]
     identity = tfds.core.DatasetIdentity(name=NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name="")
     stft = tfds.features.Tensor(shape=spec.patch_shape, dtype=np.dtype(spec.dtype), encoding="bytes")
@@ -235,7 +267,3 @@ def _write_tfds_metadata(
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(folder)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1), encoding="utf-8")

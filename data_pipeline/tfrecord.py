@@ -1,11 +1,11 @@
-"""The TFRecord files of a dataset: written without TensorFlow, whose import takes longer than preparing several songs.
+"""TFRecord files, written without TensorFlow: importing it takes longer than preparing several songs.
 
-A TFRecord file is a row of records, each framed as
+A TFRecord file is a sequence of records, each framed as
 
     length of the payload: uint64 | masked CRC-32C of the length: uint32 | payload | masked CRC-32C of the payload: uint32
 
-in little endian. The payload of ours is a `tf.train.Example`, a protocol buffer whose features are always the same four:
-`level` (float32), `start` (int64), `stft` (the bytes of the array) and `track` (int64).
+in little endian.  The payload is a `tf.train.Example`, a protocol buffer, here always with the same four features: `level`
+(float32), `start` (int64), `stft` (the bytes of the array) and `track` (int64).
 """
 
 import contextlib
@@ -23,34 +23,34 @@ from data_pipeline.errors import DataError, WriteError
 
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
-"""What the framing adds to a payload."""
+"""Bytes that the framing adds to a payload."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of the body into a WriteError that names the path."""
+    """Turn an OSError of the body into a WriteError that names the path."""
     try:
         yield
     except OSError as error:
         raise WriteError(
-            f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the file size limited? Nothing "
-            "half-made is left, and finished tracks are kept: make room and run the same command again."
+            f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the file size limited? Finished tracks "
+            "are kept, and no incomplete files remain: free some space and rerun the same command."
         ) from error
 
 
 def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) -> bytes:
-    """A serialised `tf.train.Example`.
+    """Serialise a clip as a `tf.train.Example`.
 
     Args:
         track: number of the track, not negative.
         start: first sample of the clip, not negative.
-        level: stored as float32.
+        level: divisor of the clip; stored as float32.
         stft: stored as its bytes in C order.
     """
     # Feature is one of bytes_list = 1, float_list = 2, int64_list = 3; the values are field 1 of each, numbers packed.
     # Example.features = 1; Features.feature = 1 is a map, whose entries have key = 1 and value = 2.
     content = stft.tobytes()
-    # The content is large: it is copied once, into the record, and its lengths go into the headers around it.
+    # The content is large: it is copied only once, into the record.  The headers around it need its length alone.
     value = _header(1, len(content))
     feature = _header(1, len(value) + len(content)) + value
     entry = _field(1, b"stft") + _header(2, len(feature) + len(content)) + feature
@@ -65,10 +65,10 @@ def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) ->
 
 
 class RecordWriter:
-    """Writes a TFRecord file. Raises WriteError where the disk refuses.
+    """Writer of a TFRecord file.  Raises WriteError if the disk refuses the data.
 
     Attributes:
-        size: bytes written so far, which is the offset of the next record.
+        size: bytes written so far: the offset of the next record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class RecordWriter:
             self._file = path.open("wb")
 
     def write(self, payload: bytes) -> int:
-        """Appends a record. Returns its offset in bytes."""
+        """Append a record; return its offset in bytes."""
         offset = self.size
         length = struct.pack("<Q", len(payload))
         with writing(self._path):
@@ -92,12 +92,12 @@ class RecordWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        with writing(self._path):  # the rest of the buffer goes out here
+        with writing(self._path):  # Closing flushes the buffer.
             self._file.close()
 
 
 def read_record(path: Path, offset: int) -> bytes:
-    """The payload of the record at an offset in bytes. Raises DataError where the file is missing, too short or damaged."""
+    """Read the payload of the record at an offset in bytes.  Raises DataError if the file is missing, too short or damaged."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -118,7 +118,7 @@ def read_record(path: Path, offset: int) -> bytes:
 
 
 def _masked_crc(data: bytes) -> int:
-    # TFRecord's mask: the checksum of data that hold checksums themselves would be weak.
+    # TFRecord masks its checksums, since the checksum of data that contain checksums would be weak.
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -133,7 +133,7 @@ def _varint(value: int) -> bytes:
 
 
 def _header(number: int, length: int) -> bytes:
-    """What stands before the content of a length-delimited field (wire type 2)."""
+    """Header of a length-delimited field (wire type 2)."""
     return _varint(number << 3 | 2) + _varint(length)
 
 

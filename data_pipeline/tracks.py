@@ -1,192 +1,27 @@
-"""Where recordings come from: MUSDB18, MUSDB18-HQ, or two folders of any audio, all as a list of `Track`."""
+"""Sources of recordings: MUSDB18, MUSDB18-HQ, or two folders of any audio, all as lists of `Track`."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import yaml
 
 from data_pipeline import audio
-from data_pipeline.audio import AudioInfo, Blocks
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
-
-Split = Literal["train", "validation", "test"]
+from data_pipeline.recordings import Part, Recording, Split, Track
 
 STEM_SUFFIX = ".stem.mp4"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One audio stream of a file: `stream` counts from 0, and is always 0 but for .stem.mp4."""
-
-    path: Path
-    stream: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """A signal that is read lazily: the sum of the streams in `plus`, minus the sum of those in `minus`.
-
-    Attributes:
-        name: for messages.
-        root: the source's folder; `identity` holds paths relative to it.
-        plus: streams that are added, at least one.
-        minus: streams whose sum is subtracted.
-    """
-
-    name: str
-    root: Path
-    plus: tuple[Part, ...]
-    minus: tuple[Part, ...] = ()
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """All streams, the added ones first."""
-        return self.plus + self.minus
-
-    @property
-    def info(self) -> AudioInfo:
-        """Rate, channels and length of the files. Raises AudioError where one is bad, or where they disagree."""
-        return _agreed_info(self.name, self.parts)
-
-    @property
-    def sample_rate(self) -> int:
-        """The files' own, in Hz."""
-        return self.info.sample_rate
-
-    @property
-    def num_channels(self) -> int:
-        """The files' own: 1 for mono, 2 for stereo."""
-        return self.info.num_channels
-
-    @property
-    def num_samples(self) -> int | None:
-        """At the files' own rate; None where only decoding would tell. See `AudioInfo`."""
-        return self.info.num_samples
-
-    def blocks(self, sample_rate: int, stereo: bool, block_samples: int = audio.BLOCK_SAMPLES) -> Blocks:
-        """Reads the signal from start to end, in flat memory.
-
-        All signals of a track come in blocks of the same sizes, aligned to the sample. Sums are taken in float32, sample by
-        sample, before channels are averaged and before resampling.
-
-        Args:
-            sample_rate: in Hz; the signal is resampled where the files have another one.
-            stereo: two channels (mono is doubled), else one (channels are averaged).
-            block_samples: samples of a block, per channel.
-
-        Yields:
-            float32 (2 or 1, block_samples), the last one shorter.
-
-        Raises:
-            AudioError: as `audio.read_blocks`; and where files disagree in length, rate or channels, or have more than two
-                channels though `stereo` is asked for.
-        """
-        info = self.info
-        if stereo and info.num_channels > 2:
-            raise AudioError(
-                f"{self.parts[0].path}: has {info.num_channels} channels; only mono and stereo become stereo. "
-                "Prepare mono, or mix it down."
-            )
-        with contextlib.closing(self._native_blocks(block_samples)) as native:
-            mixed = native if stereo else (block.mean(axis=0, keepdims=True) for block in native)
-            for block in audio.resample_blocks(mixed, info.sample_rate, sample_rate, block_samples):
-                yield np.repeat(block, 2, axis=0) if stereo and len(block) == 1 else block
-
-    def read(self) -> np.ndarray:
-        """The whole signal at its own rate: float32 (1 or 2, samples).  Raises AudioError as `blocks` does."""
-        return np.concatenate(list(self.blocks(self.sample_rate, self.num_channels == 2)), axis=1)
-
-    def identity(self) -> list[list[Any]]:
-        """Path relative to the root, stream, sign, size in bytes and time of last change of every file; JSON-serialisable.
-
-        Raises AudioError where a file does not exist.
-        """
-        rows: list[list[Any]] = []
-        for index, part in enumerate(self.parts):
-            try:
-                status = part.path.stat()
-            except OSError as error:
-                raise _missing(part.path) from error
-            sign = 1 if index < len(self.plus) else -1
-            rows.append([part.path.relative_to(self.root).as_posix(), part.stream, sign, status.st_size, status.st_mtime_ns])
-        return rows
-
-    def _native_blocks(self, block_samples: int) -> Blocks:
-        with contextlib.ExitStack() as stack:
-            readers = []
-            for part in self.parts:
-                reader = audio.read_blocks(part.path, block_samples=block_samples, stream=part.stream)
-                readers.append(stack.enter_context(contextlib.closing(reader)))
-            while True:
-                blocks = [next(reader, None) for reader in readers]
-                lengths = [0 if block is None else block.shape[1] for block in blocks]
-                if len(set(lengths)) > 1:
-                    raise AudioError(
-                        f"{self.name}: its files decode to different lengths: "
-                        + ", ".join(
-                            f"{_label(part)} ends {max(lengths) - n} samples early"
-                            for part, n in zip(self.parts, lengths, strict=True)
-                            if n < max(lengths)
-                        )
-                        + ". Stems must be aligned and of one length."
-                    )
-                read = [block for block in blocks if block is not None]
-                if not read:
-                    return
-                yield _sum(read[: len(self.plus)]) - _sum(read[len(self.plus) :]) if self.minus else _sum(read)
-
-
-@dataclasses.dataclass(frozen=True)
-class Track:
-    """One song.
-
-    Attributes:
-        name: unique in its source.
-        split: "train", "validation" or "test".
-        mixture: the song with the target; None for a recording of a folder without the target.
-        accompaniment: the sum of all stems but the target's; None for a recording of a folder with the target.
-        target: mixture minus accompaniment; None without stems. In .stem.mp4 every stream is coded with losses of its own, so
-            this is the target's stem plus coding noise (in stempeg's example 22 dB below the mixture, most of it above 4 kHz).
-        stems: every stem by name; empty for a source without stems.
-    """
-
-    name: str
-    split: Split
-    mixture: Recording | None
-    accompaniment: Recording | None
-    target: Recording | None = None
-    stems: Mapping[str, Recording] = dataclasses.field(default_factory=dict)
-
-    def stem(self, name: str) -> Recording:
-        """The stem of that name, such as "vocals"."""
-        if name not in self.stems:
-            raise ValueError(
-                f"{self.name}: has no stem {name!r}; it has {', '.join(self.stems) or 'none: its source has no stems'}."
-            )
-        return self.stems[name]
-
-    def recordings(self) -> dict[str, Recording]:
-        """The signals that are not None, by the names "mixture", "accompaniment" and "target"."""
-        signals = {"mixture": self.mixture, "accompaniment": self.accompaniment, "target": self.target}
-        return {name: recording for name, recording in signals.items() if recording is not None}
-
-    def check(self) -> AudioInfo:
-        """Reads the headers of all files. Raises AudioError where one is bad, or they differ in length, rate or channels."""
-        parts = {part: None for recording in self.recordings().values() for part in recording.parts}
-        return _agreed_info(self.name, tuple(parts))
-
-
-@dataclasses.dataclass(frozen=True)
 class Musdb18:
-    """MUSDB18 as it is downloaded: root/{train,test}/NAME.stem.mp4. Needs ffmpeg."""
+    """MUSDB18 as distributed: root/{train,test}/NAME.stem.mp4.  Needs ffmpeg."""
 
     root: Path
     has_stems: ClassVar[bool] = True
@@ -194,7 +29,7 @@ class Musdb18:
 
 @dataclasses.dataclass(frozen=True)
 class Musdb18HQ:
-    """MUSDB18-HQ, or anything laid out like it: root/{train,test}/NAME/{mixture,drums,bass,other,vocals}.wav."""
+    """MUSDB18-HQ, or any set with its layout: root/{train,test}/NAME/{mixture,drums,bass,other,vocals}.wav."""
 
     root: Path
     has_stems: ClassVar[bool] = True
@@ -202,7 +37,7 @@ class Musdb18HQ:
 
 @dataclasses.dataclass(frozen=True)
 class TwoFolders:
-    """Recordings in which the target plays, and recordings in which it does not; no stems. Folders are searched in depth."""
+    """Two folders, searched recursively: recordings with the target, and recordings without it.  No stems."""
 
     with_target: Path
     without_target: Path
@@ -213,7 +48,7 @@ Source = Musdb18 | Musdb18HQ | TwoFolders
 
 
 def detect_source(path: str | os.PathLike[str]) -> Musdb18 | Musdb18HQ:
-    """Tells MUSDB18 from MUSDB18-HQ by what lies in its folders. Raises AudioError where it is neither."""
+    """Detect MUSDB18 or MUSDB18-HQ by the contents of its folders.  Raises AudioError if it is neither, or both."""
     root = Path(path)
     if not root.is_dir():
         raise AudioError(f"{root}: is not a folder." if root.exists() else f"{root}: does not exist.")
@@ -222,7 +57,7 @@ def detect_source(path: str | os.PathLike[str]) -> Musdb18 | Musdb18HQ:
     if stem_files and song_folders:
         raise AudioError(
             f"{root}: holds both {stem_files[0].relative_to(root)} (MUSDB18) and {song_folders[0].relative_to(root)} "
-            "(MUSDB18-HQ). Move one of the two sets to a folder of its own."
+            "(MUSDB18-HQ). Move one of the two sets to another folder."
         )
     if stem_files:
         return Musdb18(root)
@@ -236,17 +71,17 @@ def detect_source(path: str | os.PathLike[str]) -> Musdb18 | Musdb18HQ:
 
 
 def find_tracks(source: Source, target: tuple[str, ...], *, validation_share: float, seed: int) -> list[Track]:
-    """Lists the tracks of a source, sorted by split folder and name. Files are not opened: `Track.check` does that.
+    """List the tracks of a source, sorted by split folder and name, without opening their files.  See `Track.check`.
 
-    The split is MUSDB18's own where a name of the training set is on musdb's list of validation tracks. Otherwise
-    `validation_share` of the training tracks, drawn by `seed`, is held out: at least two of four or more, so that unlabeled
-    and positive patches can come from different ones, and one of two or three. Of two folders, that share of each, at least one.
+    If some training tracks are on musdb's list of validation tracks, those are the validation split.  Otherwise the fraction
+    `validation_share` of the training tracks, drawn by `seed`, is held out: at least two of four or more, so that unlabeled and
+    positive clips can come from different tracks, and one of two or three.  Of two folders, this fraction of each, at least one.
 
     Args:
-        source: where the recordings are.
-        target: stems that make the target; ignored by a source without stems.
+        source: source of the recordings.
+        target: stems that make up the target; ignored without stems.
         validation_share: between 0 and 1.
-        seed: draws the validation tracks.
+        seed: seed of the validation tracks.
 
     Raises:
         AudioError: a folder is missing or has no audio, or the target does not exist.
@@ -279,15 +114,14 @@ def find_tracks(source: Source, target: tuple[str, ...], *, validation_share: fl
     ]
 
 
-def download_musdb7s(root: str | os.PathLike[str], *, url: str | None = None) -> None:
-    """Downloads musdb's own set of 7-second excerpts (some 140 MB) to `root`, unless it is there already. Needs ffmpeg.
+def download_musdb7s(root: str | os.PathLike[str]) -> None:
+    """Download musdb's set of 7-second excerpts (about 140 MB), unless it exists already.  Needs ffmpeg.
 
     Args:
-        root: becomes root/train and root/test, with .stem.mp4 files.
-        url: of the archive; None is musdb's.
+        root: destination; its folders `train` and `test` receive the .stem.mp4 files.
 
     Raises:
-        AudioError: the download fails, or what came is not the archive. Nothing half-made is left under train or test.
+        AudioError: the download fails, or the file received is not the archive.  No incomplete `train` or `test` is left.
     """
     root = Path(root)
     if (root / "train").is_dir() and (root / "test").is_dir():
@@ -295,12 +129,12 @@ def download_musdb7s(root: str | os.PathLike[str], *, url: str | None = None) ->
     audio.require_ffmpeg()
     import musdb
 
-    # musdb unpacks in place and takes any `train` folder for the whole set; so it gets a folder of its own.
+    # musdb unpacks in place, and takes any `train` folder for the whole set: it gets a folder of its own.
     staging = root / ".download"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     database = musdb.DB(root=str(staging), subsets=[])
-    database.url = url or database.setup["sample-url"]
+    database.url = database.setup["sample-url"]
     try:
         database.download()
         for split in ("train", "test"):
@@ -309,11 +143,11 @@ def download_musdb7s(root: str | os.PathLike[str], *, url: str | None = None) ->
         for split in ("train", "test"):
             if not (root / split).exists():
                 (staging / split).rename(root / split)
-    # A broken connection, a missing page, a full disk, a damaged archive: the remedy is the same.
+    # For a broken connection, a missing page, a full disk and a damaged archive the remedy is the same.
     except Exception as error:
         raise AudioError(
             f"{database.url}: cannot be downloaded to {root} ({error or type(error).__name__}). "
-            "Check the connection and the free space and try again, or download that archive by hand and unpack it so that "
+            "Check the connection and the free space and try again, or download this archive yourself and unpack it so that "
             f"{root / 'train'} and {root / 'test'} exist."
         ) from error
     finally:
@@ -321,9 +155,9 @@ def download_musdb7s(root: str | os.PathLike[str], *, url: str | None = None) ->
 
 
 def _musdb_description() -> dict[str, Any]:
-    """The description of the set that musdb carries: numbers of the streams, validation tracks.
+    """Read musdb's description of the set: numbers of the streams, validation tracks.
 
-    Read from its file: musdb cannot be imported without ffmpeg, which MUSDB18-HQ does not need otherwise.
+    It is read from its file: musdb cannot be imported without ffmpeg, which MUSDB18-HQ does not need otherwise.
     """
     spec = importlib.util.find_spec("musdb")
     if spec is None or spec.origin is None:
@@ -367,7 +201,7 @@ def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int) -
     if with_target == without_target or with_target in without_target.parents or without_target in with_target.parents:
         raise AudioError(
             f"{source.with_target} and {source.without_target} are the same folder, or one lies inside the other. "
-            "Recordings with and without the target must lie apart."
+            "Put recordings with the target and recordings without it into separate folders."
         )
     tracks = []
     for index, (role, folder) in enumerate((("with_target", source.with_target), ("without_target", source.without_target))):
@@ -381,7 +215,7 @@ def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int) -
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """All audio files in a folder and its subfolders.  Raises AudioError where there are none."""
+    """List all audio files in a folder and its subfolders.  Raises AudioError if there are none."""
     if not folder.is_dir():
         raise AudioError(f"{folder}: is not a folder." if folder.exists() else f"{folder}: does not exist.")
     files = [
@@ -395,52 +229,14 @@ def audio_files(folder: Path) -> list[Path]:
     if not found:
         raise AudioError(
             f"{folder}: has {len(files)} files, but no audio among them. "
-            f"Files are taken by suffix: {', '.join(sorted(audio.AUDIO_SUFFIXES))}."
+            f"Audio is recognised by its suffix: {', '.join(sorted(audio.AUDIO_SUFFIXES))}."
         )
     return found
 
 
 def _draw(names: list[str], share: float, seed: int, at_least: int = 1) -> set[str]:
-    """That share of the names, never all; `at_least` as many, where that is no more than half of them."""
+    """Draw a fraction of the names, never all; at least `at_least`, if that is no more than half of them."""
     if len(names) < 2:
         return set()
     count = min(max(min(at_least, len(names) // 2), round(share * len(names))), len(names) - 1)
     return {names[index] for index in np.random.default_rng(seed).permutation(len(names))[:count]}
-
-
-def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
-    infos = []
-    for part in parts:
-        if not part.path.exists():
-            raise _missing(part.path)
-        infos.append(audio.probe(part.path, stream=part.stream))
-    for field, unit in (("num_channels", "channel(s)"), ("sample_rate", "Hz"), ("num_samples", "samples")):
-        values = [getattr(info, field) for info in infos]
-        if len(set(values)) > 1:
-            raise AudioError(
-                f"{name}: its files disagree: "
-                + ", ".join(f"{_label(part)} has {value} {unit}" for part, value in zip(parts, values, strict=True))
-                + ". The mixture and all stems of a track must have the same length, rate and channels."
-            )
-    return infos[0]
-
-
-def _missing(path: Path) -> AudioError:
-    if path.stem in ("mixture", *STEMS) and path.parent.is_dir():
-        wavs = sorted(other.name for other in path.parent.glob("*.wav"))
-        return AudioError(
-            f"{path}: does not exist. A track of MUSDB18-HQ is a folder with mixture.wav and "
-            f"{', '.join(f'{stem}.wav' for stem in STEMS)}; this one holds {', '.join(wavs) or 'no .wav'}."
-        )
-    return AudioError(f"{path}: does not exist.")
-
-
-def _label(part: Part) -> str:
-    return f"{part.path} (stream {part.stream})" if part.stream else str(part.path)
-
-
-def _sum(blocks: list[np.ndarray]) -> np.ndarray:
-    total = blocks[0]
-    for block in blocks[1:]:
-        total = total + block
-    return total

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, and without a word at a Ctrl-C."""
+"""Worker processes that end with their parent, and silently on Ctrl-C."""
 
 import concurrent.futures
 import contextlib
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def worker_pool(num_workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """A pool of processes; what has not begun when the `with` statement ends, by an error or Ctrl-C, is not done."""
+    """Open a pool of processes; jobs that have not started when the `with` statement ends are cancelled."""
     # Not `fork`: this process may hold threads of JAX or TensorFlow.
     context = multiprocessing.get_context("spawn")
     executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_begin)
-    # The terminal sends Ctrl-C to the workers too, which would print where they are. They inherit that it is held back.
+    # The terminal sends Ctrl-C to the workers too, and each would print a traceback.  They inherit the blocked signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for _ in range(num_workers):
@@ -30,7 +30,7 @@ def worker_pool(num_workers: int) -> Iterator[concurrent.futures.ProcessPoolExec
 
 
 def _begin() -> None:
-    """Ends this worker at Ctrl-C, and when its parent ends: it would wait for work for ever after a kill -9 of the parent."""
+    """End this worker silently on Ctrl-C, and when its parent ends: after a kill -9 of the parent it would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()

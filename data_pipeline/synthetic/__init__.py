@@ -1,1 +1,1 @@
-"""A small multitrack corpus that is a function of its seed."""
+"""Synthetic multitrack corpus, a function of its seed."""

@@ -1,6 +1,6 @@
-"""The instruments of the synthetic corpus: pads, plucked and sustained instruments, a bass and drums, all at a steady pitch.
+"""Instruments of the synthetic corpus: pads, plucked and sustained instruments, bass and drums, all at a steady pitch.
 
-Waveforms are float64 (samples,) unless said otherwise; times are in samples, pitches are MIDI numbers.
+Waveforms are float64 (samples,) unless stated otherwise; times are in samples, pitches are MIDI numbers.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ TABLE_SIZE = 8192
 
 
 def midi_to_hz(pitch: float) -> float:
-    """Frequency of a MIDI number in equal temperament, A4 = 440 Hz."""
+    """Frequency in Hz of a MIDI number, in equal temperament with A4 = 440 Hz."""
     return float(440 * 2 ** ((pitch - 69) / 12))
 
 
 class Instrument:
-    """One period of a tone with random static resonances, in a bright and a dark version, played by table look-up.
+    """Wavetable instrument: one period of a tone with random static resonances, in a bright and a dark version.
 
     Args:
         sample_rate: in Hz.
-        rng: draws the timbre.
-        sustained: the tone holds until the note ends, with a slow attack; else it is plucked and decays.
-        decay_s: of a plucked tone, about.
-        extra_tilt: added to the exponent with which harmonics fall off; the larger, the duller.
+        rng: random generator of the timbre.
+        sustained: hold the tone until the note ends, with a slow attack; otherwise the tone is plucked and decays.
+        decay_s: approximate decay time of a plucked tone.
+        extra_tilt: added to the exponent of the decay of the harmonics; larger is duller.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Instrument:
         self._tables: dict[float, tuple[FloatArray, FloatArray]] = {}
 
     def play(self, pitch: float, num_samples: int) -> FloatArray:
-        """One note of unit root mean square at its onset."""
+        """Play one note, of unit root mean square at its onset."""
         seconds = np.arange(num_samples) / self.sample_rate
         bright, dark = self._lookup(pitch, num_samples)
         if self.detune:
@@ -99,7 +99,7 @@ class DrumKit:
 
     @classmethod
     def draw(cls, sample_rate: int, rng: np.random.Generator) -> "DrumKit":
-        """A kit drawn from `rng`."""
+        """Draw a kit from `rng`."""
 
         def clock(seconds: float) -> FloatArray:
             return np.arange(round(seconds * sample_rate)) / sample_rate
@@ -137,7 +137,7 @@ class DrumKit:
 
 
 def add_at(buffer: FloatArray, start: int, sound: FloatArray, gain: float = 1.0) -> None:
-    """Adds `gain * sound` to `buffer` (..., samples) from sample `start` on, cut off at the end."""
+    """Add `gain * sound` to `buffer` (..., samples) from sample `start` on, cut off at the end of the buffer."""
     stop = min(start + len(sound), buffer.shape[-1])
     if stop > start:
         buffer[..., start:stop] += gain * sound[: stop - start]

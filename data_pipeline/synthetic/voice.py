@@ -1,6 +1,6 @@
-"""The singing voice of the synthetic corpus: a glottal pulse, moving formants, breath and consonants.
+"""Singing voice of the synthetic corpus: a glottal pulse, moving formants, breath and consonants.
 
-What tells it apart from the instruments is local in time and frequency, as in a real voice: glides, vibrato, formant movement and
+As in a real voice, the differences from the instruments are local in time and frequency: glides, vibrato, moving formants, and
 the change between vowels and consonants.
 """
 
@@ -32,7 +32,7 @@ HIGHEST_HARMONIC_HZ = 12_000.0
 
 @dataclasses.dataclass(frozen=True)
 class SungNote:
-    """A note of the melody: onset and length in seconds, pitch as a MIDI number, whether it opens a phrase."""
+    """Note of a melody: onset and length in seconds, pitch as a MIDI number, and whether it opens a phrase."""
 
     onset_s: float
     length_s: float
@@ -41,7 +41,7 @@ class SungNote:
 
 
 def smooth(values: FloatArray, length: int) -> FloatArray:
-    """`values` (frames,) or (frames, n) convolved over the frames with a Hann window of `length` frames; edges are held."""
+    """Smooth `values` (frames,) or (frames, n) over the frames with a Hann window of `length` frames; edges are extended."""
     window = np.hanning(max(length, 1) + 2)[1:-1]
     window /= window.sum()
     columns = values[:, None] if values.ndim == 1 else values
@@ -52,13 +52,13 @@ def smooth(values: FloatArray, length: int) -> FloatArray:
 
 
 def to_samples(control: FloatArray, hop: int) -> FloatArray:
-    """Linear interpolation of `control` (frames + 1,), one value every `hop` samples, to (frames * hop,) samples."""
+    """Interpolate `control` (frames + 1,), one value every `hop` samples, linearly to (frames * hop,) samples."""
     ramp = np.arange(hop) / hop
     return (control[:-1, None] + (control[1:] - control[:-1])[:, None] * ramp).ravel()
 
 
 def sing(notes: list[SungNote], num_samples: int, sample_rate: int, rng: np.random.Generator) -> FloatArray:
-    """Sings `notes` with a voice drawn from `rng`: float64 (num_samples,), at no particular level."""
+    """Sing `notes` with a voice drawn from `rng`: float64 (num_samples,), at no particular level."""
     hop = max(round(sample_rate / CONTROL_RATE), 1)
     num_frames = -(-num_samples // hop) + 1
     track = _articulate(notes, num_frames, sample_rate / hop, rng)
@@ -78,19 +78,56 @@ class _Articulation:
     frication_hz: FloatArray  # where that noise is strongest
 
 
+@dataclasses.dataclass
+class _Outline:
+    """Control signals before they are smoothed: steps from note to note.  See `_Articulation`."""
+
+    pitch: FloatArray
+    scoop: FloatArray  # semitones, the glide up to the first pitch
+    vibrato: FloatArray  # semitones
+    formants: FloatArray  # (frames, 3) in Hz, of an average adult
+    voiced: FloatArray
+    aspiration: FloatArray
+    frication: FloatArray
+    frication_hz: FloatArray
+
+
 def _articulate(notes: list[SungNote], num_frames: int, rate: float, rng: np.random.Generator) -> _Articulation:
-    pitches = np.array([note.pitch for note in notes])
     # High voices have short vocal tracts: their formants lie higher.
-    formant_scale = 2.0 ** ((np.median(pitches) - 57) / 60) * rng.uniform(0.93, 1.07)
-    vibrato_hz, vibrato_depth = rng.uniform(5.0, 6.2), rng.uniform(0.3, 0.6)
+    formant_scale = 2.0 ** ((np.median([note.pitch for note in notes]) - 57) / 60) * rng.uniform(0.93, 1.07)
+    vibrato_hz = rng.uniform(5.0, 6.2)
+    outline = _outline(notes, num_frames, rate, rng)
+    glide = smooth(outline.pitch, round(rng.uniform(0.07, 0.14) * rate))
+    wobble = smooth(rng.standard_normal(num_frames), round(0.25 * rate)) * 0.8  # About 15 cents of slow drift.
+    vibrato_rate = vibrato_hz * (1 + 0.06 * smooth(rng.standard_normal(num_frames), round(0.3 * rate)))
+    vibrato_phase = 2 * np.pi * np.cumsum(vibrato_rate) / rate
+    jitter = 0.02 * rng.standard_normal(num_frames)
+    moving = smooth(outline.formants, round(0.08 * rate)) * formant_scale
+    upper = formant_scale * np.array((3500.0, 4500.0, 5500.0, 6600.0, 7700.0)) * rng.uniform(0.95, 1.05, 5)
+    return _Articulation(
+        pitch=glide + outline.scoop + outline.vibrato * np.sin(vibrato_phase) + wobble + jitter,
+        formants=np.concatenate([moving, np.broadcast_to(upper, (num_frames, 5))], axis=1),
+        voiced=smooth(outline.voiced, round(0.05 * rate)),
+        aspiration=smooth(outline.aspiration, round(0.06 * rate)),
+        frication=smooth(outline.frication, round(0.016 * rate)),
+        frication_hz=outline.frication_hz,
+    )
+
+
+def _outline(notes: list[SungNote], num_frames: int, rate: float, rng: np.random.Generator) -> _Outline:
+    depth = rng.uniform(0.3, 0.6)
     breathiness = 10 ** (rng.uniform(-34, -24) / 20)
     consonant_level = 10 ** (rng.uniform(-14, -8) / 20)
-
-    pitch = np.full(num_frames, pitches[0], np.float64)
-    scoop, depth = np.zeros(num_frames), np.zeros(num_frames)
-    formants = np.tile(VOWELS[0], (num_frames, 1))
-    voiced, aspiration = np.zeros(num_frames), np.zeros(num_frames)
-    frication, frication_hz = np.zeros(num_frames), np.full(num_frames, 4000.0)
+    out = _Outline(
+        pitch=np.full(num_frames, notes[0].pitch, np.float64),
+        scoop=np.zeros(num_frames),
+        vibrato=np.zeros(num_frames),
+        formants=np.tile(VOWELS[0], (num_frames, 1)),
+        voiced=np.zeros(num_frames),
+        aspiration=np.zeros(num_frames),
+        frication=np.zeros(num_frames),
+        frication_hz=np.full(num_frames, 4000.0),
+    )
     for note in notes:
         start = round(note.onset_s * rate)
         stop = min(round((note.onset_s + note.length_s) * rate), num_frames)
@@ -98,56 +135,48 @@ def _articulate(notes: list[SungNote], num_frames: int, rate: float, rng: np.ran
         if len(frames) < 8:
             continue
         level = rng.uniform(0.6, 1.0)
-        pitch[start:] = note.pitch
-        depth[start:stop] = np.clip((frames / rate - 0.12) / 0.25, 0, 1) * vibrato_depth * rng.uniform(0.7, 1.1)
+        out.pitch[start:] = note.pitch
+        out.vibrato[start:stop] = np.clip((frames / rate - 0.12) / 0.25, 0, 1) * depth * rng.uniform(0.7, 1.1)
         if note.opens_phrase or rng.random() < 0.25:
-            scoop[start:stop] = -rng.uniform(0.5, 2.5) * np.exp(-frames / rate / rng.uniform(0.04, 0.09))
+            out.scoop[start:stop] = -rng.uniform(0.5, 2.5) * np.exp(-frames / rate / rng.uniform(0.04, 0.09))
         if note.opens_phrase:  # A breath is taken before the phrase.
             breath = max(start - round(rng.uniform(0.2, 0.35) * rate), 0)
-            aspiration[breath : max(start - 4, 0)] = breathiness * rng.uniform(1.0, 2.0)
-        kind, consonant = str(rng.choice(["fricative", "plosive", "nasal", "glide"])), 0
+            out.aspiration[breath : max(start - 4, 0)] = breathiness * rng.uniform(1.0, 2.0)
+        kind = str(rng.choice(["fricative", "plosive", "nasal", "glide"]))
         if not note.opens_phrase and rng.random() < 0.2:
-            kind = "glide"  # The vowel goes on over several notes.
-        if kind == "fricative":
-            consonant = min(round(rng.uniform(0.06, 0.14) * rate), len(frames) // 3)
-            frication[start : start + consonant] = consonant_level * rng.uniform(0.5, 1.0)
-            frication_hz[start : start + consonant] = rng.uniform(2500, 6500)
-        elif kind == "plosive":
-            consonant = min(round(rng.uniform(0.04, 0.08) * rate), len(frames) // 3)
-            burst = max(start + consonant - round(rng.uniform(0.012, 0.03) * rate), start)
-            frication[burst : start + consonant] = consonant_level * rng.uniform(0.7, 1.3)
-            frication_hz[start : start + consonant] = rng.uniform(900, 4500)
+            kind = "glide"  # The vowel continues over several notes.
+        vowel = start + _consonant(out, kind, start, len(frames), rate, consonant_level, rng)
         vowels = VOWELS[rng.integers(len(VOWELS), size=2)]
         turn = start + round(len(frames) * rng.uniform(0.4, 0.8)) if rng.random() < 0.7 else stop
-        formants[start:turn], formants[turn:] = vowels[0], vowels[1]
-        voiced[start + consonant : stop] = level
+        out.formants[start:turn], out.formants[turn:] = vowels[0], vowels[1]
+        out.voiced[vowel:stop] = level
         if kind == "nasal":
             murmur = min(round(rng.uniform(0.05, 0.1) * rate), len(frames) // 3)
-            formants[start : start + murmur] = NASAL
-            voiced[start : start + murmur] = 0.35 * level
+            out.formants[start : start + murmur] = NASAL
+            out.voiced[start : start + murmur] = 0.35 * level
         # Notes fade towards their end, and more so before a pause.
-        voiced[start:stop] *= 1 - 0.4 * (frames / len(frames)) ** 2
-        aspiration[start + consonant : stop] = breathiness * level
+        out.voiced[start:stop] *= 1 - 0.4 * (frames / len(frames)) ** 2
+        out.aspiration[vowel:stop] = breathiness * level
+    return out
 
-    glide = smooth(pitch, round(rng.uniform(0.07, 0.14) * rate))
-    wobble = smooth(rng.standard_normal(num_frames), round(0.25 * rate)) * 0.8  # About 15 cents of slow drift.
-    vibrato_rate = vibrato_hz * (1 + 0.06 * smooth(rng.standard_normal(num_frames), round(0.3 * rate)))
-    vibrato_phase = 2 * np.pi * np.cumsum(vibrato_rate) / rate
-    jitter = 0.02 * rng.standard_normal(num_frames)
-    moving = smooth(formants, round(0.08 * rate)) * formant_scale
-    upper = formant_scale * np.array((3500.0, 4500.0, 5500.0, 6600.0, 7700.0)) * rng.uniform(0.95, 1.05, 5)
-    return _Articulation(
-        pitch=glide + scoop + depth * np.sin(vibrato_phase) + wobble + jitter,
-        formants=np.concatenate([moving, np.broadcast_to(upper, (num_frames, 5))], axis=1),
-        voiced=smooth(voiced, round(0.05 * rate)),
-        aspiration=smooth(aspiration, round(0.06 * rate)),
-        frication=smooth(frication, round(0.016 * rate)),
-        frication_hz=frication_hz,
-    )
+
+def _consonant(out: _Outline, kind: str, start: int, num_frames: int, rate: float, level: float, rng: np.random.Generator) -> int:
+    """Put the noise of a fricative or plosive at the start of a note of `num_frames`; return the length of the consonant."""
+    length = 0
+    if kind == "fricative":
+        length = min(round(rng.uniform(0.06, 0.14) * rate), num_frames // 3)
+        out.frication[start : start + length] = level * rng.uniform(0.5, 1.0)
+        out.frication_hz[start : start + length] = rng.uniform(2500, 6500)
+    elif kind == "plosive":
+        length = min(round(rng.uniform(0.04, 0.08) * rate), num_frames // 3)
+        burst = max(start + length - round(rng.uniform(0.012, 0.03) * rate), start)
+        out.frication[burst : start + length] = level * rng.uniform(0.7, 1.3)
+        out.frication_hz[start : start + length] = rng.uniform(900, 4500)
+    return length
 
 
 def _formant_gain(frequencies: FloatArray, formants: FloatArray) -> ComplexArray:
-    """Response of resonances in cascade: complex (frames, n) at `frequencies` (frames or 1, n) in Hz."""
+    """Response of cascaded resonances: complex (frames, n) at `frequencies` (frames or 1, n) in Hz."""
     gain: ComplexArray = np.ones(np.broadcast_shapes(frequencies.shape, (len(formants), 1)), np.complex128)
     squared = frequencies**2
     for formant in formants.T:
@@ -178,7 +207,7 @@ def _voiced(track: _Articulation, hop: int, sample_rate: int, rng: np.random.Gen
 
 
 def _noise(track: _Articulation, hop: int, sample_rate: int, rng: np.random.Generator) -> FloatArray:
-    """Breath, fricatives and plosives: white noise shaped frame by frame."""
+    """Synthesise breath, fricatives and plosives: white noise shaped frame by frame."""
     size, num_frames = 4 * hop, len(track.pitch)
     window = np.hanning(size + 1)[:-1]
     noise = rng.standard_normal((num_frames + 3) * hop)

@@ -1,10 +1,12 @@
-"""Reading and writing audio: real files in every format, and every way in which they break, by the error's text."""
+"""Reading and writing audio: real files in every format, and every way in which they break."""
 
+import functools
 import os
 import re
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +40,18 @@ def write(path: Path, signal: np.ndarray, sample_rate: int = RATE, **options) ->
     return path
 
 
-def encode(path: Path, signal: np.ndarray, *options: str) -> Path:
-    """Through ffmpeg, for what libsndfile does not write."""
-    source = write(path.with_name("source.wav"), signal)
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", str(source), *options, str(path)]
-    subprocess.run(command, check=True)
+def encode(path: Path, *options: str) -> Path:
+    """Encode `music()` with ffmpeg, for formats that libsndfile does not write."""
+    path.write_bytes(encoded(path.suffix, *options))
     return path
+
+
+@functools.cache
+def encoded(suffix: str, *options: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        source, path = write(Path(folder, "source.wav"), music()), Path(folder, f"encoded{suffix}")
+        subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-i", str(source), *options, str(path)], check=True)
+        return path.read_bytes()
 
 
 def cut(path: Path, share: float = 0.6) -> Path:
@@ -53,13 +61,13 @@ def cut(path: Path, share: float = 0.6) -> Path:
 
 
 def run(script: str) -> str:
-    """What a Python script prints, run in a process of its own."""
+    """Run a Python script in another process; return its output."""
     root = Path(audio.__file__).parents[1]
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True).stdout
 
 
 def expect(text: str, path: Path):
-    """An AudioError that names the file and says this."""
+    """Expect an AudioError that names the file and matches the text."""
     return pytest.raises(AudioError, match=f"{re.escape(str(path))}.*{text}")
 
 
@@ -102,30 +110,26 @@ def test_what_is_written_is_read(tmp_path, name, options, tolerance):
     ],
 )
 def test_what_only_ffmpeg_reads(tmp_path, name, options):
-    signal = music()
-    path = encode(tmp_path / name, signal, *options)
+    path = encode(tmp_path / name, *options)
     back = read(path)
     info = probe(path)
     assert info.num_channels == back.shape[0] == 2
     if info.num_samples is not None:
         assert abs(info.num_samples - back.shape[1]) <= 0.25 * info.sample_rate
     assert back.shape[1] / info.sample_rate == pytest.approx(SECONDS, abs=0.1)
-    assert back.std() == pytest.approx(signal.std(), rel=0.1)
+    assert back.std() == pytest.approx(music().std(), rel=0.1)
 
 
 def test_opus_is_read_at_its_own_rate(tmp_path):
-    path = encode(tmp_path / "a.opus", music(), "-c:a", "libopus")
+    path = encode(tmp_path / "a.opus", "-c:a", "libopus")
     assert probe(path).sample_rate == 48_000
     assert read(path).shape[1] == pytest.approx(SECONDS * 48_000, abs=960)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.m4a"])
-def test_a_part_is_a_slice_of_the_whole(tmp_path, name):
-    signal = music()
-    path = encode(tmp_path / name, signal) if name == "a.m4a" else write(tmp_path / name, signal)
-    whole = read(path)
-    for start, stop in ((0, 1000), (1, 50_000), (30_000, None), (65_537, 65_538), (100_000, 10**9)):
-        np.testing.assert_array_equal(read(path, start=start, stop=stop, block_samples=4096), whole[:, start:stop])
+def test_the_samples_do_not_depend_on_the_size_of_the_blocks(tmp_path, name):
+    path = encode(tmp_path / name) if name == "a.m4a" else write(tmp_path / name, music())
+    np.testing.assert_array_equal(read(path, block_samples=4099), read(path))
 
 
 @pytest.mark.parametrize("block_samples", [1000, 4096, 1 << 20])
@@ -139,7 +143,7 @@ def test_all_blocks_but_the_last_have_the_length_asked_for(tmp_path, block_sampl
 
 
 def test_audio_under_another_formats_suffix_is_read(tmp_path):
-    path = encode(tmp_path / "a.m4a", music())
+    path = encode(tmp_path / "a.m4a")
     whole = read(path)
     np.testing.assert_array_equal(read(path.rename(tmp_path / "a.wav")), whole)
 
@@ -156,7 +160,7 @@ def test_a_wav_or_flac_from_a_pipe_has_no_length_in_its_header_and_is_read(tmp_p
 
 
 def test_an_abandoned_reader_leaves_no_ffmpeg_behind(tmp_path):
-    path = encode(tmp_path / "a.m4a", music(20 * RATE))
+    path = encode(tmp_path / "a.m4a")
     blocks = read_blocks(path, block_samples=100)
     next(blocks)
     blocks.close()
@@ -204,13 +208,13 @@ def test_the_sum_of_resampled_signals_is_the_resampled_sum():
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.flac", "a.ogg", "a.mp3", "a.opus", "front.m4a", "end.m4a", "a.webm"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
 def test_a_truncated_file_is_refused(tmp_path, name, share):
-    signal, path = music(), tmp_path / name
+    path = tmp_path / name
     if name == "a.aiff":
-        soundfile.write(path, signal.T, RATE)
+        soundfile.write(path, music().T, RATE)
     elif path.suffix in audio.WRITE_SUFFIXES:
-        write(path, signal)
+        write(path, music())
     else:
-        encode(path, signal, *(["-movflags", "+faststart"] if name == "front.m4a" else []))
+        encode(path, *(["-movflags", "+faststart"] if name == "front.m4a" else []))
     read(path)
     with expect("truncated", cut(path, share)):
         read(path)
@@ -241,7 +245,7 @@ def test_a_flac_with_a_damaged_frame_is_refused(tmp_path):
 
 
 def test_an_mp4_with_damaged_samples_is_refused(tmp_path):
-    path = encode(tmp_path / "a.m4a", music())
+    path = encode(tmp_path / "a.m4a")
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(0)
     data[len(data) // 3 : len(data) // 2] = rng.integers(0, 256, len(data) // 2 - len(data) // 3, dtype=np.uint8).tobytes()
@@ -267,7 +271,7 @@ def test_a_video_without_sound_is_refused(tmp_path):
 
 
 def test_a_stream_that_is_not_there_is_refused(tmp_path):
-    path = encode(tmp_path / "a.m4a", music())
+    path = encode(tmp_path / "a.m4a")
     with expect(r"has 1 audio stream\(s\), so there is no stream 4", path):
         read(path, stream=4)
 
@@ -303,7 +307,7 @@ def test_nan_and_infinite_samples_are_refused_with_their_place(tmp_path, value, 
 
 
 def test_a_missing_ffmpeg_is_named_with_the_remedy(tmp_path, monkeypatch):
-    path = encode(tmp_path / "a.m4a", music())
+    path = encode(tmp_path / "a.m4a")
     wav = write(tmp_path / "a.wav", music())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=r"ffmpeg and ffprobe not found on the PATH.*Install them: `apt-get install ffmpeg`"):
@@ -316,10 +320,10 @@ def test_a_missing_ffmpeg_is_named_with_the_remedy(tmp_path, monkeypatch):
         read(wav)
 
 
-def test_impossible_bounds_are_refused(tmp_path):
+def test_an_impossible_block_length_is_refused(tmp_path):
     path = write(tmp_path / "a.wav", music())
-    with pytest.raises(ValueError, match="start = 5, stop = 3"):
-        read(path, start=5, stop=3)
+    with pytest.raises(ValueError, match="block_samples is 0"):
+        read(path, block_samples=0)
 
 
 # --- Writing ---
@@ -413,9 +417,9 @@ except AudioError as error:
 # --- Long files ---
 
 
-def test_memory_is_flat_in_the_length_of_a_two_hour_wav(tmp_path):
-    # The samples are a hole in the file: it takes no room on the disk.
-    rate, seconds = 22_050, 7200
+def test_memory_is_constant_in_the_length_of_a_half_hour_wav(tmp_path):
+    # The samples are a hole in the file, which takes no room on the disk.
+    rate, seconds = 22_050, 1800
     path = tmp_path / "long.wav"
     data_bytes = seconds * rate * 2
     header = struct.pack(
@@ -424,7 +428,7 @@ def test_memory_is_flat_in_the_length_of_a_two_hour_wav(tmp_path):
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + data_bytes)
-    # In a process of its own: the peak of this one belongs to other tests.
+    # In another process: the peak of this one belongs to other tests.
     script = f"""
 import resource
 from data_pipeline.audio import read_blocks

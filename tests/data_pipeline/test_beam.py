@@ -1,4 +1,4 @@
-"""Preparation through Apache Beam, with its local runner: the same records as without it."""
+"""Preparation through Apache Beam with its local runner: the same records as without Beam."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,12 @@ def folders(tmp_path: Path) -> TwoFolders:
     return TwoFolders(tmp_path / "with", tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_the_same_records_as_the_ordinary_preparation(
     folders: TwoFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ordinary = prepare(folders, CONFIG, tmp_path / "ordinary", num_workers=1, progress=False)
-    # A track that a worker had finished before the launching machine died; and what Beam had half-written.
+    # Tracks that were finished before an error, and an incomplete file of Beam.
     monkeypatch.chdir(tmp_path)
     (Path("beamed") / "unfinished" / "beam-temp-outcomes").mkdir(parents=True)
     bad = folders.with_target / "3.wav"
@@ -45,7 +46,7 @@ def test_the_same_records_as_the_ordinary_preparation(
     finished = {path.name: path.stat().st_mtime_ns for path in Path("beamed/unfinished/tracks").iterdir()}
     assert finished
     beamed = prepare(TwoFolders(Path("with"), Path("without")), CONFIG, Path("beamed"), beam_options=LOCAL)
-    assert "tracks are there from an earlier run" in capfd.readouterr().out
+    assert "tracks exist from an earlier run" in capfd.readouterr().out
     assert beamed.info == ordinary.info
     assert not (tmp_path / "beamed" / "unfinished").exists()
     number = 0
@@ -64,6 +65,7 @@ def test_the_same_records_as_the_ordinary_preparation(
     assert PatchDataset.open("beamed").fingerprint == ordinary.fingerprint
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_fails_is_an_error_in_a_sentence(folders: TwoFolders, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^The Beam pipeline failed: .*Nowhere"):
         prepare(folders, CONFIG, tmp_path / "data", beam_options=("--runner=NowhereRunner",), progress=False)

@@ -1,3 +1,5 @@
+"""Batches of a prepared dataset: what they contain, in which order, and for which process."""
+
 import dataclasses
 import itertools
 import shutil
@@ -40,7 +42,7 @@ def dataset(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(source, dataset, tmp_path_factory):
-    """What the records must hold: (signal, track) -> float16 (clips, ...), made again from the audio."""
+    """Content of the records computed from the audio: float16 (clips, ...) by signal and track."""
     names = {track.name: track.id for split in ("train", "validation") for track in dataset.tracks(split)}
     found = {}
     for track in find_tracks(source, CONFIG.target, validation_share=CONFIG.validation_share, seed=CONFIG.seed):
@@ -63,7 +65,7 @@ def same(batches, others):
 
 
 def clip_of(expected, signal, track, patch):
-    """Number of the clip of that track that this patch is, among all clips."""
+    """Number of a patch among the clips of its track."""
     matches = np.flatnonzero((expected[signal, track] == patch).all(axis=(1, 2, 3, 4)))
     assert len(matches) == 1
     return int(matches[0])
@@ -119,20 +121,15 @@ def test_every_epoch_is_a_permutation_of_all_clips_of_each_stream(dataset, expec
     assert any((batch["unlabeled_track"] != batch["positive_track"]).any() for batch in batches)
 
 
-def test_fixed_order_is_one_pass_by_track_and_time(dataset, expected):
-    batches = take(dataset, None, split="validation", shuffle=False, disjoint_tracks=False, batch_size=3)
-    tracks = dataset.tracks("validation")
-    everything = [(track.id, clip) for track in tracks for clip in range(track.kept["mixture"])]
-    assert len(batches) == len(everything) // 3
+def test_a_batch_larger_than_the_split_repeats_clips(dataset, expected):
+    num_clips = dataset.num_clips("validation", "mixture")
+    (batch,) = take(dataset, 1, split="validation", batch_size=2 * num_clips, disjoint_tracks=False)
     seen = [
         (track, clip_of(expected, "mixture", track, patch))
-        for batch in batches
         for track, patch in zip(batch["unlabeled_track"].tolist(), batch["unlabeled"], strict=True)
     ]
-    assert seen == everything[: 3 * len(batches)]
-    # A batch larger than the set wraps around.
-    (large,) = take(dataset, None, split="validation", shuffle=False, disjoint_tracks=False, batch_size=100)
-    assert large["unlabeled"].shape[0] == 100
+    everything = [(track.id, clip) for track in dataset.tracks("validation") for clip in range(track.kept["mixture"])]
+    assert sorted(seen) == sorted(2 * everything)
 
 
 def test_disjoint_halves_never_share_a_track(dataset):
@@ -246,7 +243,7 @@ def test_what_cannot_be_given_is_refused_at_once(dataset, tmp_path):
     with pytest.raises(DataError, match="is damaged"):
         PatchDataset.open(tmp_path)
     (tmp_path / "jaxpu.json").write_text('{"format": 0}')
-    with pytest.raises(DataError, match="has format 0, this version of jaxpu reads 1"):
+    with pytest.raises(DataError, match="has format 0; .* reads format 1"):
         PatchDataset.open(tmp_path)
 
 

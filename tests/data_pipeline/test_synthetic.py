@@ -1,4 +1,4 @@
-"""The synthetic corpus: its files, and that it is no toy."""
+"""Synthetic corpus: its files, and that a simple filter does not separate its songs."""
 
 import json
 
@@ -33,14 +33,14 @@ def decibels(ratio):
 
 
 def song(split, index):
-    """Vocals and accompaniment of a song of the default corpus, in [-1, 1]."""
+    """Render vocals and accompaniment of a song of the default corpus, in [-1, 1]."""
     stems = {name: signal[0] / 32768 for name, signal in render_song(0, split, index).items()}
     return stems["vocals"], stems["drums"] + stems["bass"] + stems["other"]
 
 
 @pytest.fixture(scope="module")
 def songs():
-    return {split: [song(split, index) for index in range(count)] for split, count in (("train", 6), ("test", 2))}
+    return {split: [song(split, index) for index in range(count)] for split, count in (("train", 4), ("test", 2))}
 
 
 def test_stems_sum_to_the_mixture_sample_for_sample(tmp_path):
@@ -57,7 +57,7 @@ def test_stems_sum_to_the_mixture_sample_for_sample(tmp_path):
             rate, signals[name] = scipy.io.wavfile.read(folder / f"{name}.wav")
             assert (rate, signals[name].dtype, signals[name].shape) == (RATE, np.int16, (4 * RATE,))
         np.testing.assert_array_equal(sum(signals[name].astype(int) for name in STEMS), signals["mixture"])
-    assert not list(root.rglob("*.partial"))
+    assert not list(root.rglob(".partial*"))
 
 
 def test_a_song_depends_on_seed_split_and_index_only(tmp_path):
@@ -168,7 +168,7 @@ def test_a_fixed_filter_does_not_separate_but_an_oracle_mask_does(songs):
 
 
 def test_the_voice_moves_in_pitch_and_the_instruments_do_not(songs):
-    # In neighbouring frames, a steady harmonic stays in its bin: the strongest bins of the accompaniment are the same ones.
+    # A steady harmonic stays in its bin, so neighbouring frames of the accompaniment have the same strongest bins.
     def steadiness(signal):
         magnitude = np.abs(spectrum(signal))[48:256]  # 0.75 to 4 kHz
         before, after = magnitude[:, :-8], magnitude[:, 8:]

@@ -1,0 +1,216 @@
+"""Recordings as sums and differences of audio files, and the tracks that they form."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipeline import audio
+from data_pipeline.audio import AudioInfo, Blocks
+from data_pipeline.config import STEMS
+from data_pipeline.errors import AudioError
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """An audio stream of a file.  `stream` counts from 0; only .stem.mp4 files have more than one."""
+
+    path: Path
+    stream: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A signal that is read lazily: the sum of the streams in `plus` minus the sum of those in `minus`.
+
+    Attributes:
+        name: name in messages.
+        root: folder of the source; the paths of `identity` are relative to it.
+        plus: streams to add, at least one.
+        minus: streams to subtract.
+    """
+
+    name: str
+    root: Path
+    plus: tuple[Part, ...]
+    minus: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All streams, those of `plus` first."""
+        return self.plus + self.minus
+
+    @property
+    def info(self) -> AudioInfo:
+        """Rate, channels and length of the files.  Raises AudioError if one is damaged or they disagree."""
+        return _agreed_info(self.name, self.parts)
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the files in Hz."""
+        return self.info.sample_rate
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels of the files: 1 for mono, 2 for stereo."""
+        return self.info.num_channels
+
+    @property
+    def num_samples(self) -> int | None:
+        """Length at the rate of the files; None if only decoding can tell.  See `AudioInfo`."""
+        return self.info.num_samples
+
+    def blocks(self, sample_rate: int, stereo: bool, block_samples: int = audio.BLOCK_SAMPLES) -> Blocks:
+        """Read the signal from start to end in constant memory.
+
+        All signals of a track are read in blocks of the same sizes, aligned to the sample.  They are summed in float32, before
+        channels are averaged and before resampling.
+
+        Args:
+            sample_rate: in Hz; files at other rates are resampled.
+            stereo: read two channels (mono is duplicated) instead of one (the average of the channels).
+            block_samples: block length in samples per channel.
+
+        Yields:
+            float32 (2 or 1, block_samples), the last one shorter.
+
+        Raises:
+            AudioError: as in `audio.read_blocks`; also if the files disagree in length, rate or channels, or if they have more
+                than two channels and `stereo` is requested.
+        """
+        info = self.info
+        if stereo and info.num_channels > 2:
+            raise AudioError(
+                f"{self.parts[0].path}: has {info.num_channels} channels; stereo needs a mono or stereo recording. "
+                "Prepare mono, or mix it down."
+            )
+        with contextlib.closing(self._native_blocks(block_samples)) as native:
+            mixed = native if stereo else (block.mean(axis=0, keepdims=True) for block in native)
+            for block in audio.resample_blocks(mixed, info.sample_rate, sample_rate, block_samples):
+                yield np.repeat(block, 2, axis=0) if stereo and len(block) == 1 else block
+
+    def read(self) -> np.ndarray:
+        """Read the whole signal at its own rate: float32 (1 or 2, samples).  Raises AudioError as `blocks` does."""
+        return np.concatenate(list(self.blocks(self.sample_rate, self.num_channels == 2)), axis=1)
+
+    def identity(self) -> list[list[Any]]:
+        """List path relative to the root, stream, sign, size in bytes and time of last change of every file; JSON-serialisable.
+
+        Raises AudioError if a file does not exist.
+        """
+        rows: list[list[Any]] = []
+        for index, part in enumerate(self.parts):
+            try:
+                status = part.path.stat()
+            except OSError as error:
+                raise _missing(part.path) from error
+            sign = 1 if index < len(self.plus) else -1
+            rows.append([part.path.relative_to(self.root).as_posix(), part.stream, sign, status.st_size, status.st_mtime_ns])
+        return rows
+
+    def _native_blocks(self, block_samples: int) -> Blocks:
+        with contextlib.ExitStack() as stack:
+            readers = []
+            for part in self.parts:
+                reader = audio.read_blocks(part.path, block_samples=block_samples, stream=part.stream)
+                readers.append(stack.enter_context(contextlib.closing(reader)))
+            while True:
+                blocks = [next(reader, None) for reader in readers]
+                lengths = [0 if block is None else block.shape[1] for block in blocks]
+                if len(set(lengths)) > 1:
+                    raise AudioError(
+                        f"{self.name}: its files decode to different lengths: "
+                        + ", ".join(
+                            f"{_label(part)} ends {max(lengths) - n} samples early"
+                            for part, n in zip(self.parts, lengths, strict=True)
+                            if n < max(lengths)
+                        )
+                        + ". Stems must be aligned and have the same length."
+                    )
+                read = [block for block in blocks if block is not None]
+                if not read:
+                    return
+                yield _sum(read[: len(self.plus)]) - _sum(read[len(self.plus) :]) if self.minus else _sum(read)
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """A track of a source: a song with its stems, or a recording of one of two folders.
+
+    Attributes:
+        name: unique name in the source.
+        split: "train", "validation" or "test".
+        mixture: the signal with the target; None for a target-free recording.
+        accompaniment: sum of all stems but the target; None for a recording with the target but without stems.
+        target: mixture minus accompaniment; None without stems.  In .stem.mp4 every stream is lossily coded, so this is the stem
+            of the target plus coding noise (in stempeg's example 22 dB below the mixture, most of it above 4 kHz).
+        stems: all stems by name; empty for a source without stems.
+    """
+
+    name: str
+    split: Split
+    mixture: Recording | None
+    accompaniment: Recording | None
+    target: Recording | None = None
+    stems: Mapping[str, Recording] = dataclasses.field(default_factory=dict)
+
+    def stem(self, name: str) -> Recording:
+        """Return a stem by its name, such as "vocals"."""
+        if name not in self.stems:
+            raise ValueError(
+                f"{self.name}: has no stem {name!r}; it has {', '.join(self.stems) or 'none: its source has no stems'}."
+            )
+        return self.stems[name]
+
+    def recordings(self) -> dict[str, Recording]:
+        """Signals of the track, by the names "mixture", "accompaniment" and "target"."""
+        signals = {"mixture": self.mixture, "accompaniment": self.accompaniment, "target": self.target}
+        return {name: recording for name, recording in signals.items() if recording is not None}
+
+    def check(self) -> AudioInfo:
+        """Read the headers of all files.  Raises AudioError if one is damaged or they disagree in length, rate or channels."""
+        parts = {part: None for recording in self.recordings().values() for part in recording.parts}
+        return _agreed_info(self.name, tuple(parts))
+
+
+def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
+    infos = []
+    for part in parts:
+        if not part.path.exists():
+            raise _missing(part.path)
+        infos.append(audio.probe(part.path, stream=part.stream))
+    for field, unit in (("num_channels", "channel(s)"), ("sample_rate", "Hz"), ("num_samples", "samples")):
+        values = [getattr(info, field) for info in infos]
+        if len(set(values)) > 1:
+            raise AudioError(
+                f"{name}: its files disagree: "
+                + ", ".join(f"{_label(part)} has {value} {unit}" for part, value in zip(parts, values, strict=True))
+                + ". The mixture and all stems of a track must have the same length, rate and channels."
+            )
+    return infos[0]
+
+
+def _missing(path: Path) -> AudioError:
+    if path.stem in ("mixture", *STEMS) and path.parent.is_dir():
+        wavs = sorted(other.name for other in path.parent.glob("*.wav"))
+        return AudioError(
+            f"{path}: does not exist. A track of MUSDB18-HQ is a folder with mixture.wav and "
+            f"{', '.join(f'{stem}.wav' for stem in STEMS)}; this one holds {', '.join(wavs) or 'no .wav'}."
+        )
+    return AudioError(f"{path}: does not exist.")
+
+
+def _label(part: Part) -> str:
+    return f"{part.path} (stream {part.stream})" if part.stream else str(part.path)
+
+
+def _sum(blocks: list[np.ndarray]) -> np.ndarray:
+    total = blocks[0]
+    for block in blocks[1:]:
+        total = total + block
+    return total

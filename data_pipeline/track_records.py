@@ -1,0 +1,114 @@
+"""Records of one track, in a folder of its own that appears when it is complete."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.config import DataConfig
+from data_pipeline.errors import AudioError, DataError, WriteError
+from data_pipeline.folder_check import StatisticsMeter
+from data_pipeline.patches import PatchMaker
+from data_pipeline.publishing import MadeTrack, shard_file
+from data_pipeline.tfrecord import RecordWriter, encode_example, writing
+from data_pipeline.tracks import Track
+
+_RESULT_FILE = "result.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A track to prepare.  `key` is the name of its folder, and changes with everything on which its records depend."""
+
+    id: int
+    key: str
+    track: Track
+
+
+@functools.cache
+def _patch_maker(config: DataConfig) -> PatchMaker:
+    return PatchMaker(config)
+
+
+def make_track_once(job: Job, config: DataConfig, folder: Path) -> str | None:
+    """Like `make_track`, on a cluster, which may request a track again, or from two workers at once."""
+    if (folder / job.key).is_dir():
+        return None
+    try:
+        return make_track(job, config, folder)
+    except WriteError:
+        if (folder / job.key).is_dir():  # The other worker was faster.
+            return None
+        raise
+
+
+def make_track(job: Job, config: DataConfig, folder: Path) -> str | None:
+    """Make folder/KEY with the records of a track and their description; it appears when it is complete.
+
+    Returns an error message if the recordings cannot be used, else None.  Raises WriteError if the disk refuses the data.
+    """
+    # A process number would not do: a process on another machine may have the same.
+    temporary = folder / f"{job.key}.{secrets.token_hex(8)}"
+    try:
+        with writing(temporary):
+            temporary.mkdir()
+        result = _write_records(job, config, temporary)
+        with writing(temporary):
+            (temporary / _RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
+            temporary.replace(folder / job.key)
+    except WriteError:
+        raise
+    except (AudioError, DataError) as error:
+        return str(error)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return None
+
+
+def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]:
+    """Write the records of a track; return their description: the fields of `MadeTrack` that are not in the job."""
+    scratch = folder / "decoded"
+    with writing(scratch):
+        scratch.mkdir()
+    track = _patch_maker(config).track(job.track, scratch)
+    rows: dict[str, list[tuple[int, int, bool]]] = {}
+    files: dict[str, int] = {}
+    # With stems, positives are the mixtures minus the target: there is nothing to compare.
+    meter = None if job.track.target else StatisticsMeter(config.patch, track.num_clips)
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, RecordWriter] = {}
+        for patches in track.patches():
+            if patches.signal not in writers:
+                writers[patches.signal] = stack.enter_context(RecordWriter(folder / shard_file(patches.signal)))
+            if meter:
+                meter.add(patches.stft, patches.levels, patches.active)
+            for start, active, level, stft in zip(patches.starts, patches.active, patches.levels, patches.stft, strict=True):
+                example = encode_example(track=job.id, start=int(start), level=float(level), stft=stft)
+                offset = writers[patches.signal].write(example)
+                rows.setdefault(patches.signal, []).append((offset, int(start), bool(active)))
+        files = {shard_file(signal): writer.size for signal, writer in writers.items()}
+    shutil.rmtree(scratch)
+    statistics = meter.result() if meter else None
+    return {
+        "files": files,
+        "rows": rows,
+        "num_samples": track.num_samples,
+        "num_clips": track.num_clips,
+        "kept": {signal: int(kept.sum()) for signal, kept in track.kept.items()},
+        "unmixed": track.unmixed,
+        "statistics": dataclasses.asdict(statistics) if statistics else None,
+    }
+
+
+def read_track(job: Job, folder: Path) -> MadeTrack:
+    """Read the description of a finished track from folder/KEY."""
+    return MadeTrack(job.id, job.track.name, job.track.split, folder / job.key, **read_result(folder / job.key))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read the description of a finished track."""
+    return json.loads((folder / _RESULT_FILE).read_text(encoding="utf-8"))
