@@ -18,14 +18,14 @@ EXAMPLES = """\
 _SCRIPT = """\
 # Completion of jaxpu: commands, configs, options and their values; file names elsewhere.
 _jaxpu() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} place=${{COMP_WORDS[COMP_CWORD - 1]}} words=
+    local word=${{COMP_WORDS[COMP_CWORD]}} place=${{COMP_WORDS[COMP_CWORD - 1]}} choices=
     [[ $place == -* ]] || place=$COMP_CWORD
     [[ $word == -* ]] && place=options
     case "${{COMP_WORDS[1]}} $place" in
-        *" 1") words="{commands}" ;;
+        *" 1") choices="{commands}" ;;
 {places}
     esac
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
 }}
 complete -o default -F _jaxpu jaxpu
 """
@@ -54,7 +54,7 @@ def run(args: Sequence[str], commands: Mapping[str, Command]) -> Answer:
         values = dict(_options(command.arguments))
         places[f"{name} options"] = sorted([*values, "--help"])
         places |= {f"{name} {option}": choices for option, choices in values.items() if choices}
-    lines = "\n".join(f'        "{place}") words="{" ".join(words)}" ;;' for place, words in places.items())
+    lines = "\n".join(f'        "{place}") choices="{" ".join(words)}" ;;' for place, words in places.items())
     script = _SCRIPT.format(commands=" ".join(commands), places=lines).rstrip()
     return Answer((_BASH_IN_ZSH if arguments.shell == "zsh" else "") + script)
 
