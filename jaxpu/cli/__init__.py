@@ -1,4 +1,4 @@
-"""The commands of `jaxpu`, one module each: a class of arguments, examples and `run(args) -> Answer`.
+"""The commands of `jaxpu`, one module each: a dataclass of arguments, examples and `run(args) -> Answer`.
 
-They import what works only where they call it, so that help and completion do not wait for JAX.
+A command imports JAX, TensorFlow and the modules that use them inside `run`, so that help and completion do not wait for them.
 """

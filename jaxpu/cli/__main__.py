@@ -1,4 +1,4 @@
-"""The command line: finds the command, prints its answer or its error; the commands are in `jaxpu.cli`."""
+"""The command line: finds the command, and prints its answer or its error."""
 
 import contextlib
 import difflib
@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.errors import UserError
@@ -25,69 +26,76 @@ from jaxpu.cli import (
     synthesize,
     train,
 )
-from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Answer, UsageError
+from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Command, UsageError
 from jaxpu.config_files import config_names
 
-USAGE = """jaxpu: separate a sound from recordings without ever having that sound alone.
+USAGE = """jaxpu: separate one sound from recordings, without ever having that sound alone.
 
-Try it on songs that it makes itself (about 10 minutes on 2 cores):
+Try it on a small synthetic corpus (about 10 minutes on 2 cores):
   jaxpu demo
 
-Your own recordings: some in which the sound plays, and others in which it does not.
+Train on your own recordings, some with the target sound and others without it:
   jaxpu prepare recordings --with songs/ --without instrumentals/
   jaxpu train recordings
   jaxpu separate runs/recordings song.mp3 -o separated
 
 Commands:
-  demo                                     the whole way on songs that it makes itself
-  prepare CONFIG --with DIR --without DIR  two folders of recordings -> patches in data/CONFIG
-  prepare CONFIG --musdb18 DIR             MUSDB18 (.stem.mp4) -> patches; --musdb18hq DIR for MUSDB18-HQ (wav)
-  train CONFIG                             patches -> checkpoints in runs/CONFIG
-  sweep CONFIG --over NAME=VALUES          many runs, a table and a plot
-  evaluate MODEL CORPUS [--report]         scores on the test songs of a corpus, and a page to look at and listen to
-  compare RUN RUN... -o PAGE               evaluated runs side by side on one page
-  separate MODEL FILE_OR_FOLDER... -o DIR  any recording -> target and accompaniment
-  info NAME                                what a config, prepared data or a model is
-  export RUN -o FILE.zip                   a model to hand on, with licence and card; or a program that needs no jaxpu
-  estimate-prior DATA [CONFIG]             share of bins without the target in prepared data
-  synthesize DIR                           a small multitrack corpus from a seed
-  completion bash|zsh                      completion of all this at a press of Tab
+  demo                                     run the full pipeline on a small synthetic corpus
+  prepare CONFIG --with DIR --without DIR  convert two folders of recordings to training data in data/CONFIG
+  prepare CONFIG --musdb18 DIR             the same from MUSDB18 (.stem.mp4); --musdb18hq DIR for MUSDB18-HQ (wav)
+  train CONFIG                             train a model on data/CONFIG, with checkpoints in runs/CONFIG
+  sweep CONFIG --over NAME=VALUES          train many models that differ in hyperparameters and seeds, and compare them
+  evaluate MODEL CORPUS [--report]         score a model on test songs; --report adds a page to look at and listen to
+  compare RUN RUN... -o PAGE               compare evaluated runs on one page
+  separate MODEL FILE_OR_FOLDER... -o DIR  separate recordings into target and accompaniment
+  info NAME                                describe a config, prepared data or a model
+  export RUN -o FILE.zip                   package a trained model, with licence and model card
+  estimate-prior DATA [CONFIG]             estimate the class prior: the share of bins without the target
+  synthesize DIR                           synthesize a small multitrack corpus
+  completion bash|zsh                      print a script that completes commands and options with the Tab key
 
-MODEL is a run (a folder such as runs/recordings) or an archive of `jaxpu export`.
-CONFIG is a Python file or one of: {configs}.
-Every field of it can be set on the command line: jaxpu train baseline --objective.class-prior 0.7
+MODEL is a run (a folder such as runs/recordings) or an archive written by `jaxpu export`.
+CONFIG is a Python file, or the name of a config that comes with jaxpu:
+{configs}
+Every field of a config can be set on the command line: jaxpu train baseline --objective.class-prior 0.7
 
-`jaxpu COMMAND --help` shows examples and all options (`jaxpu train CONFIG --help`: with the config's values).
---json prints one JSON document on standard output and all else on standard error.
-Exit status: 0 done; 1 something failed, and standard error says what; 2 the command line or a config cannot be followed;
-130 interrupted: the same command goes on where it stopped.
+`jaxpu COMMAND --help` shows examples and all options; `jaxpu train CONFIG --help` shows them with the values of the config.
+`--json` prints one JSON document on standard output, and all other messages on standard error.
+Exit status: 0 done; 1 failed, for the reason on standard error; 2 invalid command line or config;
+130 interrupted: run `train`, `sweep`, `prepare` or `demo` again to resume.
 """
 
-COMMANDS: dict[str, Callable[[Sequence[str]], Answer]] = {
-    "demo": demo.run,
-    "prepare": prepare.run,
-    "train": train.run,
-    "sweep": sweep.run,
-    "evaluate": evaluate.run,
-    "compare": compare.run,
-    "separate": separate.run,
-    "info": info.run,
-    "export": export.run,
-    "estimate-prior": estimate_prior.run,
-    "synthesize": synthesize.run,
-    "completion": lambda args: completion.run(args, COMMANDS, __version__),
+COMMANDS: dict[str, Command] = {
+    "demo": Command(demo.DemoArguments, demo.run),
+    "prepare": Command(prepare.PrepareArguments, prepare.run),
+    "train": Command(train.TrainArguments, train.run),
+    "sweep": Command(sweep.SweepArguments, sweep.run),
+    "evaluate": Command(evaluate.EvaluateArguments, evaluate.run),
+    "compare": Command(compare.CompareArguments, compare.run),
+    "separate": Command(separate.SeparateArguments, separate.run),
+    "info": Command(info.InfoArguments, info.run),
+    "export": Command(export.ExportArguments, export.run),
+    "estimate-prior": Command(estimate_prior.EstimatePriorArguments, estimate_prior.run),
+    "synthesize": Command(synthesize.SynthesizeArguments, synthesize.run),
+    "completion": Command(completion.CompletionArguments, lambda args: completion.run(args, COMMANDS)),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command and print its answer, or its error in one sentence.
+
+    Args:
+        argv: words after `jaxpu`; those of this process by default.
 
     Returns:
-        The exit status, see `USAGE`.  Errors are printed in one sentence.
+        The exit status, see `USAGE`.
+
+    Raises:
+        SystemExit: after `--help` (0), and for arguments that do not fit the command (2).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(configs=", ".join(config_names())))
+        print(USAGE.format(configs=textwrap.fill(", ".join(config_names()), 100, initial_indent="  ", subsequent_indent="  ")))
         return DONE
     if argv[0] == "--version":
         print(f"jaxpu {__version__}")
@@ -95,28 +103,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in argv
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            answer = _command(argv[0])(argv[1:])
+            answer = _command(argv[0]).run(argv[1:])
         if answer.text:
             print(json.dumps(_finite(answer.document), indent=2) if as_json else answer.text, flush=True)
         return answer.status
     except KeyboardInterrupt:
-        print("jaxpu: interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # Of `jaxpu info ... | head`.
+        return _say("interrupted.", INTERRUPTED)
+    except BrokenPipeError:  # As of `jaxpu info ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:
-        # A path that the user gave, most likely.
-        print(
-            f"jaxpu: {error.filename or argv[0]}: {error.strerror or error}. Check the path and its permissions.", file=sys.stderr
-        )
-        return FAILED
+    except OSError as error:  # Most likely about a path that the user gave.
+        return _say(f"{error.filename or argv[0]}: {error.strerror or error}. Check the path and its permissions.", FAILED)
     except UserError as error:
-        print(f"jaxpu: {error}", file=sys.stderr)
-        return error.exit_status
+        return _say(str(error), error.exit_status)
 
 
-def _command(name: str) -> Callable[[Sequence[str]], Answer]:
+def _say(message: str, status: int) -> int:
+    print(f"jaxpu: {message}", file=sys.stderr)
+    return status
+
+
+def _command(name: str) -> Command:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -125,7 +132,7 @@ def _command(name: str) -> Callable[[Sequence[str]], Answer]:
 
 
 def _finite(value: Any) -> Any:
-    """With None for numbers that JSON does not have."""
+    """The value with None in the place of numbers that JSON lacks."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,10 +1,11 @@
-"""What all commands share: their answer, and how their arguments are read."""
+"""The frame of a command: its arguments, its answer, and the lines that it suggests."""
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -15,8 +16,11 @@ from jaxpu.config_files import config_names, load_config
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
 
-Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """The type of the option `--json`, which `jaxpu.cli.__main__.main` acts on."""
+
+Workers = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per core)")]
+"""The type of the option `--workers`."""
 
 
 class UsageError(UserError):
@@ -27,12 +31,12 @@ class UsageError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a command has to say when it is done.
+    """The result of a command.
 
     Attributes:
-        text: for people; nothing is printed where it is empty, as of processes other than the first that work together.
-        document: the same for programs, JSON-serialisable; None of commands without `--json`.
-        status: the exit status.
+        text: for people; empty where nothing is to be printed, as in all processes of a cluster but the first.
+        document: the same for programs, JSON-serialisable; None for commands without `--json`.
+        status: exit status.
     """
 
     text: str = ""
@@ -40,21 +44,33 @@ class Answer:
     status: int = DONE
 
 
+class Command(NamedTuple):
+    """A command of `jaxpu`.
+
+    Attributes:
+        arguments: dataclass of its arguments.
+        run: function of the words that follow the command's name.
+    """
+
+    arguments: type
+    run: Callable[[Sequence[str]], Answer]
+
+
 Arguments = TypeVar("Arguments")
 
 
 def parse(cls: type[Arguments], command: str, args: Sequence[str], examples: str, default: Arguments | None = None) -> Arguments:
-    """The arguments of a command.
+    """Parse the arguments of a command.
 
     Args:
-        cls: a dataclass, whose docstring is the help.
-        command: what the user typed after `jaxpu`, for the help.
-        args: what follows it.
-        examples: lines for the end of the help.
+        cls: dataclass whose docstring is the help.
+        command: the words that the user typed after `jaxpu`, for the help.
+        args: the words that follow them.
+        examples: lines for the end of the help's first part.
         default: values of options that are not given; required where `cls` holds a config.
 
     Raises:
-        SystemExit: after `--help` and after options that do not exist or fit.
+        SystemExit: with status 0 after `--help`, with status 2 after arguments that are missing, unknown or invalid.
     """
     about = (inspect.getdoc(cls) or "").partition("\n\nAttributes:")[0]
     return tyro.cli(
@@ -63,20 +79,37 @@ def parse(cls: type[Arguments], command: str, args: Sequence[str], examples: str
         description=f"{about}\n\nExamples:\n{examples.rstrip()}",
         args=list(args),
         default=tyro.MISSING_NONPROP if default is None else default,
-        # The kind of objective is the config's: its fields are options, not a choice of subcommands.
+        # The config decides the kinds of network and objective: their fields are options, not a choice of subcommands.
         config=(tyro.conf.AvoidSubcommands,),
     )
 
 
 def wants_help(args: Sequence[str]) -> bool:
-    """Whether help is asked for before anything else is named."""
+    """Whether the first word asks for help."""
     return bool(args) and args[0] in ("-h", "--help")
 
 
 def config_argument(command: str, args: Sequence[str]) -> tuple[str, Config, Sequence[str]]:
-    """Name and value of the config that a command line begins with, and the rest of it."""
+    """The name and the value of the config that a command line begins with, and the words after it."""
     if wants_help(args):
         return "CONFIG", Config(), args
     if not args or args[0].startswith("-"):
-        raise UsageError(f"Say which config: jaxpu {command} CONFIG, a Python file or one of {', '.join(config_names())}.")
+        names = ", ".join(config_names())
+        raise UsageError(f"The config is missing: jaxpu {command} CONFIG. Give a Python file, or one of {names}.")
     return Path(args[0]).stem, load_config(args[0]), args[1:]
+
+
+def config_options(args: Sequence[str]) -> list[str]:
+    """The words of a command line that set fields of the config, such as `--train.num-steps 2000`."""
+    chosen, is_field = [], False
+    for word in args:
+        if word.startswith("--") or word == "-o":
+            is_field = "." in word.partition("=")[0]
+        if is_field:
+            chosen.append(word)
+    return chosen
+
+
+def next_line(*words: str | Path) -> str:
+    """The line that suggests a command to run next, quoted for the shell."""
+    return f"Next: {shlex.join(['jaxpu', *map(str, words)])}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, parse
+from jaxpu.cli.command import Answer, UsageError, parse
 
 EXAMPLES = """\
   jaxpu compare runs/demo runs/demo_pu -o compare.html
@@ -16,21 +16,23 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class CompareArguments:
-    """One page of several runs, evaluated on the same songs: scores, learning curves, and excerpts to switch between.
+    """Compare several runs on one page: scores, learning curves, and a player that switches between their estimates.
 
     Attributes:
-        runs: run directories, each evaluated by `jaxpu evaluate RUN DATA --report`.
-        out: the page.
+        runs: run directories, each evaluated on the same songs with `jaxpu evaluate RUN CORPUS --report`.
+        out: the HTML file to write.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("compare.html")
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...", help_behavior_hint="(required)")]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="PAGE")] = Path("compare.html")
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Writes a page."""
+    """Write the page."""
     arguments = parse(CompareArguments, "compare", args, EXAMPLES)
+    if len(arguments.runs) < 2:
+        raise UsageError("Give two or more evaluated runs: jaxpu compare RUN RUN... -o PAGE.")
     from jaxpu.evaluation.html_report import write_comparison
 
     write_comparison(arguments.runs, arguments.out)
-    return Answer(f"Look and listen: {arguments.out}")
+    return Answer(f"Open {arguments.out} in a browser to look and listen.")

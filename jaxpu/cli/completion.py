@@ -1,17 +1,13 @@
-"""`jaxpu completion`: a script for the shell, from what `--help` says, so that no Python starts at a press of Tab."""
+"""`jaxpu completion`: a static script for the shell, made from the commands' dataclasses, so that Tab starts no Python."""
 
-import contextlib
 import dataclasses
-import io
-import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxpu.cli.command import Answer, parse
-from jaxpu.config import Config
+from jaxpu.cli.command import Answer, Command, Json, parse
 from jaxpu.config_files import config_names
 
 EXAMPLES = """\
@@ -20,81 +16,59 @@ EXAMPLES = """\
 """
 
 _SCRIPT = """\
-# Completion of jaxpu {version}: commands, configs, options and their values; file names elsewhere.
+# Completion of jaxpu: commands, configs, options and their values; file names elsewhere.
 _jaxpu() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} words=
-    case "${{COMP_WORDS[1]}} ${{COMP_WORDS[COMP_CWORD - 1]}}" in
-{values}
+    local word=${{COMP_WORDS[COMP_CWORD]}} place=${{COMP_WORDS[COMP_CWORD - 1]}} choices=
+    [[ $place == -* ]] || place=$COMP_CWORD
+    [[ $word == -* ]] && place=options
+    case "${{COMP_WORDS[1]}} $place" in
+        *" 1") choices="{commands}" ;;
+{places}
     esac
-    if [[ -z $words && $COMP_CWORD == 1 ]]; then
-        words="{commands}"
-    elif [[ -z $words && $word == -* ]]; then
-        case ${{COMP_WORDS[1]}} in
-{options}
-        esac
-    elif [[ -z $words && $COMP_CWORD == 2 ]]; then
-        case ${{COMP_WORDS[1]}} in
-            {with_config}) words="{configs}" ;;
-            completion) words="bash zsh" ;;
-        esac
-    elif [[ -z $words && $COMP_CWORD == 3 && ${{COMP_WORDS[1]}} == estimate-prior ]]; then
-        words="{configs}"
-    fi
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
 }}
 complete -o default -F _jaxpu jaxpu
 """
 
-_BEFORE_IN_ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+_BASH_IN_ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class CompletionArguments:
-    """A script that completes commands, configs and options at a press of Tab.
+    """Print a script that completes commands, configs, options and their values with the Tab key.
 
     Attributes:
-        shell: that it is for.
+        shell: the shell that reads the script.
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
 
 
-def run(args: Sequence[str], commands: Mapping[str, Callable[[Sequence[str]], Answer]], version: str) -> Answer:
-    """Writes the script for all commands."""
+def run(args: Sequence[str], commands: Mapping[str, Command]) -> Answer:
+    """Print the script for all commands."""
     arguments = parse(CompletionArguments, "completion", args, EXAMPLES)
-    options: dict[str, list[str]] = {}
-    values: dict[str, str] = {}
+    configs = config_names()
+    places: dict[str, Sequence[str]] = dict.fromkeys(("prepare 2", "train 2", "sweep 2", "info 2", "estimate-prior 3"), configs)
+    places["completion 2"] = ("bash", "zsh")
     for name, command in commands.items():
-        help_text = _help(command)
-        found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", help_text))
-        # The help shows one kind of network and one of objective.
-        options[name] = sorted(found | {option for option in _options_of_kinds() if f"{option.split('.')[0]}." in help_text})
-        for option, choices in re.findall(r"(--[a-z][a-z0-9.-]*) \{([^\s{}|]+)\}", help_text):
-            # Fields of a config mean the same to every command.
-            values[f'*" {option}"' if "." in option else f'"{name} {option}"'] = choices.replace("None", "").replace(",", " ")
-    script = _SCRIPT.format(
-        version=version,
-        commands=" ".join(commands),
-        configs=" ".join(config_names()),
-        with_config="prepare|train|sweep|info",
-        options="\n".join(f'            {name}) words="{" ".join(each)}" ;;' for name, each in options.items()),
-        values="\n".join(f'        {option}) words="{each}" ;;' for option, each in sorted(values.items()) if each),
-    )
-    return Answer((_BEFORE_IN_ZSH if arguments.shell == "zsh" else "") + script.rstrip())
+        values = dict(_options(command.arguments))
+        places[f"{name} options"] = sorted([*values, "--help"])
+        places |= {f"{name} {option}": choices for option, choices in values.items() if choices}
+    lines = "\n".join(f'        "{place}") choices="{" ".join(words)}" ;;' for place, words in places.items())
+    script = _SCRIPT.format(commands=" ".join(commands), places=lines).rstrip()
+    return Answer((_BASH_IN_ZSH if arguments.shell == "zsh" else "") + script)
 
 
-def _help(command: Callable[[Sequence[str]], Answer]) -> str:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        command(["--help"])
-    return text.getvalue()
-
-
-def _options_of_kinds() -> set[str]:
-    """The options of all dataclasses that may stand in a field of a config."""
-    return {
-        f"--{name}.{field.name.replace('_', '-')}"
-        for name, annotation in typing.get_type_hints(Config).items()
-        for kind in typing.get_args(annotation)
-        for field in dataclasses.fields(kind)
-    }
+def _options(cls: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """The options of a dataclass and of every dataclass that its fields may hold, each with the values to choose from."""
+    for field, annotation in typing.get_type_hints(cls, include_extras=True).items():
+        kind, *marks = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
+        name = next((mark.name for mark in marks if getattr(mark, "name", None) is not None), field.replace("_", "-"))
+        arms = (kind, *typing.get_args(kind))
+        classes = [arm for arm in arms if dataclasses.is_dataclass(arm)]
+        for each in classes:
+            yield from _options(each, f"{prefix}{name}." if name else prefix)
+        if not classes and tyro.conf.Positional not in marks:
+            yield f"--{prefix}{name}", [str(value) for arm in arms for value in typing.get_args(arm) if isinstance(value, str)]
+            if kind is bool and annotation != Json:
+                yield f"--{prefix}no-{name}", []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, parse
+from jaxpu.cli.command import Answer, next_line, parse
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 
@@ -19,25 +19,27 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class DemoArguments:
-    """The whole way on songs that it makes itself; about 10 minutes on 2 cores.
+    """Run the full pipeline on a small synthetic corpus: synthesize, prepare, train, evaluate, separate.
+
+    It takes about 10 minutes on 2 cores. Run the same command again to resume.
 
     Attributes:
-        config: of the data and the run.
-        out: folder of all that is written.
-        songs: to train on.
-        test_songs: to test on.
-        seconds: length of a song.
+        config: configuration of the data and the run.
+        out: folder for all output.
+        songs: number of training songs.
+        test_songs: number of test songs.
+        seconds: length of each song in seconds.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("demo")
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("demo")
     songs: int = 24
     test_songs: int = 4
     seconds: float = 20.0
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Goes the whole way."""
+    """Run the pipeline."""
     arguments = parse(DemoArguments, "demo", args, EXAMPLES, DemoArguments(load_config("demo")))
     from jaxpu.cli.demo_pipeline import demo
 
@@ -48,4 +50,4 @@ def run(args: Sequence[str]) -> Answer:
         num_test=arguments.test_songs,
         seconds=arguments.seconds,
     )
-    return Answer(f"Next: jaxpu separate {arguments.out / 'run'} RECORDING -o DIR")
+    return Answer(next_line("separate", arguments.out / "run", "RECORDING", "-o", "separated"))

@@ -1,8 +1,8 @@
-"""The main job from end to end on songs that it makes itself: synthesize, prepare, train, evaluate, separate."""
+"""The full pipeline on a small synthetic corpus: synthesize, prepare, train, evaluate, separate."""
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -21,16 +21,16 @@ from jaxpu.training.loop import train
 
 
 def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int = 4, seconds: float = 20.0) -> None:
-    """Runs the main job, each stage with a progress bar, and prints the scores and what it wrote.
+    """Run the full pipeline on a synthetic corpus; print progress, scores and the files written.
 
-    A stage that is complete in `out` is not done again.
+    Stages that are complete in `out` are not repeated.
 
     Args:
-        config: of the data and the run.
-        out: folder of all that is written.
-        num_train: songs to train on.
-        num_test: songs to test on.
-        seconds: length of a song.
+        config: configuration of the data and the run.
+        out: folder for all output.
+        num_train: number of training songs.
+        num_test: number of test songs.
+        seconds: length of each song in seconds.
     """
     out = Path(out)
     started = time.perf_counter()
@@ -46,29 +46,35 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     table = evaluate(model, corpus, out / "evaluation")
     song = sorted((out / "corpus" / "test").iterdir())[0] / "mixture.wav"
     print(f"5/5 Separating {song}", flush=True)
-    report = separate(model, [song], out / "separated")
+    separated = separate(model, [song], out / "separated").written[song]
     picture = out / "separation.png"
-    separated = next(path for path in report.written[song] if path.stem != "accompaniment")
+    _plot(picture, config, song, next(path for path in separated if path.stem != "accompaniment"))
+    lines = [
+        "",
+        format_table(table),
+        "",
+        "Trained on mixtures, and on the accompaniment of other songs.",
+        "Listen to:",
+        *(f"  {path}" for path in [song, *separated]),
+        f"Look at: {picture}",
+        f"Checkpoints, learning curves and scores: {out / 'run'}, {out / 'evaluation'}",
+        f"Took {time.perf_counter() - started:.0f} s.",
+    ]
+    print("\n".join(lines))
+
+
+def _plot(picture: Path, config: Config, song: Path, separated: Path) -> None:
+    """Plot spectrograms of a mixture, of the true target beside it, and of the separated target."""
+    stems = [_first_channel(song.with_name(f"{stem}.wav")) for stem in config.data.target]
     plot_separation(
         picture,
         config.data.patch,
-        rate,
+        config.data.patch.sample_rate,
         mixture=_first_channel(song),
-        reference=np.sum([_first_channel(song.with_name(f"{stem}.wav")) for stem in config.data.target], axis=0),
+        reference=np.sum(stems, axis=0),
         estimates={"target, separated": _first_channel(separated)},
         title=song.parent.name,
     )
-
-    print()
-    print(format_table(table))
-    print()
-    print("Trained on mixtures, and on accompaniment of other songs.")
-    print("Listen to:")
-    for path in [song, *report.written[song]]:
-        print(f"  {path}")
-    print(f"Look at: {picture}")
-    print(f"Checkpoints, learning curves and scores: {out / 'run'}, {out / 'evaluation'}")
-    print(f"Took {time.perf_counter() - started:.0f} s.")
 
 
 def example_songs(
@@ -79,19 +85,17 @@ def example_songs(
     num_test: int,
     seconds: float,
     sample_rate: int,
-    url: str | None = None,
 ) -> Musdb18 | Musdb18HQ:
-    """Songs to try jaxpu on; what is in `root` already is not made again.
+    """Songs to try jaxpu on, made or downloaded unless they are in `root` already.
 
     Args:
-        songs: `synthetic`, or `musdb`, its excerpts of 7 seconds; where these cannot be downloaded it says so, and synthetic
-            songs take their place.
-        root: folder of the songs.
-        num_train: synthetic songs to train on.
-        num_test: synthetic songs to test on.
-        seconds: length of a synthetic song.
-        sample_rate: of the synthetic songs, in Hz.
-        url: of musdb's archive; None is musdb's.
+        songs: `synthetic`, or `musdb` for musdb's 7-second excerpts. If these cannot be downloaded, the function prints the
+            reason and makes synthetic songs.
+        root: folder for the songs.
+        num_train: number of synthetic training songs.
+        num_test: number of synthetic test songs.
+        seconds: length of each synthetic song in seconds.
+        sample_rate: sample rate of the synthetic songs in Hz.
 
     Raises:
         ValueError: `songs` is neither.
@@ -101,13 +105,16 @@ def example_songs(
     root = Path(root)
     if songs == "musdb":
         try:
-            download_musdb7s(root / "musdb", url=url)
+            download_musdb7s(root / "musdb")
             return Musdb18(root / "musdb")
         except AudioError as error:
-            print(f"{error} Until then songs are synthesized.")
-    sizes: dict[str, Any] = {"num_train": num_train, "num_test": num_test, "seconds": seconds, "sample_rate": sample_rate}
-    # Few and short songs take no longer than processes take to start.
-    return Musdb18HQ(synthesize(root / "synthetic", **sizes, num_workers=1))
+            print(f"{error} Using synthetic songs instead.")
+    # Starting worker processes takes longer than making a few short songs.
+    return Musdb18HQ(
+        synthesize(
+            root / "synthetic", num_train=num_train, num_test=num_test, seconds=seconds, sample_rate=sample_rate, num_workers=1
+        )
+    )
 
 
 def _first_channel(path: Path) -> np.ndarray:

@@ -13,31 +13,33 @@ from jaxpu.config_files import load_config
 
 EXAMPLES = """\
   jaxpu estimate-prior data/recordings
-  jaxpu estimate-prior demo/data demo_pu --no-best-bin --json
+  jaxpu estimate-prior demo/data demo_pu --json
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class EstimatePriorArguments:
-    """The class prior of prepared data: from stems where there are any, and from positive and unlabeled data alone.
+    """Estimate the class prior of prepared data: the share of time-frequency bins in which the target is inactive.
+
+    The estimate needs no stems. Where the data have stems, the class prior is computed from them as well.
 
     Attributes:
-        config: its network, weight exponent, batch size and seed matter; that of the demo by default.
-        out: a JSON file for the figures.
-        json: print the figures as one JSON document.
+        config: configuration whose weight exponent, batch size and seed are used; the config of the demo by default.
+        out: JSON file for the estimates.
+        json: print the estimates as one JSON document.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: none)")] = None
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Estimates the class prior."""
+    """Estimate the class prior."""
     if wants_help(args):
         parse(EstimatePriorArguments, "estimate-prior DATA [CONFIG]", args, EXAMPLES, EstimatePriorArguments(load_config("demo")))
     if not args or args[0].startswith("-"):
-        raise UsageError("Say which data: jaxpu estimate-prior DATA [CONFIG], a folder that `jaxpu prepare` wrote.")
+        raise UsageError("The data are missing: jaxpu estimate-prior DATA [CONFIG]. Give a folder that `jaxpu prepare` wrote.")
     from data_pipeline.dataset import PatchDataset
 
     has_config = len(args) > 1 and not args[1].startswith("-")

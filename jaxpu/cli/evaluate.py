@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, parse
+from jaxpu.cli.command import Answer, Json, Workers, parse
 from jaxpu.config.cluster import Cluster
 
 EXAMPLES = """\
@@ -19,27 +19,30 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments:
-    """Scores of a model on the test songs of MUSDB18, MUSDB18-HQ or a corpus in their layout.
+    """Score a model on the test songs of MUSDB18, MUSDB18-HQ, or a corpus in the layout of either.
 
     Attributes:
-        model: run directory, or an archive of `jaxpu export`.
-        corpus: root of the corpus.
-        out: where the scores go; RUN/evaluation by default, ARCHIVE-evaluation of an archive.
-        split: test, validation or train.
-        full: museval's filtered metrics, with SIR and SAR; about 1000 times slower.
-        workers: processes; one per core by default.
-        report: write report.html, a page with the scores, the learning curves, and songs to look at and listen to.
-        examples: songs to listen to on that page.
-        cluster: the processes that share the songs.
+        model: run directory, or archive written by `jaxpu export`.
+        corpus: root folder of the corpus, with one folder per split.
+        out: folder for the scores.
+        split: songs to score: test, validation or train.
+        full: compute museval's filtered metrics too, with SIR and SAR; about 1000 times slower.
+        workers: number of processes.
+        report: also write report.html, a page with scores, learning curves, spectrograms and players.
+        examples: number of songs on that page.
+        cluster: processes that share the songs.
         json: print the scores of every song as one JSON document.
     """
 
-    model: tyro.conf.Positional[Path]
-    corpus: tyro.conf.Positional[Path]
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    split: str = "test"
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    corpus: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CORPUS")]
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="(default: RUN/evaluation or ARCHIVE-evaluation)"),
+    ] = None
+    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
     full: bool = False
-    workers: int | None = None
+    workers: Workers = None
     report: bool = False
     examples: int = 3
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
@@ -47,7 +50,7 @@ class EvaluateArguments:
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Scores a model."""
+    """Score a model."""
     arguments = parse(EvaluateArguments, "evaluate", args, EXAMPLES)
     from data_pipeline.tracks import detect_source
     from jaxpu import parallel
@@ -71,5 +74,5 @@ def run(args: Sequence[str]) -> Answer:
         return Answer()
     text = f"{format_table(table)}\nScores of every song: {out}"
     if arguments.report:
-        text += f"\nLook and listen: {write_report(arguments.model, out)}"
+        text += f"\nOpen {write_report(arguments.model, out)} in a browser to look and listen."
     return Answer(text, json.loads(table.path.read_text(encoding="utf-8")))

@@ -17,29 +17,33 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class ExportArguments:
-    """A run as an archive to hand on, with config, licence, scores and a card.  The other commands take it like a run.
+    """Package a trained model as an archive, with its config, licence, scores and model card.
+
+    The other commands take an archive of the format `jaxpu` in the place of a run.
 
     Attributes:
         run: run directory.
-        out: a file that ends in .zip, or a new folder.
-        licence: of the parameters: an SPDX identifier such as CC-BY-4.0.
-        description: of the training data, for the card: which recordings, how many, whose.
-        format: `jaxpu`: the parameters; `stablehlo`: a program that runs without jaxpu, for CPU, CUDA and TPU.
-        scores: scores.json of this checkpoint; RUN/evaluation/scores.json by default, where it is there.
-        json: print what the archive says of itself as one JSON document.
+        out: archive to write: a file that ends in .zip, or a new folder.
+        licence: licence of the parameters, as an SPDX identifier such as CC-BY-4.0.
+        description: training data, for the model card: which recordings, how many, whose.
+        format: `jaxpu` stores the parameters; `stablehlo` stores a program for CPU, CUDA and TPU that runs without jaxpu.
+        scores: scores of this checkpoint, as `jaxpu evaluate` wrote them.
+        json: print the description of the archive as one JSON document.
     """
 
-    run: tyro.conf.Positional[Path]
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    licence: str
-    description: str
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="ARCHIVE")]
+    licence: Annotated[str, tyro.conf.arg(metavar="SPDX")]
+    description: Annotated[str, tyro.conf.arg(metavar="TEXT")]
     format: Literal["jaxpu", "stablehlo"] = "jaxpu"
-    scores: Path | None = None
+    scores: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/evaluation/scores.json, if it exists)")
+    ] = None
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Writes an archive."""
+    """Write the archive."""
     arguments = parse(ExportArguments, "export", args, EXAMPLES)
     from jaxpu.artifacts.export import export
     from jaxpu.artifacts.info import describe
@@ -52,4 +56,4 @@ def run(args: Sequence[str]) -> Answer:
         program=arguments.format == "stablehlo",
         scores=arguments.scores,
     )
-    return Answer(f"{arguments.out}: its README.md tells how to use it.", describe(str(arguments.out)))
+    return Answer(f"Wrote {arguments.out}. Its README.md says how to use it.", describe(str(arguments.out)))

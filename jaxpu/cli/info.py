@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -15,19 +16,19 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class InfoArguments:
-    """What a config, prepared data, a run or an archive of `jaxpu export` is.
+    """Describe a config, prepared data, a run, or an archive written by `jaxpu export`.
 
     Attributes:
         name: a folder, an archive, a Python file, or the name of a config.
-        json: print it as one JSON document.
+        json: print the description as one JSON document.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Describes something."""
+    """Describe the named thing."""
     arguments = parse(InfoArguments, "info", args, EXAMPLES)
     from jaxpu.artifacts.info import describe, to_text
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, UsageError, config_argument, parse
+from jaxpu.cli.command import Answer, Json, UsageError, Workers, config_argument, config_options, next_line, parse
 from jaxpu.config import Config
 
 EXAMPLES = """\
@@ -19,60 +19,63 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class PrepareArguments:
-    """Recordings to patches of STFT in TFRecords.  Give one source.
+    """Convert recordings to training data: STFT patches in TFRecord files.
+
+    Give one source: `--with` and `--without`, `--musdb18`, or `--musdb18hq`. Folders are searched recursively, for any format
+    that ffmpeg reads.
 
     Attributes:
-        config: of the data; only `--data.*` matters here.
-        with_target: folder of recordings in which the target plays (any audio, searched recursively).
-        without_target: folder of recordings in which it does not play.
-        musdb18: root of MUSDB18 (.stem.mp4).
-        musdb18hq: root of MUSDB18-HQ (wav).
-        download: fetch musdb's 7-second excerpts into --musdb18 first.
-        out: where the data go; data/CONFIG by default.
-        workers: processes; one per core by default.
-        beam: make the tracks on a cluster instead: options of Apache Beam in one word, --beam="--runner=FlinkRunner ...".
-        skip_bad: go on past recordings that cannot be used, and list them at the end.
-        json: print what the data are as one JSON document.
+        config: configuration; this command uses the fields `--data.*` alone.
+        with_target: folder of recordings in which the target plays, among other sounds.
+        without_target: folder of other recordings, in which the target does not play.
+        musdb18: root folder of MUSDB18 (.stem.mp4).
+        musdb18hq: root folder of MUSDB18-HQ (wav).
+        download: first download musdb's 7-second excerpts to the folder --musdb18.
+        out: folder for the prepared data.
+        workers: number of processes.
+        beam: prepare on a cluster with Apache Beam; its options in quotes, such as --beam="--runner=FlinkRunner".
+        skip_bad: skip recordings that cannot be read, and list them at the end.
+        json: print a description of the data as one JSON document.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    with_target: Annotated[Path | None, tyro.conf.arg(name="with")] = None
-    without_target: Annotated[Path | None, tyro.conf.arg(name="without")] = None
-    musdb18: Path | None = None
-    musdb18hq: Path | None = None
+    with_target: Annotated[Path | None, tyro.conf.arg(name="with", metavar="DIR", help_behavior_hint="")] = None
+    without_target: Annotated[Path | None, tyro.conf.arg(name="without", metavar="DIR", help_behavior_hint="")] = None
+    musdb18: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    musdb18hq: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     download: bool = False
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    workers: int | None = None
-    beam: str | None = None
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="(default: data/CONFIG)")] = None
+    workers: Workers = None
+    beam: Annotated[str | None, tyro.conf.arg(metavar="OPTIONS", help_behavior_hint="(default: none)")] = None
     skip_bad: bool = False
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Prepares data."""
+    """Prepare data."""
     name, config, rest = config_argument("prepare", args)
     arguments = parse(PrepareArguments, f"prepare {name}", rest, EXAMPLES, PrepareArguments(config))
     from data_pipeline.prepare import prepare
     from data_pipeline.tracks import Musdb18, Musdb18HQ, Source, TwoFolders, download_musdb7s
     from jaxpu.artifacts.info import describe_data
 
+    if arguments.download and arguments.musdb18 is None:
+        raise UsageError("--download needs --musdb18 DIR, the folder for the excerpts.")
+    if (arguments.with_target is None) != (arguments.without_target is None):
+        raise UsageError("Give both --with DIR and --without DIR: recordings with the target, and recordings without it.")
     sources: list[Source] = []
     if arguments.musdb18 is not None:
-        if arguments.download:
-            download_musdb7s(arguments.musdb18)
         sources.append(Musdb18(arguments.musdb18))
-    elif arguments.download:
-        raise UsageError("--download needs --musdb18 DIR: the folder that the excerpts go to.")
     if arguments.musdb18hq is not None:
         sources.append(Musdb18HQ(arguments.musdb18hq))
     if arguments.with_target is not None and arguments.without_target is not None:
         sources.append(TwoFolders(arguments.with_target, arguments.without_target))
-    elif arguments.with_target is not None or arguments.without_target is not None:
-        raise UsageError("--with and --without belong together: recordings with the target, and recordings without it.")
     if len(sources) != 1:
         raise UsageError(
-            f"{len(sources)} sources are given. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
+            f"The command line has {len(sources)} sources. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
         )
+    if arguments.download and arguments.musdb18 is not None:
+        download_musdb7s(arguments.musdb18)
     out = arguments.out or Path("data") / name
     dataset = prepare(
         sources[0],
@@ -82,5 +85,5 @@ def run(args: Sequence[str]) -> Answer:
         beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
         skip_bad=arguments.skip_bad,
     )
-    text = f"Next: jaxpu train {args[0]}" + (f" --prepared {out}" if arguments.out else "")
-    return Answer(text, describe_data(dataset))
+    moved = ["--prepared", str(out)] if arguments.out else []
+    return Answer(next_line("train", args[0], *config_options(rest), *moved), describe_data(dataset))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, FAILED, Answer, Json, parse
+from jaxpu.cli.command import DONE, FAILED, Answer, Json, UsageError, parse
 
 EXAMPLES = """\
   jaxpu separate runs/recordings song.mp3 -o separated
@@ -18,28 +18,34 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class SeparateArguments:
-    """Recordings to target and accompaniment, at the rate, channels and length of each recording.
+    """Separate recordings into target and accompaniment, each with the recording's sample rate, channels and length.
 
     Attributes:
-        model: run directory, or an archive of `jaxpu export`.
-        inputs: files and folders.
-        out: where the sounds go.
-        format: wav, flac, ogg or mp3; each recording's own by default.
+        model: run directory, or archive written by `jaxpu export`.
+        inputs: recordings, and folders of recordings.
+        out: folder for the separated files.
+        format: file format: wav, flac, ogg or mp3.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
-        json: print which files were written and what failed as one JSON document.
+        json: print the written files and the failures as one JSON document.
     """
 
-    model: tyro.conf.Positional[Path]
-    inputs: tyro.conf.Positional[tuple[Path, ...]]
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    format: str | None = None
-    subtype: str | None = None
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    inputs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE_OR_FOLDER...", help_behavior_hint="(required)")
+    ]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+    format: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of each recording)")] = None
+    subtype: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of each recording, if the format has it)")
+    ] = None
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Separates recordings; those that cannot be are named on standard error."""
+    """Separate recordings, and name those that fail on standard error."""
     arguments = parse(SeparateArguments, "separate", args, EXAMPLES)
+    if not arguments.inputs:
+        raise UsageError("Give at least one recording or folder: jaxpu separate MODEL FILE_OR_FOLDER... -o DIR.")
     from jaxpu.artifacts.checkpoints import load_model
     from jaxpu.separation.files import separate
 

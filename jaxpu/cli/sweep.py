@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, UsageError, config_argument, parse
+from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, UsageError, config_argument, next_line, parse
 from jaxpu.config import Config
 
 EXAMPLES = """\
@@ -19,30 +19,36 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class SweepArguments:
-    """Many runs that differ in hyperparameters and seeds.  The same command goes on where it stopped.
+    """Train many models that differ in hyperparameters and seeds, and compare them in a table and a plot.
+
+    Run the same command again to resume, or with more values or seeds to extend the sweep.
 
     Attributes:
-        config: of all runs, but for what is swept.
-        over: NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... of a number of the objective, or learning_rate.  Given several
-            times, all combinations are trained.
-        seeds: runs of each combination, with the config's seed and the following ones.
-        at_once: runs trained at once; as many as the device's memory holds by default, and one on CPUs.
-        data: what `jaxpu prepare` wrote; data/CONFIG by default.
-        run: where the runs, the table and the plot go; runs/sweep-CONFIG by default.
+        config: configuration that all runs share, apart from the swept values.
+        over: hyperparameter and its values, as NAME=START:STOP:COUNT or NAME=VALUE,VALUE,...; NAME is a number of the objective
+            or learning_rate. With several --over, every combination is trained.
+        seeds: number of runs for each combination, with consecutive seeds.
+        at_once: number of runs trained at the same time on one device.
+        data: folder that `jaxpu prepare` wrote.
+        run: folder for the runs, the table and the plot.
         json: print the table as one JSON document.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    over: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUES")] = ()
     seeds: int = 1
-    at_once: int | None = None
-    data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
-    run: Path | None = None
+    at_once: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as many as the memory holds; 1 on CPUs)")
+    ] = None
+    data: Annotated[Path | None, tyro.conf.arg(name="prepared", metavar="DIR", help_behavior_hint="(default: data/CONFIG)")] = (
+        None
+    )
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/sweep-CONFIG)")] = None
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Trains many runs."""
+    """Train the runs."""
     name, config, rest = config_argument("sweep", args)
     arguments = parse(SweepArguments, f"sweep {name}", rest, EXAMPLES, SweepArguments(config))
     from jaxpu.training.grid import parse_over
@@ -52,16 +58,15 @@ def run(args: Sequence[str]) -> Answer:
 
     over = [parse_over(text) for text in arguments.over]
     if len(dict(over)) < len(over):
-        raise UsageError(f"--over is given twice for one name: {', '.join(arguments.over)}. Put all its values into one.")
+        raise UsageError(f"--over names a hyperparameter twice: {', '.join(arguments.over)}. Put all its values in one --over.")
     run = arguments.run or Path("runs") / f"sweep-{name}"
     data = arguments.data or Path("data") / name
     table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
-    text = "\n".join(
-        [
-            format_table(table),
-            f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run.",
-            f"Next: jaxpu separate {run / table[0]['folder']} RECORDING -o DIR",
-        ]
-    )
     interrupted = any(row["stopped"] == ASKED_TO_STOP for row in table)
-    return Answer(text, json.loads((run / "sweep.json").read_text()), INTERRUPTED if interrupted else DONE)
+    best = run / table[0]["folder"]
+    lines = [
+        format_table(table),
+        f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run.",
+        next_line("sweep", *args) if interrupted else next_line("separate", best, "RECORDING", "-o", "separated"),
+    ]
+    return Answer("\n".join(lines), json.loads((run / "sweep.json").read_text()), INTERRUPTED if interrupted else DONE)

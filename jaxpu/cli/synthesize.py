@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,18 +17,18 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class SynthesizeArguments:
-    """A small multitrack corpus from a seed, in the layout of MUSDB18-HQ.
+    """Synthesize a small multitrack corpus in the layout of MUSDB18-HQ.
 
     Attributes:
-        root: where the songs go.
-        train: songs to train on.
-        test: songs to test on.
-        seconds: length of a song.
-        sample_rate: in Hz.
-        seed: decides the songs.
+        root: folder for the songs.
+        train: number of training songs.
+        test: number of test songs.
+        seconds: length of each song in seconds.
+        sample_rate: sample rate in Hz.
+        seed: seed of the random generator; the same seed gives the same songs.
     """
 
-    root: tyro.conf.Positional[Path]
+    root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     train: int = 24
     test: int = 4
     seconds: float = 20.0
@@ -36,7 +37,7 @@ class SynthesizeArguments:
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Makes songs."""
+    """Write the songs."""
     arguments = parse(SynthesizeArguments, "synthesize", args, EXAMPLES)
     from data_pipeline.synthetic.songs import synthesize
 
@@ -48,4 +49,4 @@ def run(args: Sequence[str]) -> Answer:
         sample_rate=arguments.sample_rate,
         seed=arguments.seed,
     )
-    return Answer(f"Songs: {arguments.root}")
+    return Answer(f"Wrote {arguments.train} training and {arguments.test} test songs to {arguments.root}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, config_argument, parse
+from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, config_argument, next_line, parse
 from jaxpu.config import Config
 from jaxpu.config.cluster import Cluster
 
@@ -19,25 +19,27 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
-    """Patches to checkpoints.  The same command goes on where it stopped.
+    """Train a model. Run the same command again to resume.
 
     Attributes:
-        config: of the run.
-        data: what `jaxpu prepare` wrote; data/CONFIG by default.
-        run: where checkpoints and logs go; runs/CONFIG by default.
-        cluster: the processes that train together.
+        config: run configuration.
+        data: folder that `jaxpu prepare` wrote.
+        run: folder for checkpoints and logs.
+        cluster: processes that train together.
         json: print the last evaluation as one JSON document.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    data: Annotated[Path | None, tyro.conf.arg(name="prepared")] = None
-    run: Path | None = None
+    data: Annotated[Path | None, tyro.conf.arg(name="prepared", metavar="DIR", help_behavior_hint="(default: data/CONFIG)")] = (
+        None
+    )
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/CONFIG)")] = None
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster()
     json: Json = False
 
 
 def run(args: Sequence[str]) -> Answer:
-    """Trains a run, or goes on with it."""
+    """Start or resume the run."""
     name, config, rest = config_argument("train", args)
     arguments = parse(TrainArguments, f"train {name}", rest, EXAMPLES, TrainArguments(config))
     from jaxpu import parallel
@@ -50,5 +52,7 @@ def run(args: Sequence[str]) -> Answer:
     if parallel.process_index() > 0:
         return Answer(status=status)
     scores = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if isinstance(value, float))
-    text = f"{run}: step {results['step']}, {results['stopped']}. {scores}\nNext: jaxpu separate {run} RECORDING -o DIR"
+    resume = status == INTERRUPTED
+    following = next_line("train", *args) if resume else next_line("separate", run, "RECORDING", "-o", "separated")
+    text = f"{run}: step {results['step']}, {results['stopped']}. {scores}\n{following}"
     return Answer(text, {"run": str(run), **results}, status)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import re
 import shlex
 import subprocess
 
@@ -15,23 +16,24 @@ from jaxpu.config_files import config_names
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("completion") / "jaxpu.bash"
-    path.write_text(_script("bash"))
+    path.write_text(printed("completion", "bash"))
     return str(path)
 
 
 @functools.cache
-def _script(shell: str) -> str:
+def printed(*args: str) -> str:
     text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        assert main(["completion", shell]) == 0
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        assert main(args) == 0
     return text.getvalue()
 
 
 def complete(script: str, line: str) -> set[str]:
-    """What bash offers at the end of a command line."""
+    """The words that bash offers at the end of a command line; it finds no program, so it starts none."""
     words = line.split(" ")
     program = f"""
         set -eu
+        PATH=
         source {shlex.quote(script)}
         COMP_WORDS=({shlex.join(words)})
         COMP_CWORD={len(words) - 1}
@@ -62,7 +64,13 @@ def test_commands_configs_options_and_values(script: str) -> None:
     assert complete(script, "jaxpu prepare recordings --with ") == set()
 
 
-def test_zsh_gets_the_same_after_loading_bashs_completion() -> None:
-    before, _, after = _script("zsh").partition("# Completion of jaxpu")
-    assert before == "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
-    assert after == _script("bash").partition("# Completion of jaxpu")[2]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_the_help_is_completed(command: str, script: str) -> None:
+    in_help = set(re.findall(r"^\W+(?:-[oh][ A-Z]*, )?(--[a-z][a-z0-9.-]*)", printed(command, "--help"), re.MULTILINE))
+    assert in_help <= complete(script, f"jaxpu {command} x y --")
+    assert "--help" in in_help
+
+
+def test_zsh_gets_the_same_after_loading_the_completion_of_bash() -> None:
+    assert printed("completion", "zsh").splitlines()[1:] == printed("completion", "bash").splitlines()
+    assert "bashcompinit" in printed("completion", "zsh").splitlines()[0]
