@@ -243,7 +243,7 @@ def test_what_cannot_be_given_is_refused_at_once(dataset, tmp_path):
     with pytest.raises(DataError, match="is damaged"):
         PatchDataset.open(tmp_path)
     (tmp_path / "jaxpu.json").write_text('{"format": 0}')
-    with pytest.raises(DataError, match="has format 0; .* reads format 1"):
+    with pytest.raises(DataError, match=r"has format 0; .* reads format 1"):
         PatchDataset.open(tmp_path)
 
 

@@ -234,6 +234,7 @@ def test_values_beyond_float16_are_an_error_and_never_infinite(tmp_path):
         list(patches)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
     """Peak memory for 1 and for 5 minutes at 44.1 kHz: the difference is below half of the 42 MB of the additional samples."""
     script = """

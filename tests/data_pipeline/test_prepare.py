@@ -54,6 +54,7 @@ def prepared(tmp_path_factory):
     return source, root / "data"
 
 
+@pytest.mark.slow
 def test_worker_processes_write_the_same_bytes(prepared, tmp_path, capfd):
     source, straight = prepared
     dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=2)
