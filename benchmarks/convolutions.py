@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from experiments import BOOTSTRAP, MODEL, PATCH, REMIX, config_of
 
 from jaxpu.config import PUConfig
+from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core.models.convolution import by_phases, gradient_by_example
 from jaxpu.core.step import init_state, make_train_step
 
-FORMS: dict[str, Callable[..., jax.Array]] = {
-    "XLA": jax.lax.conv_general_dilated,
-    "by phases": by_phases,
-    "gradient by example": gradient_by_example,
+FORMS: dict[ConvolutionForm, Callable[..., jax.Array]] = {
+    "xla": jax.lax.conv_general_dilated,
+    "phases": by_phases,
+    "gradient_by_example": gradient_by_example,
 }
 OBJECTIVES = {
     "bootstrap": dataclasses.replace(BOOTSTRAP, remix_steps=0),
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
             times = [milliseconds(*layer(form, clips, dilation, dtype)) for form in FORMS.values()]
             show(f"layer, {dtype.dtype.name}, dilation {dilation[0]}", times)
     for name, objective in OBJECTIVES.items():
-        show(f"step, {name}", [milliseconds(*step(form, clips, objective)) for form in FORMS.values()])
+        show(f"step, {name}", [milliseconds(*step(form, clips, objective)) for form in FORMS])
 
 
 def show(name: str, times: Sequence[float]) -> None:
@@ -69,20 +69,12 @@ def layer(form: Callable[..., jax.Array], clips: int, dilation: tuple[int, int],
     return jax.jit(jax.value_and_grad(value, (0, 1))), (inputs, kernel)
 
 
-def step(form: Callable[..., Any], clips: int, objective: Any) -> tuple[Callable[..., Any], Any]:
-    """A training step compiled with this form, and its arguments."""
+def step(form: ConvolutionForm, clips: int, objective: Any) -> tuple[Callable[..., Any], Any]:
+    """A training step in this form, jitted, and its arguments."""
     config = config_of(objective, "vocals", 0, batch_size=clips)
     patches = np.random.default_rng(0).standard_normal((2, clips, *PATCH.patch_shape)).astype(PATCH.dtype)
     batch = {"unlabeled": patches[0], "positive": patches[1], "index": np.arange(clips, dtype=np.int32)}
-    arguments = (init_state(config), jax.device_put(batch), jax.random.key(0))
-
-    def in_this_form(call: Callable[..., Any], args: Any, settings: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, nn.Conv):
-            object.__setattr__(context.module, "conv_general_dilated", form)  # a module is a frozen dataclass
-        return call(*args, **settings)
-
-    with nn.intercept_methods(in_this_form):
-        return jax.jit(make_train_step(config)).lower(*arguments).compile(), arguments
+    return jax.jit(make_train_step(config, form)), (init_state(config), jax.device_put(batch), jax.random.key(0))
 
 
 def milliseconds(function: Callable[..., Any], arguments: Any) -> float:
