@@ -37,10 +37,7 @@ PROGRAMS = ("jaxpu", "make", "python", "git", "pip", "mkdir", "unzip")
 JOINING = re.compile(r" --(?:cluster|processes|process) \S+")
 """Options with which a command waits for other processes; tests/training/test_distributed.py runs such commands."""
 
-SMALL_DATA = [
-    *("--data.validation-share", "0.5", "--data.patch.clip-samples", "4096"),
-    *("--data.patch.n-fft", "256", "--data.patch.win-length", "256", "--data.patch.hop-length", "128"),
-]
+SMALL_DATA = ["--data.validation-share", "0.5", "--data.patch.clip-samples", "8192"]
 SMALL_RUN = [
     *("--train.num-steps", "2", "--train.eval-every", "2", "--train.eval-batches", "1", "--train.batch-size", "8"),
     *("--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "1", "1"),
