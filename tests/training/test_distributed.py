@@ -214,7 +214,7 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path, shared_com
     assert statuses[1] == -signal.SIGKILL, said[1]
     assert statuses[0] > 0, said[0]  # It does not wait for ever for one that died.
     # One of them was asked to stop, and both did, after the same step; then the same command went on.
-    (stopped_at,) = {re.findall(r"^step (\d+): asked to stop", words, re.MULTILINE)[0] for words in said}
+    (stopped_at,) = {re.findall(r"^step (\d+): stopped on request", words, re.MULTILINE)[0] for words in said}
     assert killed_at < int(stopped_at) < 120
     for words in said:
         assert "8 x cpu (cpu), 2 process(es)" in words

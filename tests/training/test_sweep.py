@@ -104,10 +104,10 @@ def assert_same_run(actual: Path, expected: Path, *, rtol: float = 0.0, atol: fl
 def test_each_run_equals_the_run_alone(
     straight: tuple[Path, list[dict[str, Any]]], data_dir: Path, tmp_path: Path, point: str
 ) -> None:
-    """Alone on eight devices, with the rate as a constant: what differs is rounding, which Adam makes larger."""
+    """Alone on eight devices: what differs is rounding, which Adam magnifies, here to a tenth of one of its steps."""
     config = from_json(json.loads((straight[0] / point / "config.json").read_text()))
     train(config, data_dir, tmp_path, progress=False)
-    assert_same_run(straight[0] / point, tmp_path, rtol=1e-3, atol=1e-4)
+    assert_same_run(straight[0] / point, tmp_path, rtol=1e-3, atol=1e-3)
     # Nothing else differs in what is stored: the same command finds a finished run, and its objective's numbers.
     assert train(config, data_dir, straight[0] / point, progress=False)["stopped"] == "all steps done"
 
@@ -183,12 +183,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     thread.join()
     assert table[0]["step"] >= 8
     assert table[1] == {"class_prior": 0.9, "seed": 0, "stopped": ASKED_TO_STOP, "folder": second.name}
-    assert "asked to stop" in format_table(table)
+    assert ASKED_TO_STOP in format_table(table)
     table = sweep(CONFIG, data_dir, tmp_path, OVER, at_once=1, progress=False)
     assert [row["stopped"] for row in table] == ["all steps done"] * 2
     for run_dir in (first, second):
         states = (last_state(CONFIG, root / run_dir.name) for root in (tmp_path, straight[0]))
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *states)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), *states)
 
 
 def test_one_run_at_a_time_and_more_seeds_later(
@@ -200,7 +200,7 @@ def test_one_run_at_a_time_and_more_seeds_later(
     sweep(CONFIG, data_dir, tmp_path, {"class_prior": (0.9,)}, num_seeds=2, progress=False)
     assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
     for name in ("class_prior=0.3,seed=0", "class_prior=0.9,seed=1"):
-        assert_same_run(tmp_path / name, straight[0] / name, rtol=1e-3, atol=1e-4)
+        assert_same_run(tmp_path / name, straight[0] / name, rtol=1e-3, atol=1e-3)
 
 
 def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_runs_that_end_early_leave_the_others_alone(data_dir: Path, tmp_path: Pa
     assert "1e+30" in format_table(table)
     alone = change(config, learning_rate=0.01)
     assert train(alone, data_dir, tmp_path / "alone", progress=False)["stopped"] == whole["stopped"]
-    assert_same_run(tmp_path / "sweep" / whole["folder"], tmp_path / "alone", rtol=1e-3, atol=1e-4)
+    assert_same_run(tmp_path / "sweep" / whole["folder"], tmp_path / "alone", rtol=1e-3, atol=1e-3)
     # Nor does the same command go on with what has stopped.
     assert sweep(config, data_dir, tmp_path / "sweep", over, at_once=3, progress=False) == table
 
@@ -300,7 +300,7 @@ def test_what_cannot_be_swept_is_refused_by_name(objective: Any, over: dict[str,
 
 def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.py").write_text(
-        f"import json\nfrom jaxpu.config import from_json\nconfig = from_json(json.loads({json.dumps(to_json(CONFIG))!r}))\n"
+        f"import json\nfrom jaxpu.config_files import from_json\nconfig = from_json(json.loads({json.dumps(to_json(CONFIG))!r}))\n"
     )
     monkeypatch.chdir(tmp_path)
     command = ["sweep", "tiny.py", "--prepared", str(data_dir), "--train.num-steps", "2", "--objective.gamma", "0.5"]
@@ -313,7 +313,7 @@ def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_model(folder).config.objective == PUConfig(class_prior=0.4, gamma=0.5)
     # Other settings are refused in the same folder, and so are unreadable options.
     assert main([*command[:-1], "0.6", *values]) == 2
-    assert "is of a run with another config" in capsys.readouterr().err
+    assert "objective.gamma is 0.5 there and 0.6 here" in capsys.readouterr().err
     assert main([*command, "--over", "gamma=0", "--over", "gamma=1"]) == 2
     assert "--over is given twice" in capsys.readouterr().err
     assert main([*command, "--over", "gamma=0", "--seeds", "0"]) == 2
