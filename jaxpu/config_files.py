@@ -7,10 +7,12 @@ import runpy
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxpu.config import Config
 from jaxpu.config.errors import ConfigError
+
+Decoded = TypeVar("Decoded")
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -103,3 +105,12 @@ def load_config(name_or_path: str | Path) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")
     return config
+
+
+def decode(cls: type[Decoded], values: dict[str, Any]) -> Decoded:
+    """The dataclass, such as `DataConfig`, that `to_json` wrote.
+
+    Raises:
+        ConfigError: on fields that this version does not know, or values it refuses.
+    """
+    return _build(cls, values)
