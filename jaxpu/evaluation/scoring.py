@@ -122,22 +122,7 @@ def score_track(
     Raises:
         ValueError: shapes differ, samples are not finite, or a reference is silent throughout.
     """
-    signals = {}
-    for role, given in (("reference", reference), ("estimate", estimate)):
-        for source in SOURCES:
-            signal = np.asarray(given[source], np.float64)
-            if signal.ndim != 2 or signal.shape != np.shape(reference["target"]) or signal.size == 0:
-                raise ValueError(
-                    f"The {role} of the {source} has shape {signal.shape}; it must be (channels, samples), not empty, "
-                    f"and the same as the target's reference, {np.shape(reference['target'])}."
-                )
-            if not np.isfinite(signal).all():
-                raise ValueError(f"The {role} of the {source} has samples that are NaN or infinite; they cannot be scored.")
-            signals[role, source] = signal
-    silent = silent_references(reference)
-    if silent:
-        raise ValueError(f"The reference of the {' and of the '.join(silent)} is silent throughout; leave the track out.")
-
+    signals = _checked(reference, estimate)
     frame = max(round(FRAME_S * sample_rate), 1)
     framed = {key: _frames(signal, frame) for key, signal in signals.items()}
     sounding = {key: _sounds(frames) for key, frames in framed.items()}
@@ -175,6 +160,28 @@ def score_track(
         excluded_frames=int(np.sum(~counted)),
         excluded_by_estimate=int(np.sum(references_sound & ~estimates_sound)),
     )
+
+
+def _checked(
+    reference: Mapping[str, FloatArray], estimate: Mapping[str, FloatArray]
+) -> dict[tuple[str, str], npt.NDArray[np.float64]]:
+    """Signals by role, "reference" or "estimate", and source.  Raises ValueError for those that `score_track` refuses."""
+    signals = {}
+    for role, given in (("reference", reference), ("estimate", estimate)):
+        for source in SOURCES:
+            signal = np.asarray(given[source], np.float64)
+            if signal.ndim != 2 or signal.shape != np.shape(reference["target"]) or signal.size == 0:
+                raise ValueError(
+                    f"The {role} of the {source} has shape {signal.shape}; it must be (channels, samples), not empty, "
+                    f"and the same as the target's reference, {np.shape(reference['target'])}."
+                )
+            if not np.isfinite(signal).all():
+                raise ValueError(f"The {role} of the {source} has samples that are NaN or infinite; they cannot be scored.")
+            signals[role, source] = signal
+    silent = silent_references(reference)
+    if silent:
+        raise ValueError(f"The reference of the {' and of the '.join(silent)} is silent throughout; leave the track out.")
+    return signals
 
 
 def _sounds(signal: FloatArray) -> Any:

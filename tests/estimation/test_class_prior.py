@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import librosa
 import numpy as np
 import pytest
@@ -23,6 +21,8 @@ from jaxpu.config_files import from_json, to_json
 from jaxpu.core.objectives import make_objective
 from jaxpu.estimation import class_prior, histograms, positive_gain
 from jaxpu.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("shared_compilations")
 
 RATE = 8000
 DATA = DataConfig(
@@ -84,14 +84,6 @@ def test_bands_are_third_octaves_within_octaves():
     assert histograms.octaves_hz(DATA.patch) == [
         (0.0, 62.5), (125.0, 125.0), (187.5, 312.5), (375.0, 687.5), (750.0, 1375.0), (1437.5, 2812.5), (2875.0, 4000.0)
     ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilations() -> Iterator[None]:
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
