@@ -123,9 +123,9 @@ def test_a_dilated_network_gets_the_context_it_needs() -> None:
 
 def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade() -> None:
     network = BandSplitRNNConfig(bands=((1000.0, 8),), channels=4, repeats=1, hidden=4, mask_hidden=8)
-    model = make_trained_model(network=network, hop_length=128)
-    hop, frames_per_s = 128, RATE // 128
-    waveform = noise(1, 9 * RATE)
+    rate, hop, frames_per_s = 4096, 128, 32
+    model = make_trained_model(network=network, hop_length=hop, sample_rate=rate)
+    waveform = noise(1, 9 * rate)
     # The outer second of every chunk, and the frame whose window ends there, is context alone, except at the true ends.
     context, length = frames_per_s + 1, 5 * frames_per_s
     spectrum = stft(waveform, model.config.data.patch)
@@ -148,10 +148,10 @@ def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade()
             expected[:, into] = (1 - fade) * expected[:, into] + fade * faded
         expected[:, into.stop :] = 0
         expected[:, into.stop : begin * hop + target.shape[1]] = target[:, into.stop - begin * hop :]
-    np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=5), expected, atol=1e-5)
+    np.testing.assert_allclose(separate_waveform(model, waveform, rate, chunk_s=5), expected, atol=1e-5)
     # A recording that fits into one chunk is separated as a whole.
-    short = waveform[:, : 4 * RATE]
-    np.testing.assert_allclose(separate_waveform(model, short, RATE, chunk_s=5), whole(model, short), atol=1e-5)
+    short = waveform[:, : 4 * rate]
+    np.testing.assert_allclose(separate_waveform(model, short, rate, chunk_s=5), whole(model, short), atol=1e-5)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 128, 129, 256, 2000])
