@@ -120,8 +120,8 @@ def columns(full: bool) -> dict[str, tuple[str, str]]:
 
 
 def model_in_words(info: Mapping[str, Any]) -> str:
-    """Step, selection and use of stems of a model, from its info, in two sentences."""
-    return f"Step {info['step']}, selected by {info['select_by']}. Use of stems: {', '.join(info['uses_stems']) or 'none'}."
+    """Step, selection and use of stems of a model, from its info, as text that ends a sentence."""
+    return f"step {info['step']}, selected by {info['select_by']}. Use of stems: {', '.join(info['uses_stems']) or 'none'}."
 
 
 def format_table(table: Table) -> str:
