@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.synthetic.songs import synthesize
 from jaxpu.artifacts.archive import ArchiveError
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.artifacts.export import export
@@ -118,12 +119,13 @@ def test_an_archive_packed_or_unpacked_separates_as_its_run_does(run: Path, pack
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_the_commands_take_an_archive(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "song.wav", noise(1, 9000).T, RATE)
     assert main(["separate", str(packed), str(tmp_path / "song.wav"), "-o", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "song" / "vocals.wav").exists()
     corpus, scores = tmp_path / "corpus", packed.with_name("model-evaluation")
-    assert main(["synthesize", str(corpus), "--train", "1", "--test", "1", "--seconds", "4", "--sample-rate", str(RATE)]) == 0
+    synthesize(corpus, num_train=1, num_test=1, seconds=4.0, sample_rate=RATE, num_workers=1, progress=False)
     capsys.readouterr()
     assert main(["evaluate", str(packed), str(corpus), "--workers", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((scores / "scores.json").read_text())

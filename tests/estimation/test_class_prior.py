@@ -189,6 +189,7 @@ def test_estimate_is_a_class_prior_that_stays_a_word_until_training(kind):
     assert make_objective(kind(class_prior=0.7)).hyperparameters["class_prior"] == 0.7
 
 
+@pytest.mark.slow
 def test_a_run_estimates_once_and_keeps_what_it_found(dataset, tmp_path, monkeypatch, capsys):
     train(CONFIG, dataset.directory, tmp_path / "run")
     found = json.loads((tmp_path / "run" / "estimates.json").read_text())
@@ -204,6 +205,7 @@ def test_a_run_estimates_once_and_keeps_what_it_found(dataset, tmp_path, monkeyp
     assert train(CONFIG, dataset.directory, tmp_path / "run", progress=False)["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_estimates_the_gain_of_the_positives(dataset, tmp_path, capsys):
     config = dataclasses.replace(CONFIG, objective=RemixConfig(positive_gain_db="estimate"))
     train(config, dataset.directory, tmp_path)

@@ -204,6 +204,7 @@ def test_the_stft_of_the_masks_is_the_models():
     np.testing.assert_allclose(_stft(signal, RATE, PATCH), stft(jnp.asarray(signal), PATCH), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_is_evaluated_beside_the_baselines(corpus, tmp_path):
     config = Config(data=DATA, model=PatchCNNConfig(channels=2, blocks=0), objective=SupervisedConfig())
     info = {"step": 0, "select_by": "last", "uses_stems": ["supervised training"]}
@@ -238,11 +239,11 @@ def test_worker_processes_import_no_jax(corpus):
         track for track in find_tracks(corpus, DATA.target, validation_share=0.0, seed=0) if track.name == "synthetic_test_000"
     )
     score = functools.partial(
-        workers.score_methods, target=DATA.target, patch=PATCH, with_baselines=True, fixed_mask=None, full=False
+        workers.score_methods, target=DATA.target, patch=PATCH, with_baselines=False, fixed_mask=None, full=False
     )
     with worker_pool(1) as pool:
         scores = pool.submit(score, (track, 0.5 * track.mixture.read())).result()
-        assert scores["model"].si_sdr == pytest.approx(scores["mixture"].si_sdr, abs=1e-3)
+        assert scores["model"].si_sdr_improvement == pytest.approx(0, abs=1e-3)
         loaded = pool.submit(eval, "set(__import__('sys').modules)").result()
     assert "numpy" in loaded
     assert not loaded & {"jax", "jaxlib", "flax", "tensorflow"}

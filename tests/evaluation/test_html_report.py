@@ -194,6 +194,7 @@ def listen(browser: webdriver.Chrome, expected: dict[str, set[str]]) -> None:
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_report_of_an_evaluation(browser, runs):
     page = runs[0] / "evaluation" / "report.html"
@@ -213,6 +214,7 @@ def test_the_report_of_an_evaluation(browser, runs):
     listen(browser, {"mixture": set(TONES), "vocals, true": {"vocals"}})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_runs_are_heard_side_by_side(browser, comparison):
     open_page(browser, comparison)
@@ -228,6 +230,7 @@ def test_runs_are_heard_side_by_side(browser, comparison):
     listen(browser, expected | {"vocals, true": {"vocals"}})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_paused_player_by_the_keyboard(browser, runs):
     open_page(browser, runs[0] / "evaluation" / "report.html")
@@ -247,6 +250,7 @@ def test_a_paused_player_by_the_keyboard(browser, runs):
     assert button.text == "Pause"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_pages_fit_a_phone_and_need_no_network(browser, runs, comparison):
     for page in (runs[0] / "evaluation" / "report.html", comparison):
@@ -302,6 +306,7 @@ def test_the_choice_of_songs_is_the_same_for_all_models():
     assert chosen[0] == chosen[1] == [[], ["gain 3"], ["gain 2", "gain 4"], every, every]
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     scores = json.loads((runs[0] / "evaluation" / "scores.json").read_text())
     other = tmp_path / "other" / "evaluation" / "scores.json"

@@ -54,6 +54,7 @@ def outputs(kernel: Any, folder: Path, body: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_curves_change_while_the_cell_runs_and_at_its_end(kernel: Any, tmp_path: Path) -> None:
     first, drawn, last, printed = outputs(kernel, tmp_path, 'log(kind="train", step=20, loss=0.7)')
     assert first[0] == "display_data"
@@ -65,6 +66,7 @@ def test_curves_change_while_the_cell_runs_and_at_its_end(kernel: Any, tmp_path:
     assert printed == ("stream", "trained\n")
 
 
+@pytest.mark.slow
 def test_an_error_in_drawing_is_reported_and_training_continues(kernel: Any, tmp_path: Path) -> None:
     *_, said, printed = outputs(kernel, tmp_path, "log(loss=0.7)")
     assert said == ("update_display_data", "<p>The curves cannot be drawn (KeyError). Training continues.</p>")
