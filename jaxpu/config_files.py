@@ -7,12 +7,10 @@ import runpy
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jaxpu.config import Config
 from jaxpu.config.errors import ConfigError
-
-Decoded = TypeVar("Decoded")
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -29,16 +27,29 @@ def to_json(config: Any) -> dict[str, Any]:
     return convert(config)
 
 
+REMOVED_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {"BootstrapConfig": {"teacher": ("average",), "round_steps": ()}}
+"""Fields that configs once had: by class and name the values that mean what the class does now; none: it never matters."""
+
+
 def from_json(values: dict[str, Any]) -> Config:
-    """The `Config` that `to_json` wrote.
+    """The `Config` that `to_json` wrote, by this version or an earlier one.
 
     Raises:
         ConfigError: on fields that this version does not know, or values it refuses.
     """
-    return _build(Config, values)
+    return decode(Config, values)
 
 
-def _build(annotation: Any, value: Any) -> Any:
+def decode(annotation: Any, value: Any) -> Any:
+    """A value of a field, or of a whole config, from what `to_json` made of it.
+
+    Args:
+        annotation: a dataclass, a union of dataclasses, or the type of a plain field.
+        value: JSON-serialisable; the class of a dataclass stands under `kind`, and may be missing where only one is possible.
+
+    Raises:
+        ConfigError: as `from_json`.
+    """
     if dataclasses.is_dataclass(annotation):
         annotation = (annotation,)
     elif isinstance(annotation, types.UnionType) and all(dataclasses.is_dataclass(arm) for arm in typing.get_args(annotation)):
@@ -46,17 +57,34 @@ def _build(annotation: Any, value: Any) -> Any:
     else:
         return _as_tuple(value)
     classes = {arm.__name__: arm for arm in annotation}
-    kind = value.get("kind")
+    kind = value.get("kind", next(iter(classes)) if len(classes) == 1 else None)
     if kind not in classes:
         raise ConfigError(
             f"The stored config has a {kind!r} where one of {', '.join(classes)} must be; it comes from another version."
         )
     cls = classes[kind]
     hints = typing.get_type_hints(cls)
-    unknown = set(value) - set(hints) - {"kind"}
+    kept = _without_removed(kind, {name: item for name, item in value.items() if name != "kind"})
+    unknown = set(kept) - set(hints)
     if unknown:
         raise ConfigError(f"{kind} has no field {', '.join(sorted(unknown))}; another version wrote the stored config.")
-    return cls(**{name: _build(hints[name], item) for name, item in value.items() if name != "kind"})
+    return cls(**{name: decode(hints[name], item) for name, item in kept.items()})
+
+
+def _without_removed(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a stored dataclass without those in `REMOVED_FIELDS`.
+
+    Raises:
+        ConfigError: one of them has a value that this version cannot follow.
+    """
+    removed = REMOVED_FIELDS.get(kind, {})
+    for name, harmless in removed.items():
+        if name in values and harmless and values[name] not in harmless:
+            raise ConfigError(
+                f"The stored config has {kind}.{name} = {values[name]!r}, which jaxpu no longer offers; it must be "
+                f"{' or '.join(map(repr, harmless))}. Train the model again."
+            )
+    return {name: value for name, value in values.items() if name not in removed}
 
 
 def _as_tuple(value: Any) -> Any:
@@ -74,7 +102,7 @@ def _shipped_configs() -> Any:
 
 
 def config_path(name_or_path: str | Path) -> Path:
-    """The file of a config; see `load_config`."""
+    """Path of a config's file; see `load_config`."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -89,13 +117,13 @@ def config_path(name_or_path: str | Path) -> Path:
 
 
 def load_config(name_or_path: str | Path) -> Config:
-    """The config in a Python file, or the one of that name that comes with jaxpu.
+    """Load the config in a Python file, or a config that comes with jaxpu by its name.
 
     Args:
         name_or_path: `baseline`, `configs/baseline.py`, `/anywhere/mine.py`, ...
 
     Raises:
-        ConfigError: when there is no such config, or the file defines no `Config` named `config`.
+        ConfigError: there is no such config, or the file defines no `Config` named `config`.
     """
     path = config_path(name_or_path)
     try:
@@ -105,12 +133,3 @@ def load_config(name_or_path: str | Path) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")
     return config
-
-
-def decode(cls: type[Decoded], values: dict[str, Any]) -> Decoded:
-    """The dataclass, such as `DataConfig`, that `to_json` wrote.
-
-    Raises:
-        ConfigError: on fields that this version does not know, or values it refuses.
-    """
-    return _build(cls, values)

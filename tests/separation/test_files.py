@@ -17,8 +17,7 @@ from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import AudioError
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig
 from jaxpu.config.networks import ModelConfig
-from jaxpu.core.models import make_model
-from jaxpu.core.network import TrainedModel, make_mask_fn
+from jaxpu.core.network import TrainedModel, make_mask_fn, variable_shapes
 from jaxpu.core.stft import istft, stft
 from jaxpu.separation.files import SeparationOptions, output_folders, separate, separate_file, separate_waveform
 from jaxpu.separation.overlap_add import target_blocks
@@ -37,17 +36,13 @@ def make_trained_model(*, objective: Any = None, network: ModelConfig | None = N
         model=network or PatchCNNConfig(channels=3, growth=1, blocks=1, features="log"),
         objective=objective or SupervisedConfig(),
     )
-    network_module = make_model(config.model, config.data.patch, num_outputs=1, dtype=jnp.float32)
-    stft_of_nothing = jnp.zeros((1, 4, config.data.patch.bins), jnp.complex64)
-    init = functools.partial(network_module.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), stft_of_nothing, jnp.zeros(1, jnp.int32))
     rng = np.random.default_rng(1)
 
     def parameter(shape: jax.ShapeDtypeStruct) -> jax.Array:
         fan_in = np.prod(shape.shape[:-1])
         return jnp.asarray(rng.normal(0, 3 * fan_in**-0.5 if len(shape.shape) > 1 else 0.1, shape.shape), shape.dtype)
 
-    return TrainedModel(config, jax.tree.map(parameter, shapes), {})
+    return TrainedModel(config, jax.tree.map(parameter, variable_shapes(config)), {})
 
 
 @pytest.fixture(scope="module")
