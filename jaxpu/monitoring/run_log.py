@@ -1,4 +1,4 @@
-"""The log of a training run, and the signals that ask it to stop."""
+"""What surrounds the training loop on the host: its log, and the signals that ask it to stop."""
 
 import contextlib
 import importlib.util
@@ -18,17 +18,17 @@ LOG_FILE = "metrics.jsonl"
 
 
 def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read the lines of a run's log, oldest first; none if there is no log."""
+    """The lines of a run's log, oldest first; none where there is no log."""
     path = Path(run_dir) / LOG_FILE
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # A line that was cut off when the process was killed.
+        with contextlib.suppress(json.JSONDecodeError):  # A line that a kill cut in two.
             lines.append(json.loads(line))
     return lines
 
 
 class RunLog:
-    """Writer of `metrics.jsonl`, and of TensorBoard's files if the extra `tensorboard` is installed; only process 0 writes."""
+    """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / LOG_FILE
@@ -42,7 +42,7 @@ class RunLog:
         return self
 
     def start(self, step: int) -> None:
-        """Open the log and drop lines after `step`: a killed run has logged beyond its last checkpoint."""
+        """Drops what was logged after `step`: a killed run logs beyond its last checkpoint."""
         if not self._active:
             return
         kept = [json.dumps(line) for line in read_log(self._path.parent) if line["step"] <= step]
@@ -52,7 +52,7 @@ class RunLog:
         self._file = self._path.open("a", buffering=1)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Write one line; `kind` is `train`, `evaluate` or `warning`."""
+        """Writes one line: `kind` is `train`, `evaluate` or `warning`."""
         if not self._active:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
@@ -63,7 +63,7 @@ class RunLog:
                         tensorflow().summary.scalar(f"{kind}/{name}", value)
 
     def warn(self, step: int, text: str) -> None:
-        """Write a line of the kind `warning`, and print it."""
+        """Writes a line of the kind `warning`, and shows it."""
         if self._active:
             Bar.write(text, file=sys.stderr)
         self.write("warning", step, text=text)
@@ -76,9 +76,9 @@ class RunLog:
 
 
 class StopSignal:
-    """Receiver of SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
+    """Notes SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
 
-    The signal reaches only this process: `jaxpu.parallel.any_process` tells the others.
+    Only this process hears of it: `jaxpu.parallel.any_process` tells the others.
     """
 
     def __init__(self) -> None:

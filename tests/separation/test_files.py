@@ -116,6 +116,7 @@ def test_a_dilated_network_gets_the_context_it_needs() -> None:
     np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=0.4), whole(model, waveform), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade() -> None:
     network = BandSplitRNNConfig(bands=((1000.0, 8),), channels=4, repeats=1, hidden=4, mask_hidden=8)
     rate, hop, frames_per_s = 4096, 128, 32
