@@ -1,1 +1,1 @@
-"""Files that outlive a run: checkpoints, archives, exported programs, model cards and their descriptions."""
+"""Artifacts of training: checkpoints, archives to share, model cards, and descriptions of models, data and configs."""

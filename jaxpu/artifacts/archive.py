@@ -1,13 +1,12 @@
-"""The file format of a model that is handed on: a zip archive, or the folder that it unpacks to, without any pickle.
+"""The file format of a shared model: a zip archive, or the folder that it unpacks to, without any pickle.
 
-- `model.json`: config, what is known of the training, licence, description, scores;
-- `README.md`: the same for people, the model card;
-- `parameters.npz`: the arrays, by names such as `params/conv_0/kernel`; or `separate.stablehlo`: a program in their place.
+- `model.json`: config, information on the training, licence, description, scores;
+- `README.md`: the model card, the same for people;
+- `parameters.npz`: the arrays, by names such as `params/conv_0/kernel`; or instead `separate.stablehlo`: a program.
 """
 
 import io
 import json
-import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import replacing
 
 FORMAT = 1
 """Version of the format."""
@@ -24,44 +24,42 @@ MODEL_FILE, CARD_FILE, PARAMETERS_FILE, PROGRAM_FILE = "model.json", "README.md"
 
 
 class ArchiveError(UserError):
-    """An archive that cannot be written or used; the message says which and what to do."""
+    """An archive that cannot be written or used."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is a file, or a folder with a `model.json`."""
+    """Whether a path can be an archive: a file, or a folder with a `model.json`."""
     return path.is_file() or (path / MODEL_FILE).is_file()
 
 
 def write(path: Path, description: dict[str, Any], files: dict[str, bytes]) -> None:
-    """Writes an archive under a temporary name, then renames it.  The same contents give the same bytes.
+    """Write an archive in one step.  The same contents give the same bytes.
 
     Args:
-        path: a zip file is replaced; with another suffix than `.zip`, a folder, which must not exist.
+        path: with the suffix `.zip` a file, which is replaced; else a folder, which must not exist.
         description: for `model.json`, JSON-serialisable; `format` is added.
-        files: the others by name.
+        files: contents of the other files, by name.
 
     Raises:
         ArchiveError: the folder exists.
     """
     files = {MODEL_FILE: json.dumps({"format": FORMAT, **description}, indent=2).encode() + b"\n", **files}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in files.items():
-                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # Without the time.
-    elif path.exists():
+    packed = path.suffix == ".zip"
+    if path.exists() and not packed:
         raise ArchiveError(f"{path} exists. Delete it, or choose another name; one that ends in .zip is a single file.")
-    else:
-        shutil.rmtree(temporary, ignore_errors=True)  # Of a process that was killed.
-        temporary.mkdir()
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        if packed:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in files.items():
+                    archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # Without the time.
+        else:
+            temporary.mkdir()
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The contents of `model.json`."""
+    """Read `model.json`."""
     try:
         description = json.loads(_read(path, MODEL_FILE))
     except ValueError as error:
@@ -70,28 +68,33 @@ def read_description(path: Path) -> dict[str, Any]:
         raise ArchiveError(f"{path}: {MODEL_FILE} is damaged ({error}). Copy or export it again.") from error
     if description.get("format") != FORMAT:
         raise ArchiveError(
-            f"{path} has format {description.get('format')}, this version of jaxpu reads {FORMAT}. Use the version that wrote it."
+            f"{path} has format {description.get('format')}; this version of jaxpu reads {FORMAT}. Use the version that wrote it."
         )
     return description
 
 
 def variables_to_bytes(variables: Any) -> bytes:
-    """Variables, nested dictionaries of arrays, as the contents of `parameters.npz`."""
+    """Convert variables, nested dictionaries of arrays, to the contents of `parameters.npz`."""
     file = io.BytesIO()
     arrays: dict[str, Any] = {name: np.asarray(array) for name, array in _flat(variables).items()}
     np.savez(file, **arrays)
     return file.getvalue()
 
 
+def num_parameters(variables: Any) -> int:
+    """Number of trained parameters in variables, without batch statistics."""
+    return sum(array.size for array in _flat(variables["params"]).values())
+
+
 def read_variables(path: Path, shapes: Any) -> dict[str, Any]:
-    """The variables of an archive.
+    """Read the variables of an archive.
 
     Args:
         path: of the archive.
-        shapes: what the network of its config takes: nested dictionaries with `shape` and `dtype` at the leaves.
+        shapes: variables that the network of its config takes: nested dictionaries with `shape` and `dtype` at the leaves.
 
     Returns:
-        Nested dictionaries of numpy arrays; `batch_stats` is empty for networks that have none.
+        Nested dictionaries of NumPy arrays; `batch_stats` is empty for networks that have none.
 
     Raises:
         ArchiveError: the archive holds a program, is damaged, or its arrays do not fit the network.
@@ -108,7 +111,7 @@ def read_variables(path: Path, shapes: Any) -> dict[str, Any]:
     if differing:
         name = differing[0]
         raise ArchiveError(
-            f"{path}: the parameters are not those of the network in its config: {name} is {_in_words(found.get(name))} in "
+            f"{path}: the parameters do not fit the network of its config: {name} is {_in_words(found.get(name))} in "
             f"{PARAMETERS_FILE} and {_in_words(_kind(wanted.get(name)))} in the network ({len(differing)} arrays differ). "
             "Export the run again."
         )
@@ -123,7 +126,7 @@ def read_variables(path: Path, shapes: Any) -> dict[str, Any]:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries by their joined names."""
+    """Leaves of nested dictionaries, by their names joined with slashes."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         leaves |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -146,12 +149,14 @@ def _read(path: Path, name: str) -> bytes:
             return archive.read(name)
     except (KeyError, FileNotFoundError) as error:
         if name == PARAMETERS_FILE:
-            message = (
-                f"{path} holds no parameters: a StableHLO program runs without jaxpu, as its {CARD_FILE} says, and not in it."
-            )
-            raise ArchiveError(f"{message} Export the run again without --format.") from error
-        raise ArchiveError(f"{path} is no model: it holds no {name}. Give what `jaxpu train` or `jaxpu export` wrote.") from error
+            raise ArchiveError(
+                f"{path} contains no parameters but a StableHLO program, which runs only outside jaxpu, as its {CARD_FILE} "
+                "explains. Export the run again without --format."
+            ) from error
+        raise ArchiveError(
+            f"{path} is not a model: it contains no {name}. Name an archive of `jaxpu export` or a run of `jaxpu train`."
+        ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ArchiveError(
-            f"{path} is no archive of `jaxpu export`, or is damaged ({error}). Copy or export it again."
+            f"{path} is not an archive of `jaxpu export`, or is damaged ({error}). Copy or export it again."
         ) from error

@@ -1,6 +1,6 @@
-"""What `jaxpu info` tells of a config, of prepared data and of a model, as JSON-serialisable documents and as text.
+"""Descriptions of a config, prepared data or a model, as JSON-serialisable documents and as text.
 
-The documents are also what an archive keeps (`jaxpu.artifacts.export`).  JAX is imported for models alone.
+`jaxpu info` prints them, and an archive stores that of its model (`jaxpu.artifacts.export`).  Only runs need JAX.
 """
 
 import ast
@@ -9,38 +9,36 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jaxpu
 from data_pipeline.config import DataConfig
 from data_pipeline.dataset import INFO_FILE, UNFINISHED_FOLDER, PatchDataset
 from data_pipeline.errors import UserError
-from jaxpu import __version__
 from jaxpu.artifacts import archive
 from jaxpu.config import Config, uses_stems
-from jaxpu.config_files import config_names, config_path, from_json, load_config, to_json
+from jaxpu.config_files import config_names, config_path, decode, from_json, load_config, to_json
 
 if TYPE_CHECKING:
     from jaxpu.core.network import TrainedModel
 
 Rows = list[tuple[str, str]]
-"""Labels and what stands beside them."""
+"""Labels with their values."""
 
 
 class DescriptionError(UserError):
-    """Something that is no config, data or model; the message says what it must be."""
+    """A name that is not a config, data or model."""
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The document of a run, an archive, prepared data, or a config by file or name.
+    """Describe a run, an archive, prepared data, or a config by file or name.
 
     Raises:
         DescriptionError: it is none of these.
         ConfigError: there is no config of that name, or it cannot be used.
-        CheckpointError, ArchiveError, DataError: what it is, is damaged or unfinished.
+        CheckpointError, ArchiveError, DataError: it is damaged or unfinished.
     """
     path = Path(name)
     if (path / "checkpoints").is_dir():
-        from jaxpu.artifacts.checkpoints import load_model
-
-        return describe_run(path, load_model(path))
+        return describe_run(path, jaxpu.load_model(path))
     if archive.is_archive(path) and path.suffix != ".py":
         return {"name": name, **archive.read_description(path)}
     if (path / INFO_FILE).exists() or (path / UNFINISHED_FOLDER).is_dir():
@@ -48,20 +46,20 @@ def describe(name: str) -> dict[str, Any]:
     if path.suffix == ".py" or (path.name == name and (name in config_names() or not path.exists())):
         return describe_config(name)
     inside = [str(each.parent) for pattern in ("checkpoints", INFO_FILE) for each in sorted(path.glob(f"*/{pattern}"))]
-    hint = f" In it are {', '.join(inside[:5])}." if inside else ""
-    missing = "is no run, no archive and no prepared data" if path.exists() else "does not exist"
+    hint = f" It contains {', '.join(inside[:5])}." if inside else ""
+    missing = "is neither a run directory, an archive nor prepared data" if path.exists() else "does not exist"
     raise DescriptionError(f"{name} {missing}.{hint} Name a run, an archive, prepared data or a config.")
 
 
 def describe_config(name: str) -> dict[str, Any]:
-    """The document of a config, by file or name."""
+    """Describe a config, by file or name."""
     path, config = config_path(name), load_config(name)
     about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return {"kind": "config", "name": path.stem, "about": about, "uses_stems": uses_stems(config), "config": to_json(config)}
 
 
 def describe_data(dataset: PatchDataset) -> dict[str, Any]:
-    """The document of prepared data."""
+    """Describe prepared data."""
     comparison = dataset.info["comparison"] or {}
     return {
         "kind": "data",
@@ -79,17 +77,15 @@ def describe_data(dataset: PatchDataset) -> dict[str, Any]:
 
 
 def describe_run(path: Path, model: "TrainedModel") -> dict[str, Any]:
-    """The document of a run, with the scores in its folder `evaluation` where they are of this checkpoint."""
-    import jax
-
+    """Describe a run, with the scores in its folder `evaluation` if they are of this checkpoint."""
     scores_path = path / "evaluation" / "scores.json"
     return {
         "kind": "run",
         "name": str(path),
-        "jaxpu": __version__,
+        "jaxpu": jaxpu.__version__,
         "licence": None,
         "description": None,
-        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])),
+        "num_parameters": archive.num_parameters(model.variables),
         "config": to_json(model.config),
         "info": model.info,
         "scores": read_scores(scores_path, model.info) if scores_path.exists() else None,
@@ -97,7 +93,7 @@ def describe_run(path: Path, model: "TrainedModel") -> dict[str, Any]:
 
 
 def read_scores(path: Path, info: dict[str, Any]) -> dict[str, Any] | None:
-    """The means and medians in a `scores.json` of `jaxpu evaluate`; None where they are of another checkpoint than `info`."""
+    """Read the means and medians in a `scores.json` of `jaxpu evaluate`; None if they are of a checkpoint other than `info`'s."""
     scores = json.loads(path.read_text(encoding="utf-8"))
     if any(scores["model"].get(name) != info[name] for name in ("step", "data_fingerprint")):
         return None
@@ -108,7 +104,7 @@ def read_scores(path: Path, info: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def to_text(document: dict[str, Any]) -> str:
-    """A document of `describe` for people."""
+    """Format a document of `describe` as text."""
     rows = {"config": _config_rows, "data": _data_rows}.get(document["kind"], model_rows)(document)
     width = max(len(label) for label, _ in rows)
     return "\n".join(
@@ -118,7 +114,7 @@ def to_text(document: dict[str, Any]) -> str:
 
 
 def model_rows(document: dict[str, Any]) -> Rows:
-    """What is known of a run or an archive, and what is not."""
+    """Known and unknown facts of a run or an archive."""
     config, info = from_json(document["config"]), document["info"]
     stopped, data = info.get("stopped"), info.get("data")
     rows = [
@@ -133,10 +129,10 @@ def model_rows(document: dict[str, Any]) -> Rows:
         rows.append((field.replace("_", " "), f"{found['number']:.2f}, estimated from the data"))
     return [
         *rows,
-        ("data", _counts(data["counts"]) if data else "unknown: the run was made before jaxpu recorded it"),
+        ("data", _counts(data["counts"]) if data else "unknown: the run is older than this record"),
         ("scores", _scores(document["scores"])),
-        ("licence", document["licence"] or "none yet: `jaxpu export --licence` gives one"),
-        ("about", document["description"] or "nothing yet: `jaxpu export --description` tells of the training data"),
+        ("licence", document["licence"] or "none yet: `jaxpu export --licence` sets one"),
+        ("about", document["description"] or "nothing yet: `jaxpu export --description` describes the training data"),
         ("jaxpu", document["jaxpu"]),
     ]
 
@@ -144,13 +140,13 @@ def model_rows(document: dict[str, Any]) -> Rows:
 def _config_rows(document: dict[str, Any]) -> Rows:
     config: Config = from_json(document["config"])
     prior = getattr(config.objective, "class_prior", None)
-    priors = {None: "needs none", "estimate": "estimated from the data before training"}
+    priors = {None: "not needed", "estimate": "estimated from the data before training"}
     train = config.train
     return [
         *_target_rows(config.data),
         ("network", _fields(config.model)),
         ("objective", _fields(config.objective)),
-        ("class prior", priors.get(prior, f"{prior} is set; `jaxpu estimate-prior` says what prepared data have")),
+        ("class prior", priors.get(prior, f"{prior} is set; `jaxpu estimate-prior` estimates that of prepared data")),
         ("stems", _used(document["uses_stems"])),
         ("training", f"{train.num_steps} steps of {train.batch_size} clips, selected by {train.select_by}"),
         ("next", f"jaxpu prepare {document['name']} --help"),
@@ -158,11 +154,11 @@ def _config_rows(document: dict[str, Any]) -> Rows:
 
 
 def _data_rows(document: dict[str, Any]) -> Rows:
-    config = _data_config(document["config"])
+    config = decode(DataConfig, document["config"])
     rows = [
         *_target_rows(config),
         ("recordings", _counts(document["counts"])),
-        ("stems", "yes, so that there are targets to score with" if document["has_stems"] else "no"),
+        ("stems", "yes, so that estimates can be scored" if document["has_stems"] else "no"),
         ("made with stems", document["uses_stems"] or "no"),
         ("size", f"{document['bytes'] / 1e6:,.0f} MB of {config.patch.dtype}"),
         ("fingerprint", document["fingerprint"]),
@@ -170,26 +166,22 @@ def _data_rows(document: dict[str, Any]) -> Rows:
     rows += [("skipped", message) for message in document["skipped"].values()]
     rows += [("warning", message) for message in document["warnings"]]
     if document["suspicious"]:
-        rows.append(("look at", f"the target seems to play in {', '.join(document['suspicious'])}"))
+        rows.append(("check", f"the target seems to play in {', '.join(document['suspicious'])}"))
     return rows
-
-
-def _data_config(values: dict[str, Any]) -> DataConfig:
-    return from_json(to_json(Config()) | {"data": values}).data
 
 
 def _target_rows(data: DataConfig) -> Rows:
     patch = data.patch
-    channels = "single channels of stereo" if patch.stereo else "mono"
+    channels = "single channels of stereo" if patch.stereo else "mono downmix"
     return [
         ("target", " and ".join(data.target)),
-        ("hears", f"{channels} at {patch.sample_rate} Hz, level: {patch.level}"),
+        ("input", f"{channels} at {patch.sample_rate} Hz, level: {patch.level}"),
         ("STFT", f"{patch.n_fft} samples every {patch.hop_length}, {patch.window} window; clips of {patch.clip_s:.2f} s"),
     ]
 
 
 def _fields(config: Any) -> str:
-    """A dataclass in one line."""
+    """Format a dataclass as one line."""
     values = (f"{field.name} {getattr(config, field.name)}" for field in dataclasses.fields(config))
     return f"{type(config).__name__}: {', '.join(values)}"
 
@@ -199,21 +191,21 @@ def _used(reasons: list[str]) -> str:
 
 
 def _counts(counts: dict[str, dict[str, Any]]) -> str:
-    """Recordings and hours of every split, mixtures and positives."""
+    """Format the numbers of recordings and hours of every split, with the target and without it."""
 
-    def pile(name: str) -> str:
+    def amount(name: str) -> str:
         found = counts.get(name, {"tracks": 0, "kept_s": 0})
         return f"{found['tracks']} ({found['kept_s'] / 3600:.2f} h)"
 
     return "; ".join(
-        f"{split}: {pile(f'{split}_mixture')} with the target, {pile(f'{split}_accompaniment')} without it"
+        f"{split}: {amount(f'{split}_mixture')} with the target, {amount(f'{split}_accompaniment')} without it"
         for split in ("train", "validation")
     )
 
 
 def _scores(scores: dict[str, Any] | None) -> str:
     if scores is None:
-        return "unknown: `jaxpu evaluate` has not scored this checkpoint"
+        return "unknown: this checkpoint has not been evaluated by `jaxpu evaluate`"
     model = scores["methods"]["model"]
     values = {
         "SI-SDR improvement": model["summary"]["si_sdr_improvement_mean"],

@@ -1,4 +1,4 @@
-"""The model card: what a model that is handed on says of itself, from what is recorded."""
+"""The model card of an archive, made from the recorded facts."""
 
 from typing import Any
 
@@ -12,17 +12,18 @@ _CARD = """\
 
 {description}
 
-It splits a recording into {target} and all the rest. The network saw recordings with the target and recordings without it{stems}.
+It separates a recording into {target} and accompaniment. The network was trained on recordings with the target and recordings
+without it{stems}.
 
 ## Licence
 
-{licence}, of the parameters and this card. What the training recordings allow is for their description above to say.
+{licence}, for the parameters and this card. The description above states what the licence of the training recordings allows.
 
 ## Use
 
 {use}
 
-## What is known
+## Facts
 
 | | |
 |---|---|
@@ -32,13 +33,13 @@ It splits a recording into {target} and all the rest. The network saw recordings
 
 ## Limits
 
-- It works at {rate} Hz: what lies above {nyquist:g} kHz goes to the accompaniment.
+- It works at {rate} Hz: everything above {nyquist:g} kHz goes to the accompaniment.
 - {channels}
-- What was not measured is not known: other kinds of recordings than those of its training data and of its scores above.
+- It has not been measured on kinds of recordings other than those of its training data and of its scores above.
 """
 
 _USE_PARAMETERS = """\
-With jaxpu {version} or later; the archive need not be unpacked:
+With jaxpu {version} or later, without unpacking the archive:
 
 ```
 jaxpu separate MODEL.zip song.wav -o separated
@@ -46,16 +47,15 @@ jaxpu separate MODEL.zip song.wav -o separated
 
 ```python
 import soundfile
-from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.separation.files import separate_waveform
+from jaxpu import load_model, separate_waveform
 
 waveform, sample_rate = soundfile.read("song.wav", dtype="float32", always_2d=True)
 target = separate_waveform(load_model("MODEL.zip"), waveform.T, sample_rate)  # (channels, samples)
 ```"""
 
 _USE_PROGRAM = """\
-Without jaxpu: `{file}` is a StableHLO program, lowered for CPU, CUDA and TPU, with the parameters in it. Unpack the archive.
-`pip install jax flatbuffers` is all that it needs.
+Without jaxpu: `{file}` is a StableHLO program, lowered for CPU, CUDA and TPU, that contains the parameters. Unpack the archive.
+It needs only `pip install jax flatbuffers`.
 
 ```python
 import jax
@@ -70,38 +70,38 @@ target = np.asarray(separate(mixture[None])[0])  # of the same shape; the accomp
 np.save("target.npy", target)
 ```
 
-It takes float32 (recordings, channels, samples), any number of each, and compiles once for every shape. A recording is separated
-as a whole, so memory grows with its length: cut long ones into overlapping pieces and fade these into each other.{level}"""
+Its input is float32 (recordings, channels, samples), any number of each; every shape is compiled once. A recording is separated
+as a whole, so memory grows with its length: cut long recordings into overlapping chunks and cross-fade the results.{level}"""
 
-_PIECES_HAVE_A_LEVEL = """
-Every input is brought to one level by itself; pieces of a recording should be brought to the level of the whole before."""
+_CHUNKS_NEED_A_LEVEL = """
+Every input is scaled to one level on its own; scale the chunks of a recording by the level of the whole first."""
 
 
 def card(document: dict[str, Any], *, program: bool) -> str:
-    """The card, in Markdown.
+    """Write the card, in Markdown.
 
     Args:
         document: of `jaxpu.artifacts.info.describe_run`, with licence and description.
-        program: for an archive with a StableHLO program in the place of parameters.
+        program: the archive contains a StableHLO program instead of parameters.
     """
     config: Config = from_json(document["config"])
     patch, reasons = config.data.patch, document["info"]["uses_stems"]
     use = _USE_PARAMETERS.format(version=document["jaxpu"])
     if program:
-        level = "" if patch.level == "reference" else _PIECES_HAVE_A_LEVEL
+        level = "" if patch.level == "reference" else _CHUNKS_NEED_A_LEVEL
         use = _USE_PROGRAM.format(file=PROGRAM_FILE, rate=patch.sample_rate, shortest=patch.n_fft, level=level)
     channels = (
         "Channels are separated one by one."
         if patch.stereo
-        else "All channels of a recording get one mask, that of their mean: what is out of phase between them is hardly heard."
+        else "One mask, computed from the mono downmix, is applied to all channels; sounds out of phase cancel in the downmix."
     )
-    # Licence and description have places of their own.
+    # Licence and description have sections of their own.
     rows = [(label, text) for label, text in model_rows(document) if label not in ("licence", "about")]
     return _CARD.format(
         target=" and ".join(config.data.target),
         description=document["description"],
         licence=document["licence"],
-        stems=f"; stems were used for {', '.join(reasons)}" if reasons else ", never the target by itself",
+        stems=f"; stems were used for {', '.join(reasons)}" if reasons else ", never on the target alone",
         use=use,
         table="\n".join(f"| {label} | {text} |" for label, text in rows),
         scores=_score_table(document["scores"]),
@@ -113,7 +113,7 @@ def card(document: dict[str, Any], *, program: bool) -> str:
 
 def _score_table(scores: dict[str, Any] | None) -> str:
     if scores is None:
-        return "Its scores are unknown: nobody has evaluated this checkpoint."
+        return "Its scores are unknown: this checkpoint has not been evaluated."
 
     def cell(summary: dict[str, Any], name: str) -> str:
         return "unknown" if summary[name] is None else f"{summary[name]:.2f}"

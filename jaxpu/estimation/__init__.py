@@ -1,1 +1,1 @@
-"""Numbers of an objective that are estimated from data without stems: class prior and gain of the positives."""
+"""Estimation of the class prior and of the gain of positives from prepared data, without stems and without a network."""

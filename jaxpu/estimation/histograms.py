@@ -1,4 +1,4 @@
-"""What is known of the two piles of recordings without a network: magnitudes by third octave, and how sure one may be."""
+"""Third-octave histograms of the magnitudes of mixtures and of positives, and bootstrap confidence intervals over tracks."""
 
 import dataclasses
 import math
@@ -12,13 +12,13 @@ from jaxpu.config import Config
 from jaxpu.core.objectives import WEIGHT_FLOOR
 
 MAX_CLIPS = 2000
-"""Clips of each pile that are looked at, at most."""
+"""Clips of mixtures, and of positives, that are read at most."""
 
 RESAMPLES = 500
 """Draws of the bootstrap."""
 
 COVERAGE = 0.9
-"""What the intervals are meant to cover."""
+"""Nominal coverage of the confidence intervals."""
 
 # Histograms of magnitudes: from -120 dB on, in steps of half a decibel.
 LOWEST_DB, STEP_DB, NUM_LEVELS = -120.0, 0.5, 440
@@ -28,7 +28,7 @@ _BATCH_SIZE = 16
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number, with the ends of its interval; None where it has none."""
+    """An estimated number with the ends of its confidence interval, None if it has none."""
 
     value: float
     low: float | None = None
@@ -36,19 +36,27 @@ class Estimate:
 
 
 @dataclasses.dataclass
-class Pile:
-    """One pile, by track.
+class MagnitudeHistograms:
+    """Histograms of the magnitudes of recordings, by track.
 
     Attributes:
-        magnitudes: float64 (bands, levels), histograms of the magnitudes, -120 dB first.
-        weight: sums of the weights of all bins in the scale in which they are stored.
+        magnitudes: by track, float64 (bands, levels), counts of bins from -120 dB up in steps of half a decibel.
+        weight: by track, the sum of the weights of all bins, at the scale at which clips are stored.
     """
 
     magnitudes: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     weight: dict[int, float] = dataclasses.field(default_factory=dict)
 
     def add(self, track: int, magnitudes: np.ndarray, level: float, band_of_bin: np.ndarray, exponent: float) -> None:
-        """Adds a clip, float32 (..., bins), that was divided by `level` before it was stored."""
+        """Count the bins of a clip.
+
+        Args:
+            track: number of its track.
+            magnitudes: float32 (..., bins), as stored.
+            level: by which the clip was divided before it was stored; the histogram is of the magnitudes times it.
+            band_of_bin: int (bins,), see `third_octaves`.
+            exponent: of the weights.
+        """
         num_bands = band_of_bin.max() + 1
         with np.errstate(divide="ignore"):
             steps = np.floor((20 * np.log10(magnitudes * level) - LOWEST_DB) / STEP_DB)
@@ -58,14 +66,14 @@ class Pile:
         self.weight[track] = self.weight.get(track, 0.0) + float(weights(magnitudes, exponent).sum(dtype=np.float64))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """(tracks, bands, levels) and (tracks,)."""
+        """Histograms, (tracks, bands, levels), and sums of weights, (tracks,)."""
         return np.stack(list(self.magnitudes.values())), np.array(list(self.weight.values()))
 
 
 def third_octaves(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
     """The third-octave band of every bin and the octave of every band, both counted from 0 without gaps.
 
-    Octaves are centred on 1 kHz times powers of two; all below 88 Hz is one band.
+    Octaves are centred on 1 kHz times powers of two; everything below 88 Hz is one band.
 
     Returns:
         int (bins,) and int (bands,).
@@ -76,7 +84,7 @@ def third_octaves(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def octaves_hz(spec: PatchSpec) -> list[tuple[float, float]]:
-    """Lowest and highest frequency of the octaves of `third_octaves`."""
+    """Lowest and highest bin frequency of the octaves of `third_octaves`, in Hz."""
     band_of_bin, octave_of_band = third_octaves(spec)
     octave = octave_of_band[band_of_bin]
     frequencies = np.arange(spec.bins) * spec.sample_rate / spec.n_fft
@@ -84,68 +92,68 @@ def octaves_hz(spec: PatchSpec) -> list[tuple[float, float]]:
 
 
 def weights(magnitudes: np.ndarray, exponent: float) -> np.ndarray:
-    """The weight of every bin, as the objectives have it."""
+    """The weight of every bin, as in the objectives."""
     return (magnitudes + WEIGHT_FLOOR) ** exponent
 
 
 def as_complex(patches: np.ndarray) -> np.ndarray:
-    """(..., 2), real and imaginary part, to complex64 (...)."""
+    """Convert real and imaginary part, (..., 2), to complex64 (...)."""
     return np.ascontiguousarray(patches, np.float32).view(np.complex64)[..., 0]
 
 
-def num_held(dataset: PatchDataset, split: Split, disjoint_tracks: bool) -> int:
-    """Clips of the larger pile, `MAX_CLIPS` at most."""
-    clips = max(dataset.num_clips(split, "mixture"), dataset.num_clips(split, "accompaniment"))
-    return min(-(-clips // 2) if disjoint_tracks and dataset.has_stems else clips, MAX_CLIPS)
-
-
 def batches(dataset: PatchDataset, config: Config, split: Split, *, with_target: bool) -> Iterator[dict[str, np.ndarray]]:
-    """Batches that hold as many clips as `num_held` says, drawn by `config.train.seed`."""
+    """Batches of as many clips in all as the larger of the two sets has, `MAX_CLIPS` at most, drawn by `config.train.seed`."""
     settings = config.train
+    clips = max(dataset.num_clips(split, "mixture"), dataset.num_clips(split, "accompaniment"))
+    if settings.disjoint_tracks and dataset.has_stems:
+        clips = math.ceil(clips / 2)  # Every track gives mixtures or positives.
     return dataset.batches(
         split,
         batch_size=_BATCH_SIZE,
         seed=settings.seed,
-        num_steps=math.ceil(num_held(dataset, split, settings.disjoint_tracks) / _BATCH_SIZE),
+        num_steps=math.ceil(min(clips, MAX_CLIPS) / _BATCH_SIZE),
         disjoint_tracks=settings.disjoint_tracks,
         with_target=with_target,
     )
 
 
-def read_piles(dataset: PatchDataset, config: Config, split: Split, exponent: float, *, as_recorded: bool) -> tuple[Pile, Pile]:
-    """Mixtures and positives of a split; no stem is looked at.
+def read_histograms(
+    dataset: PatchDataset, config: Config, split: Split, exponent: float, *, as_recorded: bool
+) -> tuple[MagnitudeHistograms, MagnitudeHistograms]:
+    """Histograms of the mixtures and of the positives of a split, without use of stems.
 
     Args:
         dataset: the prepared data.
-        config: its `train.disjoint_tracks` and `train.seed` matter.
+        config: of it, `train.disjoint_tracks` and `train.seed` are used.
         split: which tracks.
         exponent: of the weights.
-        as_recorded: magnitudes at the level of the recordings, before they were scaled to be stored.
+        as_recorded: histograms of the magnitudes at the level of the recordings, before clips were scaled.
 
     Raises:
-        DataError: the split has no clips of one of the piles.
+        DataError: the split has no mixtures, or no positives.
     """
     band_of_bin, _ = third_octaves(dataset.spec)
-    piles = {"unlabeled": Pile(), "positive": Pile()}
+    found = {"unlabeled": MagnitudeHistograms(), "positive": MagnitudeHistograms()}
     for batch in batches(dataset, config, split, with_target=False):
-        for role, pile in piles.items():
+        for role, histograms in found.items():
             for clip, level, track in zip(batch[role], batch[f"{role}_level"], batch[f"{role}_track"], strict=True):
-                pile.add(int(track), np.abs(as_complex(clip)), float(level) if as_recorded else 1.0, band_of_bin, exponent)
-    return piles["unlabeled"], piles["positive"]
+                scale = float(level) if as_recorded else 1.0
+                histograms.add(int(track), np.abs(as_complex(clip)), scale, band_of_bin, exponent)
+    return found["unlabeled"], found["positive"]
 
 
 def resampled(
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], num_unlabeled: int, num_positive: int, seed: int
 ) -> list[Estimate]:
-    """What `statistic` makes of all tracks, with intervals by resampling whole tracks of either pile.
+    """Values of a statistic over all tracks, with bootstrap confidence intervals from resampling whole tracks.
 
-    Tracks, not bins: bins of one recording are alike.  Percentile intervals; from fewer than about ten tracks they are too
-    narrow, and from a single one there is none.
+    Tracks, not bins: bins of one recording are similar.  The intervals are percentile intervals; from fewer than about ten tracks
+    they are too narrow, and a single track gives none.
 
     Args:
-        statistic: numbers of unlabeled tracks and of positive ones to float64 (values,).
-        num_unlabeled: tracks.
-        num_positive: tracks.
+        statistic: from indices of unlabeled tracks and of positive tracks to float64 (values,).
+        num_unlabeled: unlabeled tracks.
+        num_positive: positive tracks.
         seed: of the draws.
     """
     values = statistic(np.arange(num_unlabeled), np.arange(num_positive))

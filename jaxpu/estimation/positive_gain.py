@@ -1,4 +1,4 @@
-"""How much louder or quieter the positives are than the accompaniment that is hidden in the mixtures, without stems."""
+"""Estimation of the gain between the positives and the accompaniment in the mixtures, without stems."""
 
 import numpy as np
 
@@ -8,33 +8,33 @@ from jaxpu.estimation import histograms
 from jaxpu.estimation.histograms import Estimate
 
 QUANTILES = np.arange(0.5, 0.96, 0.05)
-"""Quantiles of the magnitudes in a band: the louder half of its bins, which no pause and no noise floor decides."""
+"""Quantiles of the magnitudes in a band: of the louder half of its bins, which pauses and noise floors do not affect."""
 
 LOW_QUANTILE = 0.05
-"""Of the differences of all bands and quantiles.  The least one is too uncertain."""
+"""Quantile of the differences of all bands and quantiles; their minimum is too uncertain."""
 
 RANGE_DB = 60.0
-"""Bands this far below a pile's loudest are left out: they may hold no more than what a coder or a filter left."""
+"""Bands this far below the loudest one are ignored: they may contain only residue of a coder or a filter."""
 
 
 def estimate_gain_db(dataset: PatchDataset, config: Config, *, split: Split = "train") -> Estimate:
-    """The gain in dB that makes positives as loud as the accompaniment of the mixtures, with an interval.
+    """Estimate the gain in dB that makes positives as loud as the accompaniment of the mixtures, with a confidence interval.
 
-    A target only adds.  So in every band, at every quantile of its magnitudes, mixtures are at least as loud as their
-    accompaniment, and about as loud where and when the target is absent or weak.  If positives are like that accompaniment but
-    for a gain, the gain is the least of the differences between the quantiles of mixtures and of positives, taken here as the
-    5 % quantile of these.  Where the target drowns everything at all times, the estimate is too high.
+    A target only adds energy.  So in every band, at every quantile of its magnitudes, mixtures are at least as loud as their
+    accompaniment, and about as loud where and when the target is absent or weak.  If the positives equal that accompaniment up to
+    a gain, the gain is the minimum of the differences between the quantiles of mixtures and of positives, taken here as the 5 %
+    quantile of these differences.  If the target dominates everywhere at all times, the estimate is too high.
 
     Args:
-        dataset: the prepared data, in the scale in which they are stored.
-        config: its `train.disjoint_tracks` and `train.seed` matter.
+        dataset: the prepared data, whose scale the gain refers to.
+        config: of it, `train.disjoint_tracks` and `train.seed` are used.
         split: which tracks.
 
     Raises:
-        DataError: the split has no clips of one of the piles.
+        DataError: the split has no mixtures, or no positives.
     """
-    read = histograms.read_piles(dataset, config, split, exponent=1.0, as_recorded=False)
-    unlabeled, positive = (pile.arrays()[0] for pile in read)
+    read = histograms.read_histograms(dataset, config, split, exponent=1.0, as_recorded=False)
+    unlabeled, positive = (each.arrays()[0] for each in read)
 
     def gain_db(chosen: np.ndarray, chosen_positive: np.ndarray) -> np.ndarray:
         return np.array([least_difference_db(unlabeled[chosen].sum(0), positive[chosen_positive].sum(0))])
@@ -43,21 +43,21 @@ def estimate_gain_db(dataset: PatchDataset, config: Config, *, split: Split = "t
 
 
 def least_difference_db(unlabeled: np.ndarray, positive: np.ndarray) -> float:
-    """`LOW_QUANTILE` of the level differences, mixtures minus positives, between quantiles of magnitudes within bands.
+    """The `LOW_QUANTILE` of the level differences, mixtures minus positives, between quantiles of magnitudes within bands.
 
     Args:
-        unlabeled: float64 (bands, levels), histograms as `jaxpu.estimation.histograms.Pile` has them.
+        unlabeled: float64 (bands, levels), histograms of `jaxpu.estimation.histograms.MagnitudeHistograms` of the mixtures.
         positive: the same of the positives.
     """
     levels, positive_levels = (_quantiles_db(histogram) for histogram in (unlabeled, positive))
-    heard = np.ones(len(levels), bool)
+    loud = np.ones(len(levels), bool)
     for each in (levels, positive_levels):
-        heard &= each[:, 0] > each[:, 0].max() - RANGE_DB
-    return float(np.quantile((levels - positive_levels)[heard], LOW_QUANTILE)) if heard.any() else 0.0
+        loud &= each[:, 0] > each[:, 0].max() - RANGE_DB
+    return float(np.quantile((levels - positive_levels)[loud], LOW_QUANTILE)) if loud.any() else 0.0
 
 
 def _quantiles_db(histogram: np.ndarray) -> np.ndarray:
-    """(bands, levels) to (bands, quantiles) in dB.  The lowest level is that of silence, which does not count."""
+    """Quantiles of histograms, (bands, levels) to (bands, quantiles), in dB.  The lowest level is silence and does not count."""
     edges = histograms.LOWEST_DB + histograms.STEP_DB * np.arange(1, histograms.NUM_LEVELS + 1)
     below = np.cumsum(np.where(np.arange(histograms.NUM_LEVELS) > 0, histogram, 0), -1)
     below /= np.maximum(below[:, -1:], 1)

@@ -1,4 +1,4 @@
-"""Numbers of an objective that a config leaves to the data: the class prior and the gain of the positives."""
+"""Numbers of an objective that a config leaves to estimation from the data: the class prior and the gain of the positives."""
 
 import dataclasses
 import json
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.dataset import PatchDataset
+from data_pipeline.files import write_text
 from jaxpu import parallel
 from jaxpu.config import Config
 from jaxpu.estimation import class_prior, positive_gain
 
 ESTIMATES_FILE = "estimates.json"
-"""What the estimates were, in the folder of a run that asked for some."""
+"""File in the run directory that keeps the estimates."""
 
 
 def _class_prior(dataset: PatchDataset, config: Config) -> tuple[float, dict[str, Any], str]:
@@ -32,18 +33,24 @@ ESTIMATORS: dict[str, Callable[[PatchDataset, Config], tuple[float, dict[str, An
     "class_prior": _class_prior,
     "positive_gain_db": _positive_gain_db,
 }
-"""By field: the number, all there is to know of it as JSON-serialisable values, and a sentence."""
+"""Estimators by field; each returns the number, JSON-serialisable details and a sentence."""
 
 
 def with_estimates(
     config: Config, dataset: PatchDataset, run_dir: Path, *, progress: bool = True
 ) -> tuple[Config, dict[str, Any]]:
-    """A config with numbers in the place of every "estimate", and where they came from.
+    """Replace every "estimate" in a config by a number estimated from the data.
 
-    Process 0 makes them once, prints them, and keeps them in `run_dir`, so that a run goes on with the same.
+    Process 0 estimates once, prints the numbers and keeps them in `run_dir`, so that a resumed run uses the same.
+
+    Args:
+        config: run configuration.
+        dataset: the prepared data.
+        run_dir: run directory.
+        progress: print the numbers.
 
     Returns:
-        The config, and by field the estimate as JSON-serialisable values; none where the config has numbers.
+        The config with numbers, and by field the estimate as JSON-serialisable values, empty if nothing was to estimate.
     """
     wanted = [field for field in ESTIMATORS if getattr(config.objective, field, None) == "estimate"]
     if not wanted:
@@ -56,9 +63,7 @@ def with_estimates(
             made[field] = {"number": value, **details}
             if progress:
                 print(words)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(made, indent=1))
-        temporary.replace(path)
+        write_text(path, json.dumps(made, indent=1))
     found = parallel.of_first_process(lambda: json.loads(path.read_text()))
     numbers = {field: found[field]["number"] for field in wanted}
     return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **numbers)), found

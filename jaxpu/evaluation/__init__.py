@@ -1,1 +1,1 @@
-"""Scores of a model on recordings with stems, beside baselines, and pages that show them."""
+"""Evaluation of models on recordings with stems: scores, baselines, excerpts and the HTML report."""

@@ -1,4 +1,4 @@
-"""What a model is compared with: oracle masks and the best fixed gain per frequency.  NumPy and librosa only."""
+"""Baselines: doing nothing, the best fixed gain per frequency, and oracle masks.  NumPy and librosa only."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,11 +11,12 @@ from data_pipeline.config import PatchSpec
 FloatArray = npt.NDArray[np.floating[Any]]
 ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
 
-MIXTURE, FIXED, RATIO, BINARY = "mixture", "fixed mask", "oracle ratio mask", "oracle binary mask"
+MODEL, MIXTURE, FIXED, RATIO, BINARY = "model", "mixture", "fixed mask", "oracle ratio mask", "oracle binary mask"
+"""Names of the methods that are scored: the model and the baselines."""
 
 
 def oracle_masks(target_stft: ComplexArray, accompaniment_stft: ComplexArray) -> dict[str, FloatArray]:
-    """The ideal masks for a target: "oracle ratio mask" and "oracle binary mask", float (...) of the STFTs' shape.
+    """Ideal masks for a target, "oracle ratio mask" and "oracle binary mask": float, of the shape of the STFTs.
 
     The ratio mask is |t|^2 / (|t|^2 + |a|^2), 0 where both are silent; the binary mask is 1 where |t| > |a|, else 0.
     """
@@ -25,27 +26,29 @@ def oracle_masks(target_stft: ComplexArray, accompaniment_stft: ComplexArray) ->
     return {RATIO: ratio, BINARY: (target > accompaniment).astype(total.dtype)}
 
 
-def fit_fixed_mask(pairs: Iterable[tuple[ComplexArray, ComplexArray]]) -> npt.NDArray[np.float64]:
-    """The one gain per frequency that is best by least squares over all pairs: float64 (bins,), in [0, 1].
-
-    Args:
-        pairs: STFTs of target and mixture, both (..., frames, bins) with the same bins.
-
-    Raises:
-        ValueError: there is no pair.
-    """
-    return solve_fixed_mask(fixed_mask_sums(target, mixture) for target, mixture in pairs)
-
-
 def fixed_mask_sums(target_stft: ComplexArray, mixture_stft: ComplexArray) -> npt.NDArray[np.float64]:
-    """What one pair adds to the least squares: float64 (2, bins), the products of target and mixture and the mixture's energy."""
+    """Terms of the least-squares fit of a fixed mask for one pair of STFTs, (..., frames, bins).
+
+    Returns:
+        float64 (2, bins): real inner products of target and mixture, and the energy of the mixture.
+    """
     axes = tuple(range(target_stft.ndim - 1))
     products = target_stft.real * mixture_stft.real + target_stft.imag * mixture_stft.imag
     return np.stack([products.sum(axes, dtype=np.float64), (np.abs(mixture_stft) ** 2).sum(axes, dtype=np.float64)])
 
 
 def solve_fixed_mask(sums: Iterable[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """The mask from the sums of all pairs; 0 where no mixture has energy."""
+    """The one gain per frequency that is best by least squares over all pairs, within [0, 1]; 0 where no mixture has energy.
+
+    Args:
+        sums: of `fixed_mask_sums`, one array per pair.
+
+    Returns:
+        float64 (bins,).
+
+    Raises:
+        ValueError: there is no pair.
+    """
     total = sum(sums, start=np.zeros((2, 1)))
     if total.shape[1] == 1:
         raise ValueError("A fixed mask needs at least one pair of target and mixture to be fitted on.")
@@ -55,7 +58,7 @@ def solve_fixed_mask(sums: Iterable[npt.NDArray[np.float64]]) -> npt.NDArray[np.
 def fixed_mask_sums_of_track(
     target: FloatArray, mixture: FloatArray, sample_rate: int, patch: PatchSpec
 ) -> npt.NDArray[np.float64]:
-    """`fixed_mask_sums` of waveforms (channels, samples), at the STFT of `patch`."""
+    """`fixed_mask_sums` of waveforms (channels, samples), with the STFT of `patch`."""
     return np.sum(
         [
             fixed_mask_sums(*(_stft(signal[channel], sample_rate, patch) for signal in (target, mixture)))
@@ -72,9 +75,10 @@ def baseline_targets(
     patch: PatchSpec,
     fixed_mask: npt.NDArray[np.float64] | None,
 ) -> dict[str, FloatArray]:
-    """Estimates of the target by every baseline: (channels, samples) by name.
+    """Estimate the target by every baseline: (channels, samples) by name.
 
-    Masks work as a model does: at the rate and STFT of `patch`, of single channels or their mean, then back to the track's rate.
+    Masks work as a model does: at the rate and STFT of `patch`, from single channels or the downmix; the estimates have the
+    track's rate.
 
     Args:
         reference: (channels, samples) for "target" and "accompaniment".
@@ -85,13 +89,13 @@ def baseline_targets(
     """
     names = [RATIO, BINARY] if fixed_mask is None else [FIXED, RATIO, BINARY]
     estimates: dict[str, FloatArray] = {MIXTURE: mixture, **{name: np.zeros_like(mixture) for name in names}}
-    heard = [
+    seen = [
         reference[name] if patch.stereo else np.broadcast_to(reference[name].mean(0), mixture.shape)
         for name in ("target", "accompaniment")
     ]
     for channel in range(len(mixture)):
         spectrum = _stft(mixture[channel], sample_rate, patch)
-        masks = oracle_masks(*(_stft(signal[channel], sample_rate, patch) for signal in heard))
+        masks = oracle_masks(*(_stft(signal[channel], sample_rate, patch) for signal in seen))
         if fixed_mask is not None:
             masks[FIXED] = fixed_mask.astype(np.float32)
         for name in names:
@@ -104,10 +108,10 @@ def _arguments(patch: PatchSpec) -> dict[str, Any]:
 
 
 def _stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> ComplexArray:
-    """complex64 (frames, bins) of a waveform (samples,) at the rate of `patch`, extended at its end as models extend it.
+    """STFT, complex64 (frames, bins), of a waveform (samples,) resampled to the rate of `patch` and extended as models extend it.
 
-    That is by reflection to a whole number of hops.  Without it the last samples lie under the tail of a single window, by which
-    the inverse divides: what a mask has changed there is thrown up to many times its height.
+    That is by reflection to a whole number of hops at its end.  Without it the last samples lie under the tail of a single
+    window, by which the inverse divides: it would amplify whatever a mask changed there.
     """
     import librosa
     import soxr

@@ -1,49 +1,47 @@
-"""Scores, curves, pictures and sounds of evaluated runs on one HTML page, which needs no other file and no network.
+"""One HTML page with scores, curves, pictures and sounds of evaluated runs, which needs no other file and no network.
 
-It is made of what lies in the folders of the runs: `metrics.jsonl`, and `evaluation/` with `scores.json` and `excerpts/`.
+It is made from files in the run directories: `metrics.jsonl`, and `evaluation/` with `scores.json` and `excerpts/`.
 """
 
-import base64
 import dataclasses
 import json
 import os
 import string
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 
-from data_pipeline import audio
+from data_pipeline.files import write_text
 from data_pipeline.progress import progress_bar
 from jaxpu.evaluation import excerpts
-from jaxpu.evaluation.evaluate import MODEL, READING, SCORES_FILE, EvaluationError, columns, write_text
+from jaxpu.evaluation.baselines import MODEL
+from jaxpu.evaluation.html_elements import figure, paragraph, sources, table, table_row
+from jaxpu.evaluation.scoring import EvaluationError
+from jaxpu.evaluation.table import READING, SCORES_FILE, columns, model_in_words
 from jaxpu.monitoring import plots
 from jaxpu.monitoring.run_log import read_log
 
 TEMPLATE = Path(__file__).with_name("html_report.html")
 LETTERS = "ABCDEFGHIJ"
-"""The names of the runs of a comparison on its page."""
-
-MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-"""Rates in Hz at which every browser plays mp3."""
+"""Names of the runs on the page of a comparison."""
 
 SAME_MIXTURE_DB = 0.01
-"""SI-SDRs of one mixture differ by less, whatever computed them."""
+"""SI-SDRs of the same mixture differ by less than this, whatever machine computed them."""
 
 RESAMPLES = 2000
+"""Draws of the bootstrap."""
 
 CAPTIONS = {
-    "loss": "Loss. Losses of different objectives do not compare.",
+    "loss": "Loss. Losses of different objectives cannot be compared.",
     "si_sdr_improvement": "SI-SDR improvement on held-out songs.",
-    "kept_energy": "Energy that the mask keeps, as a share of the input's; dashed, where there are stems: the true target's. "
-    "While the line stays under the dotted one, the watchdog calls the output blank; a cross is a warning.",
-    "inactive_share": "Share of the bins that the network takes for target inactive.",
+    "kept_energy": "Energy that the mask keeps, as a fraction of the input's; dashed, if there are stems: the true target's. "
+    "While the line stays below the dotted one, the watchdog considers the output blank; a cross marks a warning.",
+    "inactive_share": "Share of the bins that the network classifies as target inactive.",
 }
-"""Of the curves in `jaxpu.monitoring.plots.CURVES`."""
+"""Captions of the curves in `jaxpu.monitoring.plots.CURVES`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +49,11 @@ class Evaluated:
     """An evaluated run.
 
     Attributes:
-        run: its folder.
-        folder: of its evaluation.
-        label: what it is called in tables and legends.
-        scores: of `scores.json`.
-        log: lines of `metrics.jsonl`; empty where there is none.
+        run: run directory.
+        folder: output folder of the evaluation.
+        label: name in tables and legends.
+        scores: contents of `scores.json`.
+        log: lines of `metrics.jsonl`; empty if there is none.
     """
 
     run: Path
@@ -71,20 +69,20 @@ class Evaluated:
 
     @property
     def excerpts(self) -> dict[str, dict[str, float]]:
-        """Where the excerpts lie in their tracks; empty where there are none."""
+        """Positions of the excerpts in their tracks; empty if there are none."""
         return self.scores.get("excerpts", {})
 
     def summary(self, method: str = MODEL) -> dict[str, float | None]:
-        """The scores of a method over all tracks; empty where it was not scored."""
+        """The scores of a method over all tracks; empty if it was not scored."""
         return self.scores["methods"].get(method, {}).get("summary", {})
 
 
 def write_report(run_dir: str | os.PathLike[str], evaluation_dir: str | os.PathLike[str], *, progress: bool = True) -> Path:
-    """Writes `plots.html` into the folder of an evaluation.
+    """Write `report.html` into the output folder of an evaluation.
 
     Args:
-        run_dir: of the run.
-        evaluation_dir: what `jaxpu.evaluation.evaluate.evaluate` wrote.
+        run_dir: run directory.
+        evaluation_dir: output folder of `jaxpu.evaluation.evaluate.evaluate`.
         progress: show a bar.
 
     Returns:
@@ -100,16 +98,16 @@ def write_report(run_dir: str | os.PathLike[str], evaluation_dir: str | os.PathL
 
 
 def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], *, progress: bool = True) -> None:
-    """Writes the page of several runs that were evaluated on the same songs, side by side.
+    """Write a page that compares several runs that were evaluated on the same songs.
 
     Args:
-        run_dirs: of the runs, each with an `evaluation` in it.
+        run_dirs: run directories, each with a folder `evaluation`.
         path: of the page.
         progress: show a bar.
 
     Raises:
-        EvaluationError: there are fewer than two runs or more than ten; one is not evaluated; or they separate other targets, or
-            were evaluated on other songs.
+        EvaluationError: there are fewer than two runs or more than ten; one is not evaluated; or they differ in target, split or
+            songs.
         AudioError: an excerpt is missing or damaged.
     """
     if not 2 <= len(run_dirs) <= len(LETTERS):
@@ -123,14 +121,12 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
 def _open(run_dir: Path, evaluation_dir: Path, label: str) -> Evaluated:
     path = evaluation_dir / SCORES_FILE
     if not path.is_file():
-        raise EvaluationError(
-            f"{path} does not exist: the run is not evaluated. Call `jaxpu evaluate {run_dir} CORPUS --report`."
-        )
+        raise EvaluationError(f"{path} does not exist: the run is not evaluated. Run `jaxpu evaluate {run_dir} CORPUS --report`.")
     return Evaluated(run_dir, evaluation_dir, label, json.loads(path.read_text(encoding="utf-8")), read_log(run_dir))
 
 
 def _check_comparable(first: Evaluated, other: Evaluated) -> None:
-    """Raises EvaluationError where scores do not belong side by side."""
+    """Raise EvaluationError if the scores of two runs cannot be compared."""
     remedy = "Evaluate both on the same songs."
     for name in ("target", "split"):
         if first.scores[name] != other.scores[name]:
@@ -141,14 +137,14 @@ def _check_comparable(first: Evaluated, other: Evaluated) -> None:
     differing = sorted(first.tracks.keys() ^ other.tracks.keys())
     if differing:
         raise EvaluationError(
-            f"{first.run} and {other.run} cannot be compared: {differing[0]} is scored in one of them only (songs that differ: "
-            f"{len(differing)}). {remedy}"
+            f"{first.run} and {other.run} cannot be compared: {differing[0]} is scored in only one of them (songs that "
+            f"differ: {len(differing)}). {remedy}"
         )
     for name, track in first.tracks.items():
         mixtures = [scores["si_sdr"] - scores["si_sdr_improvement"] for scores in (track, other.tracks[name])]
         if abs(mixtures[0] - mixtures[1]) > SAME_MIXTURE_DB:
             raise EvaluationError(
-                f"{first.run} and {other.run} cannot be compared: {name} is not the same song in both, for its mixture has an "
+                f"{first.run} and {other.run} cannot be compared: {name} is not the same song in both: its mixture has an "
                 f"SI-SDR of {mixtures[0]:.2f} dB in the first and {mixtures[1]:.2f} dB in the second. {remedy}"
             )
 
@@ -156,9 +152,9 @@ def _check_comparable(first: Evaluated, other: Evaluated) -> None:
 def _write(runs: Sequence[Evaluated], path: Path, progress: bool) -> None:
     target = _text(runs[0].scores["target"])
     title = f"Separation of {target}" if len(runs) == 1 else f"Separation of {target}: {len(runs)} runs"
-    heard, songs = _heard(runs), []
-    with progress_bar(len(heard), "page", "song", show=progress) as bar:
-        for number, name in enumerate(heard):
+    names, songs = _with_excerpts(runs), []
+    with progress_bar(len(names), "page", "song", show=progress) as bar:
+        for number, name in enumerate(names):
             songs.append(_song(runs, name, number))
             bar.update()
     left, bottom, width, height = plots.AXES
@@ -175,27 +171,24 @@ def _write(runs: Sequence[Evaluated], path: Path, progress: bool) -> None:
 
 
 def _header(runs: Sequence[Evaluated]) -> str:
-    """What was evaluated on what."""
+    """The runs and the songs on which they were evaluated."""
     scores = runs[0].scores
     lines = []
     for run in runs:
         model = run.scores["model"]
-        described = f"Run {run.run}." if len(runs) == 1 else f"{run.label}: run {run.run}."
-        if model:
-            stems = ", ".join(model["uses_stems"]) or "none"
-            described += f" Step {model['step']}, selected by {model['select_by']}. Use of stems: {stems}."
-        lines.append(described)
+        described = f"Run {run.run}" if len(runs) == 1 else f"{run.label}: run {run.run}"
+        lines.append(f"{described}, {model_in_words(model)}" if model else f"{described}.")
     lines.append(f"Songs: {len(runs[0].tracks)}, the split {scores['split']} of {scores['source']}.")
-    lines += [f"Left out: {name}: {reason}" for name, reason in scores["excluded_tracks"].items()]
-    return "\n".join(map(_paragraph, lines))
+    lines += [f"Excluded: {name}: {reason}" for name, reason in scores["excluded_tracks"].items()]
+    return "\n".join(map(paragraph, lines))
 
 
 def _scores(runs: Sequence[Evaluated]) -> str:
-    """The table of scores: the runs, their differences to the first, and the baselines."""
+    """The table of scores: the runs, their differences from the first, and the baselines."""
     shown = columns(all(run.scores["full"] for run in runs))
 
     def row(label: str, scores: Mapping[str, float | None], sign: str = "", kind: str = "") -> str:
-        return _row(label, [(scores.get(key), f"{sign}{spec}") for key, spec in shown.values()], kind)
+        return table_row(label, [(scores.get(key), f"{sign}{spec}") for key, spec in shown.values()], kind)
 
     first = runs[0].summary()
     rows = [row(run.label, run.summary()) for run in runs]
@@ -203,17 +196,17 @@ def _scores(runs: Sequence[Evaluated]) -> str:
         differences = {key: _difference(first[key], value) for key, value in run.summary().items()}
         rows.append(row(f"{run.label} − {runs[0].label}", differences, sign="+"))
     for method in runs[0].scores["methods"]:
-        # Masks at other STFTs are other baselines.
+        # Masks with different STFTs are different baselines.
         baselines = {row(method, run.summary(method), kind="aside") for run in runs}
         if method != MODEL and len(baselines) == 1:
             rows += baselines
     parts = [
         "<section>",
         "<h2>Scores</h2>",
-        _table(["", *shown], rows, "Scores"),
-        *(_paragraph(_paired(runs[0], run)) for run in runs[1:]),
+        table(["", *shown], rows, "Scores"),
+        *(paragraph(_paired(runs[0], run)) for run in runs[1:]),
     ]
-    return "\n".join([*parts, *(_paragraph(line, "note") for line in READING), "</section>"])
+    return "\n".join([*parts, *(paragraph(line, "note") for line in READING), "</section>"])
 
 
 def _tracks(runs: Sequence[Evaluated]) -> str:
@@ -230,17 +223,17 @@ def _tracks(runs: Sequence[Evaluated]) -> str:
     kinds["blank"] = ("blank_rate", ".0%")
     headings = [kind if len(runs) == 1 else f"{run.label}: {kind}" for run in runs for kind in kinds]
     rows = [
-        _row(f"{number} {name}", [(run.tracks[name][key], spec) for run in runs for key, spec in kinds.values()])
+        table_row(f"{number} {name}", [(run.tracks[name][key], spec) for run in runs for key, spec in kinds.values()])
         for number, name in enumerate(names, 1)
     ]
-    caption = f"SI-SDR improvement of every song in dB, those under {plots.LEAST_DB:g} dB drawn there; the table has the names."
+    caption = f"SI-SDR improvement of every song in dB, drawn at {plots.LEAST_DB:g} dB if it is lower; the table has the names."
     return "\n".join(
         [
             "<section>",
             "<h2>Songs</h2>",
-            _figure(plot, "Points: SI-SDR improvement by song", caption, "wide"),
+            figure(plot, "Points: SI-SDR improvement by song", caption, "wide"),
             f"<details{' open' if len(names) <= 10 else ''}><summary>Scores of every song</summary>",
-            _table(["", *headings], rows, "Scores of every song"),
+            table(["", *headings], rows, "Scores of every song"),
             "</details>",
             "</section>",
         ]
@@ -258,13 +251,13 @@ def _curves(runs: Sequence[Evaluated]) -> str:
         for line in run.log
         if line["kind"] == "warning"
     ]
-    figures = [_figure(picture, f"Curves: {plots.CURVES[key]}, by step", CAPTIONS[key]) for key, picture in pictures.items()]
-    note = _paragraph("Lines: training. Points: held-out songs.", "note")
-    parts = ["<section>", "<h2>Training</h2>", note, '<div class="grid">', *figures, "</div>", *map(_paragraph, warnings)]
+    figures = [figure(picture, f"Curves: {plots.CURVES[key]}, by step", CAPTIONS[key]) for key, picture in pictures.items()]
+    note = paragraph("Lines: training. Points: held-out songs.", "note")
+    parts = ["<section>", "<h2>Training</h2>", note, '<div class="grid">', *figures, "</div>", *map(paragraph, warnings)]
     return "\n".join([*parts, "</section>"])
 
 
-def _heard(runs: Sequence[Evaluated]) -> list[str]:
+def _with_excerpts(runs: Sequence[Evaluated]) -> list[str]:
     """Songs of which any run has an excerpt: those of most runs first, then from the lowest improvement to the highest."""
     names = {name for run in runs for name in run.excerpts}
     runs_with = {name: sum(name in run.excerpts for run in runs) for name in names}
@@ -272,14 +265,14 @@ def _heard(runs: Sequence[Evaluated]) -> list[str]:
 
 
 def _listening(runs: Sequence[Evaluated]) -> str:
-    """The heading of the songs, and which runs cannot be heard."""
+    """The heading of the excerpts, and the runs that have none."""
     silent = [run.run for run in runs if not run.excerpts]
-    notes = [_paragraph(f"{run} has no excerpts: jaxpu evaluate {run} CORPUS --report writes them.") for run in silent]
+    notes = [paragraph(f"{run} has no excerpts: jaxpu evaluate {run} CORPUS --report writes them.") for run in silent]
     if len(silent) < len(runs):
         notes.append(
-            _paragraph(
-                "The passage of each song in which the target is loudest. Choose another source while one plays: the position is "
-                "kept. Mask: white is what is kept of the mixture, black what is taken out.",
+            paragraph(
+                "The excerpt of each song in which the target is loudest. Switching to another source keeps the playing "
+                "position. Mask: white keeps the mixture, black removes it.",
                 "note",
             )
         )
@@ -288,19 +281,19 @@ def _listening(runs: Sequence[Evaluated]) -> str:
 
 def _song(runs: Sequence[Evaluated], name: str, number: int) -> str:
     """Player and pictures of one song."""
-    passage, target = next(run.excerpts[name] for run in runs if name in run.excerpts), _text(runs[0].scores["target"])
-    # Passages of other recordings of the song could not be played together.
-    having = [run for run in runs if run.excerpts.get(name) == passage]
+    excerpt, target = next(run.excerpts[name] for run in runs if name in run.excerpts), _text(runs[0].scores["target"])
+    # Excerpts from different positions could not be played together.
+    having = [run for run in runs if run.excerpts.get(name) == excerpt]
     prefixes, separated = ([""], ", separated") if len(runs) == 1 else ([f"{run.label}: " for run in having], "")
-    heard = {prefix: excerpts.read(run.folder, name) for prefix, run in zip(prefixes, having, strict=True)}
-    mixture, truth = (next(iter(heard.values()))[signal] for signal in ("mixture", "target"))
+    signals = {prefix: excerpts.read(run.folder, name) for prefix, run in zip(prefixes, having, strict=True)}
+    mixture, truth = (next(iter(signals.values()))[signal] for signal in ("mixture", "target"))
     sounds = {"mixture": mixture, f"{target}, true": truth}
-    sounds |= {f"{prefix}{target}{separated}": own["estimate"] for prefix, own in heard.items()}
-    sounds |= {f"{prefix}accompaniment{separated}": own["mixture"] - own["estimate"] for prefix, own in heard.items()}
+    sounds |= {f"{prefix}{target}{separated}": own["estimate"] for prefix, own in signals.items()}
+    sounds |= {f"{prefix}accompaniment{separated}": own["mixture"] - own["estimate"] for prefix, own in signals.items()}
     captions = ["mixture", f"{target}, true"]
     captions += [f"{prefix}{what}" for prefix in prefixes for what in (f"{target}{separated}", "mask")]
-    rate, start, seconds = int(passage["sample_rate"]), passage["start_s"], passage["seconds"]
-    estimates = [own["estimate"].mean(0) for own in heard.values()]
+    rate, start, seconds = int(excerpt["sample_rate"]), excerpt["start_s"], excerpt["seconds"]
+    estimates = [own["estimate"].mean(0) for own in signals.values()]
     pictures = plots.spectrograms(mixture.mean(0), truth.mean(0), estimates, rate)
     improvements = ", ".join(
         f"{prefix}{run.tracks[name]['si_sdr_improvement']:.1f} dB" for prefix, run in zip(prefixes, having, strict=True)
@@ -315,11 +308,11 @@ def _song(runs: Sequence[Evaluated], name: str, number: int) -> str:
             f'<input type="range" min="0" max="{seconds:.3f}" step="0.001" value="0" aria-label="Position in seconds">'
             "<output>0.0 s</output></div>",
             '<fieldset class="sources"><legend>Listen to</legend>',
-            *_sources(sounds, rate, number),
+            *sources(sounds, rate, number),
             "</fieldset>",
             '<div class="grid">',
             *(
-                _figure(picture, f"Spectrogram of {name}: {caption}", caption, "spectrogram")
+                figure(picture, f"Spectrogram of {name}: {caption}", caption, "spectrogram")
                 for picture, caption in zip(pictures, captions, strict=True)
             ),
             "</div>",
@@ -328,61 +321,12 @@ def _song(runs: Sequence[Evaluated], name: str, number: int) -> str:
     )
 
 
-def _sources(sounds: Mapping[str, np.ndarray], rate: int, number: int) -> Iterator[str]:
-    """The choices of a player, each with its sound."""
-    for index, (label, waveform) in enumerate(sounds.items()):
-        checked = " checked" if index == 0 else ""
-        yield (
-            f'<label><input type="radio" name="song-{number}"{checked}><span>{escape(label)}</span>'
-            f'<audio loop preload="auto" data-src="{_data_url("audio/mpeg", _mp3(waveform, rate))}"></audio></label>'
-        )
-
-
-def _mp3(waveform: np.ndarray, rate: int) -> bytes:
-    """The bytes of an mp3 of a waveform (channels, samples), at 44.1 kHz where browsers may not play its own rate."""
-    if rate not in MP3_RATES:
-        waveform, rate = soxr.resample(waveform.T, rate, 44_100).T, 44_100
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sound.mp3"
-        with audio.Writer(path, rate, len(waveform)) as writer:
-            writer.write(waveform)
-        return path.read_bytes()
-
-
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{escape(text)}</p>'
-
-
-def _figure(picture: bytes, alt: str, caption: str, kind: str = "curve") -> str:
-    image = f'<img src="{_data_url("image/webp", picture)}" alt="{escape(alt)}">'
-    return f'<figure class="{kind}"><div>{image}</div><figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def _data_url(media_type: str, data: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-def _table(headings: Sequence[str], rows: Sequence[str], label: str) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _row(heading: str, values: Sequence[tuple[float | None, str]], kind: str = "") -> str:
-    """A row of a table: numbers with their formats, None where there is none."""
-    cells = "".join(f"<td>{'-' if value is None else format(value, spec)}</td>" for value, spec in values)
-    return f'<tr class="{kind}"><th scope="row">{escape(heading)}</th>{cells}</tr>'
-
-
 def _difference(first: float | None, other: float | None) -> float | None:
     return None if first is None or other is None else other - first
 
 
 def _paired(first: Evaluated, other: Evaluated) -> str:
-    """How sure the difference of two runs is, from the songs that both were scored on."""
+    """Difference of two runs over the songs, with a bootstrap confidence interval."""
     improvements = np.array([[run.tracks[name]["si_sdr_improvement"] for name in first.tracks] for run in (first, other)])
     differences = improvements[1] - improvements[0]
     rng = np.random.default_rng(0)

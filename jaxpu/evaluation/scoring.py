@@ -1,7 +1,7 @@
-"""Scores of one track, in NumPy: SDR as museval takes it, SI-SDR, kept energy and blank output.
+"""Scores of one track, in NumPy: museval's SDR, SI-SDR, kept energy and blank output.
 
-museval leaves a frame out as soon as one estimate is silent in it, and refuses an estimate that is silent all through: blank
-output, the worst there is, does not count.  Here blank output scores, and what museval leaves out is counted.
+museval excludes a frame as soon as one estimate is silent in it, and refuses an estimate that is silent throughout: blank output,
+the worst failure, does not count.  Here blank output is scored, and the frames that museval excludes are counted.
 """
 
 import dataclasses
@@ -11,37 +11,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.errors import UserError
 from jaxpu.core import metrics
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
 SOURCES = ("target", "accompaniment")
 FRAME_S = 1.0
+"""Seconds of a frame, as museval's default."""
+
 ACTIVE_RATIO = 1e-4
-"""A source is active in a frame that has at least this share of its mean energy per frame: -40 dB."""
+"""A source is active in a frame with at least this fraction of its mean energy per frame: -40 dB."""
 
 BLANK_RATIO = 1e-4
-"""An estimate is blank in an active frame where it has less than this share of the target's energy: -40 dB."""
+"""An estimate is blank in an active frame if it has less than this fraction of the target's energy: -40 dB."""
+
+
+class EvaluationError(UserError):
+    """A model that cannot be evaluated, or runs that cannot be compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackScores:
     """Scores of one estimate of one track; decibels unless said otherwise.
 
-    Frames last one second and do not overlap; an incomplete last one is left out, as in museval.
+    Frames last one second and do not overlap; an incomplete last one is dropped, as in museval.
 
     Attributes:
         sdr: float64 (frames,) by source, "target" and "accompaniment": SDR without a filter.  NaN only where a *reference* is
-            silent; a silent estimate has 0.  Where no signal is silent it is museval's SDR.
-        museval: float64 (frames,) by source, then by "SDR", "ISR", "SIR" and "SAR": what museval gives, NaN where *any*
-            reference or estimate is silent.  ISR, SIR and SAR are NaN unless they were asked for.
+            silent; a silent estimate has 0.  Where no signal is silent it equals museval's SDR.
+        museval: float64 (frames,) by source, then by "SDR", "ISR", "SIR" and "SAR": museval's scores, NaN where *any*
+            reference or estimate is silent.  ISR, SIR and SAR are NaN unless `full` was asked for.
         si_sdr: of the target over the whole track, all channels as one signal; -100 for a silent estimate.
         si_sdr_improvement: the same, minus the SI-SDR of the mixture (the sum of the references).
         kept_energy: energy of the estimated target over that of the target, a ratio; 0 for a silent estimate.
-        blank_rate: share of the frames with an active target in which the estimate is blank; see ACTIVE_RATIO, BLANK_RATIO.
+        blank_rate: share of the frames with active target in which the estimate is blank; see ACTIVE_RATIO, BLANK_RATIO.
         num_frames: frames of the track.
-        excluded_frames: frames that museval leaves out.
-        excluded_by_estimate: those of them that museval leaves out because of a silent estimate alone.
+        excluded_frames: frames that museval excludes.
+        excluded_by_estimate: those that museval excludes only because an estimate is silent.
     """
 
     sdr: dict[str, npt.NDArray[np.float64]]
@@ -55,15 +62,15 @@ class TrackScores:
     excluded_by_estimate: int
 
     def median(self, source: str, metric: str = "SDR") -> float:
-        """The track's score as museval has it: the median over the frames it does not leave out; NaN if it leaves out all."""
+        """Score of the track by museval's rule: the median over the frames that it includes; NaN if it excludes all."""
         return nan_median(self.museval[source][metric])
 
     def median_sdr_with_blank(self, source: str) -> float:
-        """Median SDR over all frames with sounding references, frames of blank output included."""
+        """Median SDR over all frames in which neither reference is silent, frames of blank output included."""
         return nan_median(self.sdr[source])
 
     def to_museval_json(self, track_name: str, target_name: str = "vocals") -> str:
-        """The text of the file that museval writes for a track; `museval.EvalStore.add_eval_dir` reads it."""
+        """The JSON text that museval writes for a track; `museval.EvalStore.add_eval_dir` reads it."""
         import museval
 
         store = museval.TrackStore(track_name, win=FRAME_S, hop=FRAME_S)
@@ -74,7 +81,7 @@ class TrackScores:
         return str(store.json)
 
     def to_json(self) -> dict[str, Any]:
-        """The scores of the track as a whole, JSON-serialisable, with None for NaN."""
+        """The scores of the whole track, JSON-serialisable, with None for NaN."""
         scores: dict[str, Any] = {
             name: getattr(self, name) for name in ("si_sdr", "si_sdr_improvement", "kept_energy", "blank_rate")
         }
@@ -90,47 +97,32 @@ class TrackScores:
 
 
 def nan_median(values: npt.ArrayLike) -> float:
-    """The median of what is not NaN; NaN, without a warning, if there is nothing."""
+    """Median of the values that are not NaN; NaN, without a warning, if there are none."""
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]
     return float(np.median(array)) if len(array) else float("nan")
 
 
 def silent_references(reference: Mapping[str, FloatArray]) -> list[str]:
-    """Which of the references are silent all through, so that nothing can be scored against them."""
+    """Names of the references that are silent throughout, against which nothing can be scored."""
     return [source for source in SOURCES if not _sounds(reference[source])]
 
 
 def score_track(
     reference: Mapping[str, FloatArray], estimate: Mapping[str, FloatArray], sample_rate: int, *, full: bool = False
 ) -> TrackScores:
-    """Scores the estimate of one track.
+    """Score the estimate of one track.
 
     Args:
         reference: floating point (channels, samples) for "target" and for "accompaniment".
         estimate: the same names and shapes.
         sample_rate: in Hz.
-        full: take ISR, SIR and SAR too, with museval's filters of 512 taps; about 1000 times slower.
+        full: compute ISR, SIR and SAR too, with museval's filters of 512 taps; about 1000 times slower.
 
     Raises:
-        ValueError: shapes differ, samples are not finite, or a reference is silent all through.
+        ValueError: shapes differ, samples are not finite, or a reference is silent throughout.
     """
-    signals = {}
-    for role, given in (("reference", reference), ("estimate", estimate)):
-        for source in SOURCES:
-            signal = np.asarray(given[source], np.float64)
-            if signal.ndim != 2 or signal.shape != np.shape(reference["target"]) or signal.size == 0:
-                raise ValueError(
-                    f"The {role} of the {source} has shape {signal.shape}; it must be (channels, samples), not empty, "
-                    f"and the same as the target's reference, {np.shape(reference['target'])}."
-                )
-            if not np.isfinite(signal).all():
-                raise ValueError(f"The {role} of the {source} has samples that are NaN or infinite; they cannot be scored.")
-            signals[role, source] = signal
-    silent = silent_references(reference)
-    if silent:
-        raise ValueError(f"The reference of the {' and of the '.join(silent)} is silent all through; leave the track out.")
-
+    signals = _checked(reference, estimate)
     frame = max(round(FRAME_S * sample_rate), 1)
     framed = {key: _frames(signal, frame) for key, signal in signals.items()}
     sounding = {key: _sounds(frames) for key, frames in framed.items()}
@@ -170,8 +162,37 @@ def score_track(
     )
 
 
+def _checked(
+    reference: Mapping[str, FloatArray], estimate: Mapping[str, FloatArray]
+) -> dict[tuple[str, str], npt.NDArray[np.float64]]:
+    """Signals by role, "reference" or "estimate", and source.  Raises ValueError for those that `score_track` refuses."""
+    signals = {}
+    for role, given in (("reference", reference), ("estimate", estimate)):
+        for source in SOURCES:
+            signal = np.asarray(given[source], np.float64)
+            if signal.ndim != 2 or signal.shape != np.shape(reference["target"]) or signal.size == 0:
+                raise ValueError(
+                    f"The {role} of the {source} has shape {signal.shape}; it must be (channels, samples), not empty, "
+                    f"and the same as the target's reference, {np.shape(reference['target'])}."
+                )
+            if not np.isfinite(signal).all():
+                raise ValueError(f"The {role} of the {source} has samples that are NaN or infinite; they cannot be scored.")
+            signals[role, source] = signal
+    silent = silent_references(reference)
+    if silent:
+        raise ValueError(f"The reference of the {' and of the '.join(silent)} is silent throughout; leave the track out.")
+    return signals
+
+
 def _sounds(signal: FloatArray) -> Any:
-    """By museval's rule, silent is what has channels that sum to exact zeros: (..., channels, samples) to (...)."""
+    """Whether signals are not silent, by museval's rule that the channels of silence sum to exact zeros.
+
+    Args:
+        signal: (..., channels, samples).
+
+    Returns:
+        bool (...).
+    """
     return np.any(np.sum(signal, axis=-2) != 0, axis=-1)
 
 
@@ -180,7 +201,7 @@ def _all_sound(signals: Mapping[tuple[str, str], FloatArray]) -> bool:
 
 
 def _frames(signal: npt.NDArray[np.float64], frame: int) -> npt.NDArray[np.float64]:
-    """(channels, samples) to (frames, channels, frame): museval's frames; a signal shorter than one is one frame."""
+    """Frames as museval has them, (channels, samples) to (frames, channels, frame); a shorter signal is one frame."""
     channels, samples = signal.shape
     frame = min(frame, samples)
     count = samples // frame
@@ -190,7 +211,7 @@ def _frames(signal: npt.NDArray[np.float64], frame: int) -> npt.NDArray[np.float
 def _filtered_scores(
     signals: Mapping[tuple[str, str], npt.NDArray[np.float64]], frame: int
 ) -> dict[tuple[str, str], npt.NDArray[np.float64]]:
-    """ISR, SIR and SAR by museval, NaN where it cannot tell."""
+    """ISR, SIR and SAR of museval by source and metric, NaN where they are not defined."""
     from museval.metrics import bss_eval
 
     # museval wants (sources, samples, channels).
@@ -201,7 +222,7 @@ def _filtered_scores(
     try:
         _, isr, sir, sar, _ = bss_eval(stacked["reference"], stacked["estimate"], window=frame, hop=frame)
     except (AttributeError, np.linalg.LinAlgError):
-        # Channels that depend on each other. museval means to catch that, but by a name that NumPy 2 no longer has.
+        # Channels that depend on each other. museval means to catch that, but by a name that NumPy 2 has removed.
         return {}
     return {
         (source, metric): np.where(np.isinf(scores[index]), np.nan, scores[index])

@@ -1,1 +1,1 @@
-"""What a run records while it trains: log, curves and detection of blank output."""
+"""Monitoring of training runs: the log, learning curves and detection of blank output."""

@@ -1,4 +1,4 @@
-"""The learning curves of a run, drawn below the cell of a notebook while it trains."""
+"""Learning curves below a notebook cell, updated while it trains."""
 
 import base64
 import contextlib
@@ -15,16 +15,16 @@ from jaxpu.monitoring.run_log import read_log
 
 @contextlib.contextmanager
 def live_curves(run_dir: str | os.PathLike[str], *, every_s: float = 5.0) -> Iterator[None]:
-    """Draws the curves of `jaxpu.monitoring.plots.plot_curves` while its body trains in `run_dir`, and once more at the end.
+    """Show the curves of `jaxpu.monitoring.plots.plot_curves` while the body trains in `run_dir`, and once more at the end.
 
         with live_curves(run_dir):
             train(config, data_dir, run_dir)
 
-    Where no notebook shows them it draws nothing.  What goes wrong in drawing is said below the cell, and leaves training alone.
+    Outside notebooks nothing is drawn.  An error in drawing is reported below the cell and does not stop training.
 
     Args:
-        run_dir: of the run; need not exist yet.
-        every_s: least time in s between two drawings.
+        run_dir: run directory; need not exist yet.
+        every_s: minimum time between two updates in seconds.
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if getattr(shell, "kernel", None) is None:
@@ -46,10 +46,10 @@ def live_curves(run_dir: str | os.PathLike[str], *, every_s: float = 5.0) -> Ite
                     drawn = lines
                 if last:
                     return
-        except Exception as error:  # A picture less is no reason to lose a run.
-            handle.update(HTML(f"<p>The curves cannot be drawn ({type(error).__name__}). Training goes on.</p>"))
+        except Exception as error:  # A run is worth more than its pictures.
+            handle.update(HTML(f"<p>The curves cannot be drawn ({type(error).__name__}). Training continues.</p>"))
 
-    # ipykernel finds the cell that an output belongs to in the context.
+    # ipykernel keeps in the context which cell an output belongs to.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(update,), name="live curves", daemon=True)
     thread.start()
     try:

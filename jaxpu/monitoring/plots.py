@@ -1,4 +1,4 @@
-"""Pictures of separations and of runs, drawn with matplotlib."""
+"""Plots of separations and of runs, with matplotlib."""
 
 import functools
 import io
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_pipeline.config import PatchSpec
+from data_pipeline.files import replacing
 from jaxpu.monitoring.watchdog import BLANK_SHARE, target_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RANGE_DB = 70
-"""What a spectrogram shows below its loudest bin."""
+"""Range of levels in a spectrogram, below its loudest bin, in dB."""
 
 AXES = (0.1, 0.17, 0.885, 0.8)
-"""Left, bottom, width and height of a page's spectrogram, as shares of its picture."""
+"""Left, bottom, width and height of the axes of a report's spectrogram, as fractions of its picture."""
 
 CURVES = {
     "loss": "loss",
@@ -26,12 +27,12 @@ CURVES = {
     "kept_energy": "kept share of the energy",
     "inactive_share": "share of inactive bins",
 }
-"""The curves of a run: what they show by its name in metrics.jsonl."""
+"""The curves of a run: axis label by name in metrics.jsonl."""
 
 LEAST_DB = -20.0
-"""Improvements below it are drawn at it: those of blank output would make all others look alike."""
+"""Lower improvements are drawn at this value, in dB: those of blank output would make all others look alike."""
 
-# Legible on light and on dark pages, through transparent pictures.
+# Legible on light and on dark pages, since the pictures are transparent.
 _INK = "#767676"
 _STYLE: Any = {
     "font.size": 9,
@@ -45,7 +46,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-_SIZE = (4.6, 2.6)  # Inches, so that the letters are legible at the width of a phone.
+_SIZE = (4.6, 2.6)  # Inches, so that text is legible at the width of a phone.
 
 
 def plot_separation(
@@ -58,15 +59,15 @@ def plot_separation(
     estimates: Mapping[str, np.ndarray],
     title: str,
 ) -> None:
-    """Writes a PNG with the spectrograms of mixture, true target and estimated targets, on one scale, above their masks.
+    """Write a PNG file with the spectrograms of mixture, true target and estimated targets, on one scale, above their masks.
 
     Args:
-        path: of the PNG.
+        path: of the PNG file.
         patch: gives the sizes of the STFT.
         sample_rate: of the waveforms, in Hz.
         mixture: float32 (samples,).
         reference: float32 (samples,), the true target.
-        estimates: float32 (samples,) each, estimated targets by what stands above them.
+        estimates: float32 (samples,) each, estimated targets by the heading above them.
         title: above the picture.
     """
     from matplotlib.figure import Figure
@@ -87,17 +88,16 @@ def plot_separation(
     figure.colorbar(levels, ax=panels[0], label="level in dB")
     figure.colorbar(masks, ax=panels[1], label="mask: share of the mixture")
     figure.suptitle(title)
-    temporary = Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=100)
-    temporary.replace(path)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def spectrograms(
     mixture: np.ndarray, reference: np.ndarray, estimates: Sequence[np.ndarray], sample_rate: int
 ) -> Iterator[bytes]:
-    """Pictures for a page: mixture, true target, then for every estimate its spectrogram and its mask.
+    """Spectrograms for a report: mixture, true target, then for every estimate its spectrogram and its mask.
 
-    All levels are on one scale.  The mask is what the estimate has of the mixture's magnitude, in every bin.
+    All levels are on one scale.  The mask is the ratio of the magnitudes of estimate and mixture in every bin, at most 1.
 
     Args:
         mixture: float32 (samples,).
@@ -119,10 +119,10 @@ def spectrograms(
 
 
 def plot_improvements(scores: Mapping[str, Sequence[float]]) -> bytes:
-    """SI-SDR improvement of every track by method or run, a line up and down joining those of one track: a WebP file.
+    """Plot the SI-SDR improvement of every track by method or run, joined by a vertical line: a WebP file.
 
     Args:
-        scores: in dB, by what the legend says, in the order of the tracks.
+        scores: in dB, by name in the legend, in the order of the tracks.
     """
 
     def draw(axes: "Axes") -> None:
@@ -140,10 +140,10 @@ def plot_improvements(scores: Mapping[str, Sequence[float]]) -> bytes:
 
 
 def plot_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
-    """Learning and watchdog curves of runs, over each other: WebP files by the keys of CURVES, but for those that no run logged.
+    """Plot learning and watchdog curves of runs over each other: WebP files by the keys of CURVES that any run logged.
 
     Args:
-        logs: lines of metrics.jsonl by what the legend says.
+        logs: lines of metrics.jsonl by name in the legend.
     """
 
     def draw(axes: "Axes", key: str) -> None:
@@ -162,15 +162,15 @@ def plot_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, by
 
 
 def _series(lines: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines of a kind."""
+    """Steps and values in the lines of a kind that have this key."""
     found = [line for line in lines if line["kind"] == kind and key in line]
     return [line["step"] for line in found], [line[key] for line in found]
 
 
 def _draw_watchdog(axes: "Axes", lines: Sequence[Mapping[str, Any]], color: str) -> None:
-    """Dotted, the share of the energy under which the watchdog calls the output blank, with a cross for each warning.
+    """Draw the watchdog's threshold for blank output as a dotted line, with a cross for each warning.
 
-    And dashed, where there are stems, the share that the true target has on held-out songs.
+    And, if there are stems, the true target's share of the energy on held-out songs as a dashed line.
     """
     axes.plot(*_series(lines, "evaluate", "true_kept_energy"), "--", color=color)
     steps, inputs = _series(lines, "train", "input_energy")
@@ -184,16 +184,16 @@ def _draw_watchdog(axes: "Axes", lines: Sequence[Mapping[str, Any]], color: str)
 
 
 def _magnitude(waveform: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:
-    """(bins, frames)."""
+    """Magnitude spectrogram, (bins, frames)."""
     import librosa
 
     return np.abs(librosa.stft(waveform, n_fft=n_fft, hop_length=hop_length))
 
 
 def _mask(magnitude: np.ndarray, mixture: np.ndarray, top_db: float) -> np.ndarray:
-    """What a signal has of the mixture's magnitude, at most all of it.
+    """Ratio of the magnitudes of a signal and the mixture, at most 1.
 
-    What is fainter than any spectrogram shows, of which the loudest reaches `top_db`, is no bin to mask.
+    In bins of the mixture that are too faint to show, RANGE_DB below `top_db`, the ratio to that level is shown instead.
     """
     return np.minimum(magnitude / np.maximum(mixture, 10 ** ((top_db - RANGE_DB) / 20)), 1.0)
 
@@ -211,11 +211,11 @@ def _spectrogram(values: np.ndarray, extent: tuple[float, float, float, float], 
 
 
 def _picture(draw: Callable[["Axes"], None], position: tuple[float, float, float, float] | None = None) -> bytes:
-    """A plot as a WebP file: a spectrogram takes a seventh of what it takes as PNG.
+    """Draw a plot as a WebP file, in which a spectrogram takes a seventh of the bytes of a PNG file.
 
     Args:
-        draw: what is in the plot.
-        position: as AXES; None makes room for what is around it.
+        draw: draws the contents.
+        position: of the axes, as AXES; None makes room for their labels.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -1,40 +1,40 @@
-"""Blank-output detection from the training statistics, without stems."""
+"""Detection of blank output from the statistics of training, without stems."""
 
 import collections
 import dataclasses
 import math
 
 WINDOW_STEPS = 100
-"""Statistics are averaged over this many steps, since those of one batch swing."""
+"""Statistics are averaged over this many steps, since those of single batches vary."""
 
 BLANK_SHARE = 0.25
-"""Output is called blank where the mask keeps less than this share of the energy that the target should have."""
+"""Output is blank if the mask keeps less than this fraction of the energy that the target should have."""
 
 PATIENCE_STEPS = 40
-"""So many steps on end it has to be blank: a run that only dips below the line, or is late in rising above it, is not."""
+"""Consecutive steps for which it must be blank before the warning: a run may briefly dip below the threshold, or pass it late."""
 
 RISING = 1.25
-"""A network that has not learnt much keeps little.  It is left in peace while it keeps so many times more in the second half of a
+"""A network that has learnt little yet keeps little.  No warning while it keeps this many times more in the second half of the
 window than in the first."""
 
 LEAST_TARGET_SHARE = 0.04
-"""Of the energy: what the target is taken to have where the levels show less, since they are uncertain."""
+"""Minimum assumed for the target's share of the energy, since shares estimated from the levels are uncertain."""
 
 
 def target_share(unlabeled_energy: float, positive_energy: float, input_energy: float) -> float:
-    """Share of the input's energy that the target should have, by the mean energies of mixtures, positives and input."""
+    """Expected share of the target in the input's energy, from the mean energies of mixtures, positives and input."""
     return max((unlabeled_energy - positive_energy) / max(input_energy, 1e-12), LEAST_TARGET_SHARE)
 
 
 @dataclasses.dataclass
 class Watchdog:
-    """Follows the statistics of a run and says in words when its output goes blank.
+    """Monitor of a run's statistics that warns when its output is blank.
 
-    What the target's energy should be is known without stems: that of the mixtures less that of the positives, if these are as
-    loud as the accompaniment in the mixtures.
+    The target's energy is estimated without stems, as the energy of the mixtures minus that of the positives.  This assumes that
+    the positives are as loud as the accompaniment in the mixtures.
 
     Attributes:
-        class_prior: of the objective, or None where it has none; only used in the explanation.
+        class_prior: of the objective, or None if it has none; used only in the explanation.
     """
 
     class_prior: float | None = None
@@ -45,19 +45,19 @@ class Watchdog:
     _unlabeled_energy: float = 0.0
     _positive_energy: float = 0.0
     _steps: int = 0
-    _blank_steps: int = 0  # on end
+    _blank_steps: int = 0  # consecutive
 
     def update(self, step: int, metrics: dict[str, float]) -> str | None:
-        """Takes the statistics of one step.
+        """Add the statistics of one step.
 
         Args:
             step: the step.
             metrics: with `kept_energy`, `inactive_share`, `input_energy`, `unlabeled_energy` and `positive_energy`, and
-                `clamped` where the objective has a clamp.
+                `clamped` if the objective has a clamp.
 
         Returns:
-            A warning when for `PATIENCE_STEPS` steps the output has been blank over the last `WINDOW_STEPS` steps and not on its
-            way up; None before, and while it stays blank.
+            A warning after `PATIENCE_STEPS` consecutive steps at which the output, averaged over `WINDOW_STEPS` steps, was blank
+            and not rising; None before, and while it stays blank.
         """
         for name in ("kept_energy", "inactive_share", "input_energy", "clamped"):
             self._windows[name].append(metrics.get(name, 0.0))
@@ -73,18 +73,18 @@ class Watchdog:
 
     @property
     def kept_energy(self) -> float:
-        """Mean share of the input's energy that the mask kept over the window."""
+        """Mean fraction of the input's energy that the mask kept over the window."""
         return self._mean("kept_energy")
 
     @property
     def target_share(self) -> float:
-        """Share of the input's energy that the target should have: what the mask should keep."""
+        """Expected share of the target in the input's energy, which the mask should keep."""
         steps = max(self._steps, 1)
         return target_share(self._unlabeled_energy / steps, self._positive_energy / steps, self._mean("input_energy"))
 
     @property
     def positive_level_db(self) -> float:
-        """Level of the positives less that of the mixtures in dB."""
+        """Level of the positives minus that of the mixtures, in dB."""
         return 10 * math.log10(max(self._positive_energy, 1e-12) / max(self._unlabeled_energy, 1e-12))
 
     def _is_rising(self) -> bool:
@@ -100,21 +100,21 @@ class Watchdog:
         side = "louder" if self.positive_level_db > 0 else "quieter"
         message = (
             f"Step {step}: the output is blank. Over the last {WINDOW_STEPS} steps the mask kept {self.kept_energy:.2%} of the "
-            f"energy, where by the levels of the recordings the target has {self.target_share:.1%}, and took "
-            f"{self._mean('inactive_share'):.1%} of the bins for target inactive; the clamp acted on "
+            f"energy; judging by the recording levels the target accounts for about {self.target_share:.1%}. The network "
+            f"classified {self._mean('inactive_share'):.1%} of the bins as target inactive; the clamp was active in "
             f"{self._mean('clamped'):.0%} of the steps. The recordings without the target are "
             f"{abs(self.positive_level_db):.1f} dB {side} than the mixtures."
         )
         if self.class_prior is None:
             if self.positive_level_db > -0.5:
                 return message + (
-                    " Likely reason: they should be quieter, by what the target adds to the mixtures. "
-                    "Set positive_gain_db of the objective to estimate, or prepare the data with a common level."
+                    " Likely reason: they should be quieter than the mixtures, to which the target adds energy. "
+                    "Set the objective's positive_gain_db to estimate, or prepare the data with a common level."
                 )
-            return message + " Check that the recordings without the target are as loud as the accompaniment of the others."
+            return message + " Check that they are as loud as the accompaniment in the mixtures."
         if self.class_prior > 0.5:
             message += (
                 f" Likely reason: with a class prior of {self.class_prior:g}, above 1/2, blank output is the best constant "
-                "answer, and the sigmoid loss has no gradient there."
+                "output, and the sigmoid loss has no gradient there."
             )
         return message + " Lower the class prior, or use the objective of configs/demo.py, which needs none."

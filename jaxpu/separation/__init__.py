@@ -1,1 +1,1 @@
-"""Recordings of any length, sample rate and number of channels to target and accompaniment."""
+"""Separation of recordings into target and accompaniment, at any length, sample rate and number of channels."""

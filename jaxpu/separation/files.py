@@ -1,4 +1,4 @@
-"""From recordings to target and accompaniment: any length, rate and number of channels, in flat memory.
+"""Separate recordings of any length, sample rate and number of channels, in constant memory.
 
 A recording is read, resampled to the model's rate, separated in overlapping chunks (`jaxpu.separation.overlap_add`), resampled
 back and written, block by block.
@@ -10,21 +10,24 @@ import functools
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from data_pipeline import audio
+from data_pipeline.audio import AudioInfo
 from data_pipeline.errors import AudioError
 from data_pipeline.progress import progress_bar
+from data_pipeline.tracks import audio_files
 from jaxpu.core.network import TrainedModel
+from jaxpu.separation.exact_sum import quantised, summable
 from jaxpu.separation.overlap_add import Blocks, target_blocks
 
 CHUNK_S = 5.0
-"""Seconds of a chunk, unless told otherwise.  The network's activations are what fills the memory: those of PULSE's network take
-80 MB a second of stereo at 44.1 kHz."""
+"""Default length of a chunk in seconds.  The network's activations take most of the memory: those of PULSE's network 80 MB per
+second of stereo at 44.1 kHz."""
 
 _PCM_STEPS = {"PCM_16": 2.0**-15, "PCM_24": 2.0**-23}
 _LOSSLESS_SUFFIXES = (".wav", ".flac")
@@ -32,11 +35,51 @@ _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of audio 
 
 
 @dataclasses.dataclass(frozen=True)
-class SeparationReport:
-    """What became of the inputs of `separate`.
+class SeparationOptions:
+    """Format of the written files and length of the chunks.
 
     Attributes:
-        written: by input, the paths of target and accompaniment.
+        suffix: `.wav`, `.flac`, `.ogg` or `.mp3`.  By default the recording's own if it is .wav or .flac; else .wav, since
+            coding a lossy recording once more loses quality and the exact sum.
+        subtype: `FLOAT`, `PCM_24` or `PCM_16`.  By default the recording's own if it is one of them and the format can hold it;
+            else FLOAT in .wav and PCM_24 in .flac.
+        chunk_s: seconds of a chunk; shorter chunks need less memory.
+
+    Raises:
+        AudioError: the suffix is none of these.
+    """
+
+    suffix: str | None = None
+    subtype: str | None = None
+    chunk_s: float = CHUNK_S
+
+    def __post_init__(self) -> None:
+        if self.suffix is None:
+            return
+        normal = f".{self.suffix.lower().removeprefix('.')}"
+        if normal not in audio.WRITE_SUFFIXES:
+            raise AudioError(f"The output format is {self.suffix!r}; it must be one of {', '.join(audio.WRITE_SUFFIXES)}.")
+        object.__setattr__(self, "suffix", normal)
+
+    def format_for(self, path: Path) -> tuple[str, str | None]:
+        """Suffix and subtype of the files that are written for a recording; a subtype of None is `audio.Writer`'s default."""
+        own_suffix = path.suffix.lower()
+        suffix = self.suffix or (own_suffix if own_suffix in _LOSSLESS_SUFFIXES else ".wav")
+        if self.subtype is not None or suffix not in _LOSSLESS_SUFFIXES:
+            return suffix, self.subtype
+        try:
+            own = soundfile.info(path).subtype
+        except (soundfile.SoundFileError, OSError):
+            return suffix, None  # A file that only ffmpeg reads, or one for which `audio.probe` says what is wrong.
+        return suffix, own if own in _PCM_STEPS or (own == "FLOAT" and suffix == ".wav") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class SeparationReport:
+    """The outcome of `separate`.
+
+    Attributes:
+        written: by recording, the paths of target and accompaniment.
         failed: by input, the error's message, which names the file and the remedy; empty when all went well.
     """
 
@@ -51,12 +94,12 @@ def separate_waveform(
     *,
     chunk_s: float = CHUNK_S,
 ) -> np.ndarray:
-    """The target in a waveform, as `separate_file` writes it to a float file.
+    """Separate the target from a waveform, with the same result that `separate_file` writes to a float file.
 
     Args:
-        model: what `jaxpu.load_model` returns.
-        waveform: float32 (channels, samples), any number of both.  A model trained on stereo separates every channel by itself;
-            one trained on mono finds the mask of their mean and applies it to all.
+        model: from `jaxpu.load_model`.
+        waveform: float32 (channels, samples), any number of both.  A model trained on stereo separates every channel on its own;
+            one trained on mono computes one mask from the downmix and applies it to all channels.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk.
 
@@ -76,7 +119,7 @@ def separate_waveform(
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):
             yield waveform[:, begin : begin + audio.BLOCK_SAMPLES]
 
-    targets = [_summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s)]
+    targets = [summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s)]
     return np.concatenate(targets, axis=1) if targets else np.zeros_like(waveform)
 
 
@@ -84,33 +127,27 @@ def separate_file(
     model: TrainedModel,
     path: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
+    options: SeparationOptions = SeparationOptions(),
     *,
-    suffix: str | None = None,
-    subtype: str | None = None,
-    chunk_s: float = CHUNK_S,
-    on_samples: Callable[[int], None] | None = None,
+    on_samples: Callable[[int], None] = lambda num_samples: None,
 ) -> list[Path]:
-    """Writes the target and the accompaniment of a recording, with its rate, channels and length.
+    """Write the target and the accompaniment of a recording, at its rate, channels and length.
 
-    They sum to the recording.  In integer formats the target is rounded to a step of the format and the accompaniment is what
-    remains: the sum is exact for recordings on the same grid, else within a step.  Where one of them would leave full scale, the
-    target is limited so that both fit and the sum stays.  (A float recording beyond full scale is itself clipped there.)
+    They sum to the recording.  In integer formats the target is rounded to a step of the format and the accompaniment is the
+    difference: the sum is exact for recordings on the same grid, else within a step.  Where one of them would exceed full scale,
+    the target is limited so that both fit and the sum is kept.  (A float recording beyond full scale is itself clipped there.)
     In float files the target is rounded, sample by sample, so that the float32 sum of the two files equals the recording bit for
     bit wherever float32 numbers allow it: for every recording of up to 24 bits with target and accompaniment below 2 (6 dB above
     full scale).  A sample of a float recording that is finer than the spacing of float32 at the larger of target and
     accompaniment cannot be their sum; it is off by at most half of that spacing (3e-8 for parts below 1, -150 dB).
-    Lossy formats change both files, so that nothing holds exactly.
+    Lossy formats change both files, so that their sum is only approximate.
 
     Args:
-        model: what `jaxpu.load_model` returns.
+        model: from `jaxpu.load_model`.
         path: an audio file.
-        out_dir: folder for `<target>.<suffix>`, such as `vocals.wav`, and `accompaniment.<suffix>`; made where it is missing.
-            Files that are there are replaced, once the new ones are complete.
-        suffix: `.wav`, `.flac`, `.ogg` or `.mp3`.  By default the recording's own where it is .wav or .flac; else .wav, since
-            coding a lossy recording once more loses quality and the exact sum.
-        subtype: `FLOAT`, `PCM_24` or `PCM_16`.  By default the recording's own where it is one of them and the format can hold
-            it; else FLOAT in .wav and PCM_24 in .flac.
-        chunk_s: seconds of a chunk; smaller ones need less memory.
+        out_dir: folder for `<target>.<suffix>`, such as `vocals.wav`, and `accompaniment.<suffix>`; made if it does not exist.
+            Existing files of these names are replaced once the new ones are complete.
+        options: format of the files and length of the chunks.
         on_samples: called with the number of samples after every block.
 
     Returns:
@@ -120,70 +157,68 @@ def separate_file(
         AudioError: the recording cannot be read, or the format cannot hold its rate or channels, or the disk is full.
     """
     path, out_dir = Path(path), Path(out_dir)
-    suffix, subtype = _output_format(path, suffix, subtype)
+    suffix, subtype = options.format_for(path)
     info = audio.probe(path)
-    stems = ["-".join(model.config.data.target), "accompaniment"]
-    outputs = [out_dir / f"{stem}{suffix}" for stem in stems]
+    outputs = [out_dir / f"{stem}{suffix}" for stem in ("-".join(model.config.data.target), "accompaniment")]
     for output in outputs:
         if output.exists() and output.samefile(path):
             raise AudioError(f"{path}: would be overwritten by its own separation. Choose another output folder than {out_dir}.")
     out_dir.mkdir(parents=True, exist_ok=True)
+    separated = _separated(model, functools.partial(audio.read_blocks, path), info.sample_rate, options.chunk_s)
     try:
-        with contextlib.ExitStack() as stack:
-            open_writer = functools.partial(
-                audio.Writer,
-                sample_rate=info.sample_rate,
-                num_channels=info.num_channels,
-                subtype=subtype,
-                num_samples=info.num_samples,
-            )
-            writers = [stack.enter_context(open_writer(output)) for output in outputs]
-            step = _PCM_STEPS.get(writers[0].subtype)
-            read = functools.partial(audio.read_blocks, path)
-            for mixture, target in _separated(model, read, info.sample_rate, chunk_s):
-                if step is None:
-                    target = _summable(mixture, target)
-                else:
-                    mixture, target = _quantised(mixture, target, step)
-                writers[0].write(target)
-                writers[1].write(mixture - target)
-                if on_samples is not None:
-                    on_samples(mixture.shape[1])
+        _write(separated, outputs, info, subtype, on_samples)
     except BaseException:
         with contextlib.suppress(OSError):
-            out_dir.rmdir()  # Only where nothing is in it.
+            out_dir.rmdir()  # Succeeds only for an empty folder.
         raise
     return outputs
+
+
+def _write(
+    separated: Iterator[tuple[np.ndarray, np.ndarray]],
+    outputs: Sequence[Path],
+    info: AudioInfo,
+    subtype: str | None,
+    on_samples: Callable[[int], None],
+) -> None:
+    """Write blocks of mixture and target, float32 (channels, samples), to a file of the target and one of the accompaniment."""
+    with contextlib.ExitStack() as stack:
+        target_writer, accompaniment_writer = (
+            stack.enter_context(
+                audio.Writer(output, info.sample_rate, info.num_channels, subtype=subtype, num_samples=info.num_samples)
+            )
+            for output in outputs
+        )
+        step = _PCM_STEPS.get(target_writer.subtype)
+        for mixture, target in separated:
+            if step is None:
+                target = summable(mixture, target)
+            else:
+                mixture, target = quantised(mixture, target, step)
+            target_writer.write(target)
+            accompaniment_writer.write(mixture - target)
+            on_samples(mixture.shape[1])
 
 
 def separate(
     model: TrainedModel,
     inputs: Sequence[str | os.PathLike[str]],
     out_dir: str | os.PathLike[str],
+    options: SeparationOptions = SeparationOptions(),
     *,
-    suffix: str | None = None,
-    subtype: str | None = None,
-    chunk_s: float = CHUNK_S,
     progress: bool = True,
 ) -> SeparationReport:
-    """Separates files, and all audio files in folders and their subfolders; a bad one does not stop the others.
+    """Separate files, and all audio files in folders and their subfolders; an unreadable file does not stop the others.
 
     Every recording gets a folder of its own in `out_dir`, see `output_folders`.
 
     Args:
-        model: what `jaxpu.load_model` returns.
+        model: from `jaxpu.load_model`.
         inputs: files and folders.
-        out_dir: made where it is missing; what it holds already is no input, even inside an input folder.
-        suffix: see `separate_file`.
-        subtype: see `separate_file`.
-        chunk_s: seconds of a chunk.
+        out_dir: made if it does not exist; its contents are never input, even if it lies inside an input folder.
+        options: format of the files and length of the chunks.
         progress: show a bar.
-
-    Raises:
-        AudioError: no such output format; what is wrong with single files is in the report.
     """
-    if suffix is not None:
-        _check_suffix(suffix)
     report = SeparationReport({}, {})
     folders = output_folders(inputs, out_dir, report.failed)
     durations = {path: _duration_s(path) for path in folders}
@@ -198,9 +233,7 @@ def separate(
                     model,
                     path,
                     folder,
-                    suffix=suffix,
-                    subtype=subtype,
-                    chunk_s=chunk_s,
+                    options,
                     on_samples=lambda count, rate=rate: bar.update(count / rate),  # type: ignore[misc]
                 )
             except AudioError as error:
@@ -213,7 +246,7 @@ def separate(
 
 
 def _duration_s(path: Path) -> float:
-    """What the header says; 0 where it does not, or the file is bad, which its separation will report."""
+    """Duration by the header; 0 if it does not say, or the file is unreadable, which its separation will report."""
     try:
         info = audio.probe(path)
     except (AudioError, OSError):
@@ -224,11 +257,11 @@ def _duration_s(path: Path) -> float:
 def output_folders(
     inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.PathLike[str], failed: dict[Path, str]
 ) -> dict[Path, Path]:
-    """Where every recording goes: a folder of its own, so that none overwrites another's.
+    """Choose a folder for every recording, so that none overwrites the output of another.
 
-    A file `song.mp3` goes to `out_dir/song`.  The files of a folder keep their paths inside it, below the folder's name where
-    there are several inputs.  Recordings that would still share a folder keep their suffix (`out_dir/song.mp3`), and those that
-    would even then are numbered (`out_dir/song.mp3-2`), in the order of the inputs.
+    A file `song.mp3` goes to `out_dir/song`.  The files of a folder keep their paths inside it, below the folder's name if there
+    are several inputs.  Recordings that would still share a folder keep their suffix (`out_dir/song.mp3`), and those that would
+    share one even then are numbered (`out_dir/song.mp3-2`), in the order of the inputs.
 
     Args:
         inputs: files and folders.
@@ -239,21 +272,7 @@ def output_folders(
         Output folders by recording, in the order of the inputs, folders sorted; each recording once.
     """
     out_dir = Path(out_dir)
-    names: dict[Path, Path] = {}
-    seen: set[Path] = set()
-    for item in map(Path, inputs):
-        if item.is_dir():
-            prefix = Path() if len(inputs) == 1 else Path(item.resolve().name)
-            found = {path: prefix / path.relative_to(item) for path in _recordings(item, out_dir)}
-            if not found:
-                known = ", ".join(sorted(audio.AUDIO_SUFFIXES))
-                failed[item] = f"{item}: holds no recordings. Files with these suffixes count: {known}."
-        else:
-            found = {item: Path(item.name)}
-        for path, name in found.items():
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
-                names[path] = name
+    names = _names(inputs, out_dir, failed)
     stems = {path: name.with_name(name.stem.removesuffix(".stem")) for path, name in names.items()}
     counts = Counter(map(_folded, stems.values()))
     folders: dict[Path, Path] = {}
@@ -267,103 +286,68 @@ def output_folders(
     return folders
 
 
+def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, failed: dict[Path, str]) -> Mapping[Path, Path]:
+    """Recordings of the inputs, each once, with their paths relative to the input folder, or to the folder of all inputs."""
+    names: dict[Path, Path] = {}
+    seen: set[Path] = set()
+    for item in map(Path, inputs):
+        if item.is_dir():
+            prefix = Path() if len(inputs) == 1 else Path(item.resolve().name)
+            try:
+                found = {path: prefix / path.relative_to(item) for path in _recordings(item, out_dir)}
+            except AudioError as error:
+                failed[item] = str(error)
+                continue
+        else:
+            found = {item: Path(item.name)}
+        for path, name in found.items():
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                names[path] = name
+    return names
+
+
 def _folded(name: Path) -> str:
     """Equal for names that are one on file systems that ignore case."""
     return str(name).casefold()
 
 
 def _recordings(folder: Path, out_dir: Path) -> list[Path]:
-    out_dir = out_dir.resolve()
-    inside = folder.resolve() in out_dir.parents
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in audio.AUDIO_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-        and not (inside and out_dir in path.resolve().parents)
-    )
-
-
-def _check_suffix(suffix: str) -> str:
-    normal = f".{suffix.lower().removeprefix('.')}"
-    if normal not in audio.WRITE_SUFFIXES:
-        raise AudioError(f"The output format is {suffix!r}; it must be one of {', '.join(audio.WRITE_SUFFIXES)}.")
-    return normal
-
-
-def _output_format(path: Path, suffix: str | None, subtype: str | None) -> tuple[str, str | None]:
-    """Suffix and subtype to write; a subtype of None is `Writer`'s default."""
-    if suffix is None:
-        own = path.suffix.lower()
-        suffix = own if own in _LOSSLESS_SUFFIXES else ".wav"
-    suffix = _check_suffix(suffix)
-    if subtype is None and suffix in _LOSSLESS_SUFFIXES:
-        try:
-            own = soundfile.info(path).subtype
-        except (soundfile.SoundFileError, OSError):
-            return suffix, None  # It is for ffmpeg, or for `probe` to say what is wrong.
-        if own in _PCM_STEPS or (own == "FLOAT" and suffix == ".wav"):
-            subtype = own
-    return suffix, subtype
-
-
-def _summable(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`target` rounded so that, in float32, target + (mixture - target) == mixture wherever that is possible.
-
-    A difference of float32 numbers is exact when both are multiples of a step of which neither they nor it exceed 2^24.  So
-    every sample is rounded to the spacing of float32 at the largest of the three.
-
-    Args:
-        mixture: float32.
-        target: float32, of the same shape.
-    """
-    exact = target.astype(np.float64)
-    largest = np.maximum(np.maximum(np.abs(mixture), np.abs(target)), np.abs(mixture - exact))
-    step = np.spacing(largest.astype(np.float32)).astype(np.float64)
-    return (np.rint(exact / step) * step).astype(np.float32)
-
-
-def _quantised(mixture: np.ndarray, target: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mixture and target for an integer format: the target on its grid, and neither it nor the difference beyond full scale.
-
-    Args:
-        mixture: float32.
-        target: float32, of the same shape.
-        step: of the format; it holds -1 to 1 - step.
-
-    Returns:
-        Both, float64.
-    """
-    low, high = -1.0, 1.0 - step
-    clipped = np.clip(mixture.astype(np.float64), low, high)
-    # On the grid, too, so that rounding cannot push the accompaniment beyond full scale.
-    least = np.maximum(low, np.ceil((clipped - high) / step) * step)
-    most = np.minimum(high, np.floor((clipped - low) / step) * step)
-    return clipped, np.clip(np.rint(target / step) * step, least, most)
+    """Recordings of an input folder, sorted, without those that an earlier separation wrote into it."""
+    found, out_dir = sorted(audio_files(folder)), out_dir.resolve()
+    if folder.resolve() not in out_dir.parents:
+        return found
+    recordings = [path for path in found if out_dir not in path.resolve().parents]
+    if not recordings:
+        raise AudioError(f"{folder}: has no recordings outside the output folder {out_dir}. Choose other inputs.")
+    return recordings
 
 
 def _separated(
     model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of a signal, each with its target, float32 (channels, samples).
+    """Separate a signal block by block.
 
     Args:
-        model: what separates.
+        model: the trained model.
         read: begins to read the signal, at its own rate.
         sample_rate: of the signal, in Hz.
         chunk_s: seconds of a chunk.
+
+    Yields:
+        A block of the signal and its target, float32 (channels, samples) each.
     """
     if not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
     patch = model.config.data.patch
     mean, deviation = 0.0, 1.0
     if patch.level != "reference":
-        # The network was trained on levelled signals.  `clip`, too, levels the recording here: levels of single chunks would
-        # make steps between them.
-        heard = audio.resample_blocks(read(), sample_rate, patch.sample_rate)
-        mean, deviation = audio.mean_and_deviation(heard if patch.stereo else (block.mean(0, keepdims=True) for block in heard))
-    mixtures, blocks = itertools.tee(read())  # Keeps what was read and is not yet separated: a chunk and a bit.
+        # The network was trained on signals of zero mean and unit deviation.  For `clip`, too, the whole recording is scaled at
+        # once: scaling each chunk would make steps between them.
+        signal = audio.resample_blocks(read(), sample_rate, patch.sample_rate)
+        downmix = signal if patch.stereo else (block.mean(0, keepdims=True) for block in signal)
+        mean, deviation = audio.mean_and_deviation(downmix)
+    mixtures, blocks = itertools.tee(read())  # Keeps the samples between the two: a chunk and a bit.
     blocks = audio.resample_blocks(blocks, sample_rate, patch.sample_rate)
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
     blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))

@@ -1,8 +1,8 @@
-"""The target in a signal at the model's rate and level, chunk by chunk.
+"""The target in a signal at the model's rate and level, chunk by chunk, by overlap-add.
 
-The result is that of the whole signal at once, wherever the network's receptive field is finite: chunks begin on the grid of the
-STFT's frames, bring the frames that the network looks at beyond them, and only the signal's true ends are reflected.  To have no
-frame that hangs over the end, a signal is first extended by reflection to a whole number of hops.
+The result equals that of separating the whole signal at once wherever the network's receptive field is finite: chunks begin on
+the grid of STFT frames, include the context frames that the network reads beyond them, and only the true ends of the signal are
+reflected.  So that no frame extends past the end, the signal is first extended by reflection to a whole number of hops.
 """
 
 import functools
@@ -29,72 +29,99 @@ Blocks = Iterator[np.ndarray]
 
 
 def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float) -> Blocks:
-    """The target in a signal.
-
-    The outermost `context` frames on both sides of a chunk are discarded (but for the true ends of the signal), and neighbours
-    are faded into each other over as many frames again.  The last chunk ends with the last frame, so that it overlaps more and
-    none has to be filled up: all chunks have one size.
+    """Separate the target from a signal in constant memory.
 
     Args:
-        model: what separates.
+        model: the trained model.
         blocks: the signal at the model's rate, scaled as the model's `level` asks.
         chunk_s: seconds of a chunk; longer where the context needs it.
 
     Yields:
         float32 (channels, any number), in all as many samples as the signal extended to a whole number of hops.
     """
-    patch = model.config.data.patch
-    hop, edge = patch.hop_length, _edge_frames(patch)
-    chunk, context = _chunk_frames(model.config, chunk_s)
-    fade = (0.5 - 0.5 * np.cos(np.pi * (np.arange(context * hop) + 0.5) / (context * hop))).astype(np.float32)
-    buffer: np.ndarray | None = None  # Of the extended signal, beginning at frame `origin`.
-    origin = 0  # First frame of the chunk before.
-    begin = 0  # First frame of the next chunk.
-    emitted = 0  # Samples that are final.
-    held: np.ndarray | None = None  # What the next chunk fades in over.
+    chunks = _Chunks(model, chunk_s)
+    for block in _extended(blocks, model.config.data.patch):
+        chunks.append(block)
+        yield from chunks.complete()
+    yield from chunks.finish()
 
-    def process(last: bool) -> np.ndarray:
-        nonlocal buffer, origin, begin, emitted, held
-        assert buffer is not None
-        buffer = buffer[:, (begin - origin) * hop :]
-        origin = begin
-        samples = buffer[:, : (chunk - 1 + 2 * edge) * hop]
-        target = _separate_chunk(model, samples)
-        end = (chunk - 1) * hop if last else (chunk - context) * hop
-        piece = target[:, emitted - begin * hop : end]
-        if held is not None:
-            piece[:, : len(fade)] = held * (1 - fade) + piece[:, : len(fade)] * fade
+
+class _Chunks:
+    """Chunks of one size, separated one after the other and cross-faded.
+
+    The outermost `context` frames on both sides of a chunk are discarded, except at the true ends of the signal, and neighbouring
+    chunks cross-fade over as many frames again.  The last chunk ends with the last frame: it overlaps the one before it by more,
+    and none needs padding.
+
+    Attributes:
+        buffer: float32 (channels, samples), the extended signal from frame `origin` on; None before the first block.
+        origin: first frame of the chunk that was separated last.
+        begin: first frame of the next chunk.
+        emitted: samples of the target that are final.
+        held: end of the last chunk's target, which the next chunk cross-fades with; None before the first chunk.
+    """
+
+    def __init__(self, model: TrainedModel, chunk_s: float) -> None:
+        patch = model.config.data.patch
+        self._model, self._hop, self._edge = model, patch.hop_length, _edge_frames(patch)
+        self._size, self._context = _chunk_frames(model.config, chunk_s)
+        samples = self._context * self._hop
+        self._fade_in = (0.5 - 0.5 * np.cos(np.pi * (np.arange(samples) + 0.5) / samples)).astype(np.float32)
+        self.buffer: np.ndarray | None = None
+        self.origin = 0
+        self.begin = 0
+        self.emitted = 0
+        self.held: np.ndarray | None = None
+
+    def append(self, block: np.ndarray) -> None:
+        """Add the next block of the extended signal."""
+        self.buffer = block if self.buffer is None else np.concatenate([self.buffer, block], axis=1)
+
+    def complete(self) -> Blocks:
+        """Separate the chunks that end before the last buffered frame."""
+        while self._frames() > self._size:
+            yield self._separate_next(last=False)
+
+    def finish(self) -> Blocks:
+        """Separate what remains of a signal of which all blocks are appended."""
+        if self.buffer is None:
+            return
+        if self.begin == 0:
+            # The recording is shorter than a chunk.  Halving the chunk gives sizes that other recordings share, which matters
+            # because every size is compiled once; only very short recordings have a size of their own.
+            while self._size > self._frames() and self._size // 2 >= 4 * self._context:
+                self._size //= 2
+            self._size = min(self._size, self._frames())
+            yield from self.complete()
+        self.begin += self._frames() - self._size
+        yield self._separate_next(last=True)
+
+    def _frames(self) -> int:
+        """Complete frames in the buffer, counted from the first of the next chunk."""
+        if self.buffer is None:
+            return 0
+        return self.buffer.shape[1] // self._hop + 1 - 2 * self._edge - (self.begin - self.origin)
+
+    def _separate_next(self, *, last: bool) -> np.ndarray:
+        """Separate the next chunk and return the samples that it makes final."""
+        assert self.buffer is not None
+        self.buffer = self.buffer[:, (self.begin - self.origin) * self._hop :]
+        self.origin = self.begin
+        target = _separate_chunk(self._model, self.buffer[:, : (self._size - 1 + 2 * self._edge) * self._hop])
+        end = self._size - 1 if last else self._size - self._context
+        piece = target[:, self.emitted - self.begin * self._hop : end * self._hop]
+        fade = len(self._fade_in)
+        if self.held is not None:
+            piece[:, :fade] = self.held * (1 - self._fade_in) + piece[:, :fade] * self._fade_in
         if not last:
-            held = piece[:, -len(fade) :]
-            piece = piece[:, : -len(fade)]
-        emitted += piece.shape[1]
-        begin += chunk - 3 * context
+            piece, self.held = piece[:, :-fade], piece[:, -fade:]
+        self.emitted += piece.shape[1]
+        self.begin += self._size - 3 * self._context
         return piece
-
-    def buffered() -> int:
-        """Frames from the first of the next chunk on whose samples are there."""
-        return 0 if buffer is None else buffer.shape[1] // hop + 1 - 2 * edge - (begin - origin)
-
-    for block in _extended(blocks, patch):
-        buffer = block if buffer is None else np.concatenate([buffer, block], axis=1)
-        while buffered() > chunk:
-            yield process(last=False)
-    if buffer is None:
-        return
-    if origin == begin == 0:
-        # Half the chunk, and half again, where the recording is shorter than a chunk: sizes that other recordings share, since
-        # every size is compiled once.  Only very short ones have a size of their own.
-        while chunk > buffered() and chunk // 2 >= 4 * context:
-            chunk //= 2
-        chunk = min(chunk, buffered())
-        while buffered() > chunk:
-            yield process(last=False)
-    begin += buffered() - chunk
-    yield process(last=True)
 
 
 def _chunk_frames(config: Config, chunk_s: float) -> tuple[int, int]:
-    """Frames of a chunk, and of its context on each side."""
+    """Frames of a chunk, and frames of context on each of its sides."""
     patch = config.data.patch
     frames_per_s = patch.sample_rate / patch.hop_length
     context = receptive_field_frames(config.model)
@@ -111,9 +138,11 @@ def _edge_frames(patch: PatchSpec) -> int:
 
 
 def _extended(blocks: Blocks, patch: PatchSpec) -> Blocks:
-    """A signal extended by reflection: at its end to a whole number of hops, and at least `n_fft` samples; then by half a window
-    on both sides, and by silence to a whole number of hops there, too.
-    """  # noqa: D205
+    """Extend a signal so that all of its frames are complete.
+
+    By reflection to a whole number of hops and at least `n_fft` samples at its end; then on both sides by reflection of half a
+    window and by silence up to a whole number of hops.
+    """
     hop, half = patch.hop_length, patch.n_fft // 2
     silence = ((0, 0), (_edge_frames(patch) * hop - half, 0))
     tail: np.ndarray | None = None
@@ -139,20 +168,20 @@ def _extended(blocks: Blocks, patch: PatchSpec) -> Blocks:
 
 
 def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
-    """The target in a chunk with the samples around its frames, float32 (channels, samples); a writable array.
+    """Separate the target from a chunk and the samples around its frames: float32 (channels, samples), writable.
 
     Args:
-        model: what separates.
+        model: the trained model.
         chunk: float32 (channels, samples).
     """
-    chunk_fn = _chunk_fn(model.config)
-    # What the network was trained on: single channels, or the mean of all.  There, what is out of phase between the channels
-    # (wide reverberation, chorus) hardly sounds, and a network that never heard it may take it for the target.
+    separate_chunk = _chunk_fn(model.config)
+    # The input that the network was trained on: single channels, or the downmix.  What is out of phase between the channels (wide
+    # reverberation, chorus) nearly cancels in the downmix, so a network trained on it may take such sound for the target.
     downmix = None if model.config.data.patch.stereo else chunk.mean(0, keepdims=True)
     groups = []
     for first in range(0, len(chunk), CHANNELS_AT_ONCE):
         group = np.ascontiguousarray(chunk[first : first + CHANNELS_AT_ONCE])
-        groups.append(chunk_fn(model.variables, group, group if downmix is None else downmix))
+        groups.append(separate_chunk(model.variables, group, group if downmix is None else downmix))
     return np.concatenate([np.asarray(group) for group in groups])
 
 
@@ -163,13 +192,12 @@ def _chunk_fn(config: Config) -> Any:
     mask_fn = make_mask_fn(config)
     edge = _edge_frames(patch)
 
-    def separate_chunk(variables: Any, waveform: jax.Array, heard: jax.Array) -> jax.Array:
-        # (channels, samples), from `edge` hops before the first frame to as many behind the last: so these frames are centred
-        # at whole hops, and what `stft` reflects lies in the frames that are cut off.  `heard`, what the mask comes from, has
-        # as many channels or one.
+    def separate_chunk(variables: Any, waveform: jax.Array, downmix: jax.Array) -> jax.Array:
+        # (channels, samples), from `edge` hops before the first frame to as many after the last: so these frames are centred at
+        # whole hops, and the samples that `stft` reflects lie in the frames that are cut off.  `downmix`, from which the mask is
+        # computed, has as many channels or one.
         spectrum = stft(waveform, patch)[:, edge:-edge]  # (channels, frames, bins)
-
-        mask = mask_fn(variables, stft(heard, patch)[:, edge:-edge])
+        mask = mask_fn(variables, stft(downmix, patch)[:, edge:-edge])
         return istft(mask.astype(spectrum.dtype) * spectrum, patch, spectrum.shape[1] * patch.hop_length)
 
     return jax.jit(separate_chunk)

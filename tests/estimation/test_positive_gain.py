@@ -10,8 +10,8 @@ EDGES_DB = histograms.LOWEST_DB + histograms.STEP_DB * np.arange(histograms.NUM_
 NUM_BANDS = 20
 
 
-def histograms(levels_db):
-    """(bands, bins) to (bands, levels), as `jaxpu.estimation.histograms.Pile` counts them."""
+def counts(levels_db):
+    """(bands, bins) to (bands, levels), as `jaxpu.estimation.histograms.MagnitudeHistograms` counts them."""
     return np.stack([np.histogram(np.maximum(band, EDGES_DB[0]), EDGES_DB)[0] for band in levels_db]).astype(float)
 
 
@@ -26,21 +26,21 @@ def music(seed, *, with_target):
 
 @pytest.mark.parametrize("gain_db", [-6.0, -1.3, 0.0, 2.2, 6.0])
 def test_a_known_gain_is_found(gain_db):
-    found = least_difference_db(histograms(music(0, with_target=True)), histograms(music(1, with_target=False) - gain_db))
+    found = least_difference_db(counts(music(0, with_target=True)), counts(music(1, with_target=False) - gain_db))
     assert found == pytest.approx(gain_db, abs=0.5)
 
 
 def test_pauses_do_not_matter():
     mixture, positive = music(0, with_target=True), music(1, with_target=False)
-    expected = least_difference_db(histograms(mixture), histograms(positive))
+    expected = least_difference_db(counts(mixture), counts(positive))
     mixture[:, :6000] = -300.0
-    assert least_difference_db(histograms(mixture), histograms(positive)) == pytest.approx(expected, abs=0.2)
+    assert least_difference_db(counts(mixture), counts(positive)) == pytest.approx(expected, abs=0.2)
 
 
 def test_bands_that_a_coder_cut_off_do_not_matter():
     mixture, positive = music(0, with_target=True), music(1, with_target=False)
     mixture[-3:] -= 80.0
-    assert least_difference_db(histograms(mixture), histograms(positive)) == pytest.approx(0.0, abs=0.5)
+    assert least_difference_db(counts(mixture), counts(positive)) == pytest.approx(0.0, abs=0.5)
 
 
 def test_silence_needs_no_gain():

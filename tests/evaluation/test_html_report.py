@@ -22,7 +22,7 @@ from data_pipeline.tracks import Musdb18HQ
 from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, PatchCNNConfig, RemixConfig, TrainConfig
 from jaxpu.evaluation import excerpts
-from jaxpu.evaluation.evaluate import EvaluationError, evaluate_separator
+from jaxpu.evaluation.evaluate import EvaluationError, EvaluationOptions, evaluate_separator
 from jaxpu.evaluation.html_report import write_comparison
 from jaxpu.evaluation.scoring import score_track
 from jaxpu.training.loop import train
@@ -65,7 +65,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Musdb18HQ:
 
 @pytest.fixture(scope="module")
 def runs(corpus: Musdb18HQ, tmp_path_factory: pytest.TempPathFactory, shared_compilations: object) -> tuple[Path, Path]:
-    """A trained run, evaluated by the command, and one that takes the drums for the target."""
+    """A trained run, evaluated by the command, and one whose estimate of the target is the drums."""
     root = tmp_path_factory.mktemp("runs")
     prepare(corpus, CONFIG.data, root / "data", num_workers=1, progress=False)
     train(CONFIG, root / "data", root / "first", progress=False)
@@ -79,11 +79,11 @@ def runs(corpus: Musdb18HQ, tmp_path_factory: pytest.TempPathFactory, shared_com
 
 
 def evaluate_drums(corpus: Musdb18HQ, out: Path, **options: Any) -> None:
-    """Scores of a separator that gives the drums for the vocals."""
+    """Evaluate a separator that returns the drums instead of the vocals."""
     samples = np.arange(round(SECONDS * RATE))
     drums = 0.05 * np.sin(2 * np.pi * TONES["drums"] * samples / RATE).astype(np.float32)
-    options = {"num_workers": 1, "progress": False} | options
-    evaluate_separator(lambda mixture, rate: np.stack([drums, drums]), CONFIG.data, corpus, out, **options)
+    settings = EvaluationOptions(num_workers=1, progress=False, **options)
+    evaluate_separator(lambda mixture, rate: np.stack([drums, drums]), CONFIG.data, corpus, out, settings)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def comparison(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 def browser() -> Iterator[webdriver.Chrome]:
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
-        pytest.fail("The pages are tested in a browser: `make chromium`, or install your system's chromium and chromium-driver.")
+        pytest.skip("needs a browser: the packages chromium and chromium-driver, which `make test-browser` installs")
     options = webdriver.ChromeOptions()
     options.binary_location = str(programs[0])
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -194,6 +194,8 @@ def listen(browser: webdriver.Chrome, expected: dict[str, set[str]]) -> None:
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_the_report_of_an_evaluation(browser, runs):
     page = runs[0] / "evaluation" / "report.html"
     open_page(browser, page)
@@ -212,6 +214,8 @@ def test_the_report_of_an_evaluation(browser, runs):
     listen(browser, {"mixture": set(TONES), "vocals, true": {"vocals"}})
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_runs_are_heard_side_by_side(browser, comparison):
     open_page(browser, comparison)
     songs = browser.find_elements(By.CSS_SELECTOR, ".song")
@@ -226,6 +230,8 @@ def test_runs_are_heard_side_by_side(browser, comparison):
     listen(browser, expected | {"vocals, true": {"vocals"}})
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_a_paused_player_by_the_keyboard(browser, runs):
     open_page(browser, runs[0] / "evaluation" / "report.html")
     state = "const [a, b] = document.querySelectorAll('audio'); return [a.currentTime, b.currentTime, a.paused, b.paused]"
@@ -244,6 +250,8 @@ def test_a_paused_player_by_the_keyboard(browser, runs):
     assert button.text == "Pause"
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_pages_fit_a_phone_and_need_no_network(browser, runs, comparison):
     for page in (runs[0] / "evaluation" / "report.html", comparison):
         open_page(browser, page, 360, 740)
@@ -258,34 +266,33 @@ def test_pages_fit_a_phone_and_need_no_network(browser, runs, comparison):
 
 
 def test_excerpts_are_what_was_scored(corpus, tmp_path):
-    table = evaluate_separator(
-        lambda mixture, rate: 0.5 * mixture, CONFIG.data, corpus, tmp_path, num_workers=1, num_excerpts=9, progress=False
-    )
+    options = EvaluationOptions(num_workers=1, num_excerpts=9, progress=False)
+    table = evaluate_separator(lambda mixture, rate: 0.5 * mixture, CONFIG.data, corpus, tmp_path, options)
     written = json.loads((tmp_path / "scores.json").read_text())["excerpts"]
     assert set(written) == set(NAMES)
-    for name, passage in written.items():
-        assert passage == {"start_s": 0.0, "seconds": excerpts.EXCERPT_S, "sample_rate": RATE}
+    for name, excerpt in written.items():
+        assert excerpt == {"start_s": 0.0, "seconds": excerpts.EXCERPT_S, "sample_rate": RATE}
         sounds = excerpts.read(tmp_path, name)
         mixture = soundfile.read(corpus.root / "test" / name / "mixture.wav", dtype="float32")[0].T
         np.testing.assert_allclose(sounds["estimate"], 0.5 * mixture[:, : round(excerpts.EXCERPT_S * RATE)], atol=2**-15)
-        rest = sounds["mixture"] - sounds["target"]
+        accompaniment = sounds["mixture"] - sounds["target"]
         estimate = {"target": sounds["estimate"], "accompaniment": sounds["mixture"] - sounds["estimate"]}
-        scores = score_track({"target": sounds["target"], "accompaniment": rest}, estimate, RATE)
+        scores = score_track({"target": sounds["target"], "accompaniment": accompaniment}, estimate, RATE)
         assert scores.si_sdr == pytest.approx(table.tracks["model"][name].si_sdr, abs=0.05)
-    # Without excerpts none are left to be taken for those of these scores.
+    # An evaluation without excerpts does not list those of an earlier one.
     evaluate_drums(corpus, tmp_path, baselines=False)
     assert json.loads((tmp_path / "scores.json").read_text())["excerpts"] == {}
 
 
-def test_the_passage_in_which_the_target_is_loudest():
+def test_the_excerpt_in_which_the_target_is_loudest():
     rate = 100
     target = np.full((2, 40 * rate), 0.1)
     target[1, 2130:3330] = 0.5
-    assert excerpts.loudest_passage(target, rate) == slice(2150, 3350)
-    assert excerpts.loudest_passage(target[:, :500], rate) == slice(0, 500)
+    assert excerpts.loudest_excerpt(target, rate) == slice(2150, 3350)
+    assert excerpts.loudest_excerpt(target[:, :500], rate) == slice(0, 500)
 
 
-def test_all_models_are_heard_on_the_same_songs():
+def test_the_choice_of_songs_is_the_same_for_all_models():
     rng = np.random.default_rng(0)
     target, accompaniment = rng.standard_normal((2, 1, 800))
     chosen = []
@@ -299,7 +306,8 @@ def test_all_models_are_heard_on_the_same_songs():
     assert chosen[0] == chosen[1] == [[], ["gain 3"], ["gain 2", "gain 4"], every, every]
 
 
-def test_runs_that_do_not_belong_side_by_side_are_refused(runs, tmp_path, capsys):
+@pytest.mark.slow
+def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     scores = json.loads((runs[0] / "evaluation" / "scores.json").read_text())
     other = tmp_path / "other" / "evaluation" / "scores.json"
     other.parent.mkdir(parents=True)
@@ -317,17 +325,18 @@ def test_runs_that_do_not_belong_side_by_side_are_refused(runs, tmp_path, capsys
         return scores["methods"] | {"model": scores["methods"]["model"] | {"tracks": tracks}}
 
     fewer = {name: track for name, track in tracks.items() if name != NAMES[1]}
-    assert f"{NAMES[1]} is scored in one of them only (songs that differ: 1)" in refused(methods=replaced(fewer))
+    assert f"{NAMES[1]} is scored in only one of them (songs that differ: 1)" in refused(methods=replaced(fewer))
     louder = tracks | {NAMES[1]: tracks[NAMES[1]] | {"si_sdr_improvement": 0.0}}
     assert f"{NAMES[1]} is not the same song in both" in refused(methods=replaced(louder))
     other.unlink()
     assert main(["compare", str(runs[0]), str(tmp_path / "other")]) == 1
-    assert f"the run is not evaluated. Call `jaxpu evaluate {tmp_path / 'other'} CORPUS --report`" in capsys.readouterr().err
-    with pytest.raises(EvaluationError, match="1 runs cannot be compared; give 2 to 10 run directories"):
+    assert f"`jaxpu evaluate {tmp_path / 'other'} CORPUS --report`" in capsys.readouterr().err
+    with pytest.raises(EvaluationError, match="1 runs cannot be compared; give 2 to 10"):
         write_comparison(runs[:1], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.browser
 def test_runs_without_excerpts_and_without_a_log(browser, corpus, tmp_path):
     run = tmp_path / "silent"
     evaluate_drums(corpus, run / "evaluation", baselines=False)

@@ -1,4 +1,4 @@
-"""The curves below the cell of a notebook, in a real kernel: they come while it runs, and never end it."""
+"""The curves below a notebook cell, in a real kernel: they appear while it runs, and never stop it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def kernel() -> Iterator[Any]:
 
 
 def outputs(kernel: Any, folder: Path, body: str) -> list[tuple[str, str]]:
-    """What the cell puts out, by kind; it goes on as soon as it has changed what it displays."""
+    """The outputs of the cell, by kind; the cell continues as soon as it has updated its display."""
     found = []
 
     def note(message: dict[str, Any]) -> None:
@@ -54,6 +54,7 @@ def outputs(kernel: Any, folder: Path, body: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_curves_change_while_the_cell_runs_and_at_its_end(kernel: Any, tmp_path: Path) -> None:
     first, drawn, last, printed = outputs(kernel, tmp_path, 'log(kind="train", step=20, loss=0.7)')
     assert first[0] == "display_data"
@@ -65,9 +66,10 @@ def test_curves_change_while_the_cell_runs_and_at_its_end(kernel: Any, tmp_path:
     assert printed == ("stream", "trained\n")
 
 
-def test_an_error_in_drawing_is_said_and_training_goes_on(kernel: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_error_in_drawing_is_reported_and_training_continues(kernel: Any, tmp_path: Path) -> None:
     *_, said, printed = outputs(kernel, tmp_path, "log(loss=0.7)")
-    assert said == ("update_display_data", "<p>The curves cannot be drawn (KeyError). Training goes on.</p>")
+    assert said == ("update_display_data", "<p>The curves cannot be drawn (KeyError). Training continues.</p>")
     assert printed == ("stream", "trained\n")
 
 

@@ -1,4 +1,4 @@
-"""The watchdog speaks once when output goes blank, and not before."""
+"""The watchdog warns once when output is blank, and not before."""
 
 import math
 
@@ -26,12 +26,12 @@ def test_silent_on_a_healthy_run() -> None:
     assert run(watchdog, 2 * WINDOW_STEPS, kept_energy=0.25 * 0.3 * 1.01) == []
 
 
-def test_blank_is_less_than_a_quarter_of_what_the_target_has() -> None:
+def test_blank_means_less_than_a_quarter_of_the_targets_energy() -> None:
     assert Watchdog().target_share == LEAST_TARGET_SHARE
     watchdog = Watchdog()
     assert len(run(watchdog, FIRST_WARNING, kept_energy=0.25 * 0.3 * 0.99)) == 1
     assert watchdog.target_share == pytest.approx(0.3)
-    # A network that sees the sum of mixtures and positives: the target has less of it.
+    # The input is the sum of mixtures and positives: the target's share of it is smaller.
     remixed = {"input_energy": 1.7}
     assert run(Watchdog(), FIRST_WARNING, kept_energy=0.25 * 0.3 / 1.7 * 1.01, **remixed) == []
     assert len(run(Watchdog(), FIRST_WARNING, kept_energy=0.25 * 0.3 / 1.7 * 0.99, **remixed)) == 1
@@ -41,13 +41,13 @@ def test_blank_is_less_than_a_quarter_of_what_the_target_has() -> None:
     assert len(run(Watchdog(), FIRST_WARNING, kept_energy=0.0099, **same)) == 1
 
 
-def test_a_network_that_keeps_more_and_more_is_left_in_peace_until_it_stops() -> None:
+def test_no_warning_while_the_network_keeps_more_and_more() -> None:
     watchdog = Watchdog()
 
     def update(step: int, kept_energy: float) -> str | None:
         return watchdog.update(step, LEVELS | {"kept_energy": kept_energy, "inactive_share": 1 - kept_energy})
 
-    # A quarter of 30 % is reached by nobody here.
+    # All of these stay below a quarter of 30 %.
     rising = [update(step, 0.005 * 1.01**step) for step in range(1, 251)]
     assert rising == [None] * 250
     stays = [step for step in range(251, 600) if update(step, 0.05) is not None]
@@ -68,18 +68,18 @@ def test_silent_until_the_window_is_full_and_blank_for_a_while() -> None:
     assert [step for step, _ in run(watchdog, 5, first=FIRST_WARNING, kept_energy=0.0)] == [FIRST_WARNING]
 
 
-def test_a_run_that_is_late_in_rising_above_the_line_is_left_in_peace() -> None:
+def test_no_warning_for_a_run_that_passes_the_threshold_late() -> None:
     watchdog = Watchdog()
     below, above = 0.25 * 0.3 * 0.9, 0.25 * 0.3 * 2
     assert run(watchdog, WINDOW_STEPS + PATIENCE_STEPS // 2, kept_energy=below) == []
-    # After ten of these steps the mean over the window is above the line; then the patience begins anew.
+    # After ten of these steps the mean over the window is above the threshold; then the patience starts again.
     assert run(watchdog, WINDOW_STEPS, kept_energy=above) == []
     spoken = [step for step, _ in run(watchdog, 1000, kept_energy=below)]
     assert spoken == [91 + PATIENCE_STEPS - 1]
 
 
 @pytest.mark.parametrize("healthy", [0.1, 0.3, 0.6])
-def test_speaks_once_within_200_steps_of_going_blank_and_again_only_after_a_recovery(healthy: float) -> None:
+def test_warns_once_within_200_steps_and_again_only_after_a_recovery(healthy: float) -> None:
     watchdog = Watchdog(class_prior=0.7)
     run(watchdog, WINDOW_STEPS, kept_energy=healthy)
     # The mean over the window falls below a quarter of 30 % when so many of its steps are blank.
@@ -91,18 +91,13 @@ def test_speaks_once_within_200_steps_of_going_blank_and_again_only_after_a_reco
     assert len(run(watchdog, 1000, first=2101, kept_energy=0.0)) == 1
 
 
-def test_says_what_it_saw_and_names_the_likely_reason() -> None:
+def test_warning_gives_the_figures_and_the_likely_reason() -> None:
     ((step, text),) = run(Watchdog(class_prior=0.7), FIRST_WARNING, kept_energy=0.004, clamped=0.25, inactive_share=0.998)
     assert step == 139
-    assert text == (
-        "Step 139: the output is blank. Over the last 100 steps the mask kept 0.40% of the energy, "
-        "where by the levels of the recordings the target has 30.0%, "
-        "and took 99.8% of the bins for target inactive; the clamp acted on 25% of the steps. "
-        "The recordings without the target are 1.5 dB quieter than the mixtures. "
-        "Likely reason: with a class prior of 0.7, above 1/2, blank output is the best constant answer, "
-        "and the sigmoid loss has no gradient there. "
-        "Lower the class prior, or use the objective of configs/demo.py, which needs none."
-    )
+    for figure in ("Step 139", "kept 0.40%", "about 30.0%", "99.8% of the bins", "25% of the steps", "1.5 dB quieter"):
+        assert figure in text
+    assert "Likely reason: with a class prior of 0.7" in text
+    assert "configs/demo.py" in text
 
 
 def test_does_not_blame_a_class_prior_that_is_small_or_absent() -> None:
@@ -111,6 +106,7 @@ def test_does_not_blame_a_class_prior_that_is_small_or_absent() -> None:
     assert "Lower the class prior" in small
     ((_, absent),) = run(Watchdog(), FIRST_WARNING, kept_energy=0.0)
     assert "class prior" not in absent
-    assert absent.endswith("Check that the recordings without the target are as loud as the accompaniment of the others.")
+    assert "as loud as the accompaniment" in absent
     ((_, loud),) = run(Watchdog(), FIRST_WARNING, kept_energy=0.0, positive_energy=2.0)
-    assert "are 3.0 dB louder than the mixtures. Likely reason: they should be quieter" in loud
+    assert "3.0 dB louder than the mixtures. Likely reason: they should be quieter" in loud
+    assert "positive_gain_db" in loud

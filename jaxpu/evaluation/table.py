@@ -1,0 +1,147 @@
+"""Scores of several methods on the same tracks: `scores.json`, museval's files, and a table in plain text."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.files import write_text
+from jaxpu.evaluation.scoring import TrackScores, nan_median
+
+SCORES_FILE = "scores.json"
+
+READING = (
+    "SI-SDR and SI-SDRi, its improvement over the mixture: dB, mean over tracks (med.: median).",
+    "SDR: museval's, dB, median over frames, then over tracks. SDR+blank: with the blank frames that museval excludes.",
+    "kept: energy of the estimate over the target's, median. blank: share of active frames 40 dB or more below the target.",
+    "excluded: share of the frames that museval excludes, because a reference or an estimate is silent in them.",
+)
+"""Explanations of the table's columns, line by line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method's scores over all tracks.
+
+    SDR, ISR, SIR and SAR are medians over tracks of the median over frames, as in SiSEC 2018.
+
+    Attributes:
+        method: "model", or the name of a baseline.
+        num_tracks: tracks scored.
+        scores: medians over the tracks of the numbers of `TrackScores.to_json`, and with the suffix `_mean` their means;
+            `kept_energy_min` and `kept_energy_max`; `excluded_share`, of all frames.  NaN where no track has a value.
+    """
+
+    method: str
+    num_tracks: int
+    scores: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The scores of several methods on the same tracks.
+
+    Attributes:
+        tracks: scores by method and track, the model first.
+        excluded_tracks: reasons, by the track's name.
+        info: split, target, source, the model's own info, and the positions of the excerpts in their tracks.
+        path: of `scores.json`.
+    """
+
+    tracks: dict[str, dict[str, TrackScores]]
+    excluded_tracks: dict[str, str]
+    info: dict[str, Any]
+    path: Path
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """One row per method, the model first."""
+        return tuple(_row(method, by_track) for method, by_track in self.tracks.items())
+
+    def row(self, method: str) -> Row:
+        """The row of a method.  Raises KeyError for one that was not scored."""
+        if method not in self.tracks:
+            raise KeyError(f"The table has no method {method!r}; it has {', '.join(self.tracks)}.")
+        return _row(method, self.tracks[method])
+
+    def write(self) -> None:
+        """Write `scores.json`, and beside it museval's file for each method and track, `museval/METHOD/SPLIT/TRACK.json`."""
+        target = "-".join(self.info["target"])
+        methods = {}
+        for row in self.rows:
+            folder = self.path.parent / "museval" / row.method.replace(" ", "_") / self.info["split"]
+            by_track = self.tracks[row.method]
+            for name, scores in by_track.items():
+                write_text(folder / f"{name}.json", scores.to_museval_json(name, target))
+            methods[row.method] = {
+                "num_tracks": row.num_tracks,
+                "summary": {key: None if math.isnan(value) else value for key, value in row.scores.items()},
+                "tracks": {name: scores.to_json() for name, scores in by_track.items()},
+            }
+        document = {**self.info, "excluded_tracks": self.excluded_tracks, "methods": methods}
+        write_text(self.path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def _row(method: str, by_track: Mapping[str, TrackScores]) -> Row:
+    tracks: Sequence[dict[str, Any]] = [scores.to_json() for scores in by_track.values()]
+    scores = {}
+    for name in tracks[0]:
+        values = np.array([np.nan if track[name] is None else track[name] for track in tracks], np.float64)
+        scores[name] = nan_median(values)
+        scores[f"{name}_mean"] = float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+    scores["kept_energy_min"] = min(track["kept_energy"] for track in tracks)
+    scores["kept_energy_max"] = max(track["kept_energy"] for track in tracks)
+    scores["excluded_share"] = sum(track["excluded_frames"] for track in tracks) / sum(track["num_frames"] for track in tracks)
+    return Row(method, len(tracks), scores)
+
+
+def columns(full: bool) -> dict[str, tuple[str, str]]:
+    """Columns of a table: key of `Row.scores` and format, by heading.
+
+    Args:
+        full: include ISR, SIR and SAR.
+    """
+    return {
+        "SI-SDR": ("si_sdr_mean", ".2f"),
+        "SI-SDRi": ("si_sdr_improvement_mean", ".2f"),
+        "SI-SDRi med.": ("si_sdr_improvement", ".2f"),
+        "SDR": ("sdr_target", ".2f"),
+        "SDR+blank": ("sdr_target_with_blank", ".2f"),
+        "SDR accomp.": ("sdr_accompaniment", ".2f"),
+        **({name: (f"{name.lower()}_target", ".2f") for name in ("ISR", "SIR", "SAR")} if full else {}),
+        "kept": ("kept_energy", ".2f"),
+        "blank": ("blank_rate_mean", ".0%"),
+        "excluded": ("excluded_share", ".0%"),
+    }
+
+
+def model_in_words(info: Mapping[str, Any]) -> str:
+    """Step, selection and use of stems of a model, from its info, as text that ends a sentence."""
+    return f"step {info['step']}, selected by {info['select_by']}. Use of stems: {', '.join(info['uses_stems']) or 'none'}."
+
+
+def format_table(table: Table) -> str:
+    """The table as plain text, with explanations."""
+    shown, rows = columns(table.info["full"]), table.rows
+    cells = [["", *shown]]
+    for row in rows:
+        values = [(row.scores[key], spec) for key, spec in shown.values()]
+        cells.append([row.method, *("-" if math.isnan(value) else format(value, spec) for value, spec in values)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+    target = " + ".join(table.info["target"])
+    lines += ["", f"Target: {target}; {rows[0].num_tracks} tracks of the split {table.info['split']}.", *READING]
+    if model := table.info["model"]:
+        lines.append(f"Model: {model_in_words(model)}")
+    lines += [f"Excluded: {name}: {reason}" for name, reason in table.excluded_tracks.items()]
+    return "\n".join(lines)
