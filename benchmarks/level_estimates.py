@@ -18,11 +18,11 @@ import numpy as np
 from data_pipeline.config import STEMS, PatchSpec
 from data_pipeline.progress import progress_bar
 from data_pipeline.tracks import Musdb18HQ, find_tracks
-from jaxpu.estimation.histograms import Pile, third_octaves
+from jaxpu.estimation.histograms import MagnitudeHistograms, bands_and_octaves
 from jaxpu.estimation.positive_gain import least_difference_db
 
 PATCH = PatchSpec(sample_rate=11_025, n_fft=1024, win_length=1024, hop_length=512, window="hann", level="reference")
-BANDS, _ = third_octaves(PATCH)
+BANDS, _ = bands_and_octaves(PATCH)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -71,9 +71,9 @@ def _histograms(song: dict[str, np.ndarray], level: str) -> dict[str, tuple[np.n
     for name, samples in song.items():
         energy = float(np.mean(samples**2))
         scale = 1.0 if level == "reference" else max(energy, 1e-12) ** -0.5
-        pile = Pile()
-        pile.add(0, np.abs(librosa.stft(samples, n_fft=PATCH.n_fft, hop_length=PATCH.hop_length)).T, scale, BANDS, 1.0)
-        stored[name] = (pile.magnitudes[0], energy)
+        histograms = MagnitudeHistograms()
+        histograms.add(0, np.abs(librosa.stft(samples, n_fft=PATCH.n_fft, hop_length=PATCH.hop_length)).T, scale, BANDS, 1.0)
+        stored[name] = (histograms.magnitudes[0], energy)
     return stored
 
 

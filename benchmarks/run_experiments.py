@@ -27,7 +27,7 @@ from data_pipeline.tracks import Musdb18HQ
 from jaxpu import __version__
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.config_files import to_json
-from jaxpu.evaluation.evaluate import evaluate
+from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.monitoring.run_log import read_log
 from jaxpu.training.loop import ASKED_TO_STOP, train
 
@@ -97,7 +97,7 @@ def run(experiment: Experiment, corpus: Musdb18HQ, test: Musdb18HQ, work: Path) 
     model = load_model(run_dir)
     # The baselines are the same for every run of a target.
     first = experiment.seed == 0 and experiment.method == "remix" and experiment.songs == "main"
-    table = evaluate(model, test, work / "scores" / experiment.name, baselines=first)
+    table = evaluate(model, test, work / "scores" / experiment.name, EvaluationOptions(baselines=first))
     lines = read_log(run_dir)
     validation = [{name: value for name, value in line.items() if name != "kind"} for line in lines if line["kind"] == "evaluate"]
     return {

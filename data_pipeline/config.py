@@ -5,6 +5,8 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from data_pipeline.dataclass_json import decode
+
 STEMS = ("vocals", "drums", "bass", "other")
 """The stems of MUSDB18, in the order in which jaxpu names them."""
 
@@ -127,8 +129,8 @@ class DataConfig:
 
 def config_from_json(values: dict[str, Any]) -> DataConfig:
     """Decode a DataConfig: the inverse of `dataclasses.asdict` and JSON, which turns tuples into lists."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return DataConfig(**(values | {"patch": PatchSpec(**values["patch"])}))
+    config: DataConfig = decode(DataConfig, values)
+    return config
 
 
 def fingerprint(*parts: Any) -> str:

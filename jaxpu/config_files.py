@@ -1,94 +1,34 @@
 """Configs as files: a Python file that assigns one `Config` to the name `config`, and JSON beside a run."""
 
-import dataclasses
 import difflib
 import importlib.resources
 import runpy
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.dataclass_json import decode, encode
+from data_pipeline.errors import UserError
 from jaxpu.config import Config
 from jaxpu.config.errors import ConfigError
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON-serialisable values, with the class of every nested dataclass under `kind`."""
-
-    def convert(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: convert(getattr(value, field.name)) for field in dataclasses.fields(value)}
-            return {"kind": type(value).__name__, **fields}
-        if isinstance(value, tuple):
-            return [convert(item) for item in value]
-        return value
-
-    return convert(config)
-
-
-REMOVED_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {"BootstrapConfig": {"teacher": ("average",), "round_steps": ()}}
-"""Fields that configs once had: by class and name the values that mean what the class does now; none: it never matters."""
+    """A config as JSON-serialisable values, with the class of every nested dataclass under `kind`."""
+    values: dict[str, Any] = encode(config)
+    return values
 
 
 def from_json(values: dict[str, Any]) -> Config:
-    """The `Config` that `to_json` wrote, by this version or an earlier one.
+    """The `Config` that `to_json` wrote, in this version or an earlier one.
 
     Raises:
         ConfigError: on fields that this version does not know, or values it refuses.
     """
-    return decode(Config, values)
-
-
-def decode(annotation: Any, value: Any) -> Any:
-    """A value of a field, or of a whole config, from what `to_json` made of it.
-
-    Args:
-        annotation: a dataclass, a union of dataclasses, or the type of a plain field.
-        value: JSON-serialisable; the class of a dataclass stands under `kind`, and may be missing where only one is possible.
-
-    Raises:
-        ConfigError: as `from_json`.
-    """
-    if dataclasses.is_dataclass(annotation):
-        annotation = (annotation,)
-    elif isinstance(annotation, types.UnionType) and all(dataclasses.is_dataclass(arm) for arm in typing.get_args(annotation)):
-        annotation = typing.get_args(annotation)
-    else:
-        return _as_tuple(value)
-    classes = {arm.__name__: arm for arm in annotation}
-    kind = value.get("kind", next(iter(classes)) if len(classes) == 1 else None)
-    if kind not in classes:
-        raise ConfigError(
-            f"The stored config has a {kind!r} where one of {', '.join(classes)} must be; it comes from another version."
-        )
-    cls = classes[kind]
-    hints = typing.get_type_hints(cls)
-    kept = _without_removed(kind, {name: item for name, item in value.items() if name != "kind"})
-    unknown = set(kept) - set(hints)
-    if unknown:
-        raise ConfigError(f"{kind} has no field {', '.join(sorted(unknown))}; another version wrote the stored config.")
-    return cls(**{name: decode(hints[name], item) for name, item in kept.items()})
-
-
-def _without_removed(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a stored dataclass without those in `REMOVED_FIELDS`.
-
-    Raises:
-        ConfigError: one of them has a value that this version cannot follow.
-    """
-    removed = REMOVED_FIELDS.get(kind, {})
-    for name, harmless in removed.items():
-        if name in values and harmless and values[name] not in harmless:
-            raise ConfigError(
-                f"The stored config has {kind}.{name} = {values[name]!r}, which jaxpu no longer offers; it must be "
-                f"{' or '.join(map(repr, harmless))}. Train the model again."
-            )
-    return {name: value for name, value in values.items() if name not in removed}
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+    try:
+        config: Config = decode(Config, values)
+    except UserError as error:
+        raise ConfigError(str(error)) from error
+    return config
 
 
 def config_names() -> list[str]:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import jaxpu
 from data_pipeline.config import DataConfig
+from data_pipeline.dataclass_json import decode
 from data_pipeline.dataset import INFO_FILE, UNFINISHED_FOLDER, PatchDataset
 from data_pipeline.errors import UserError
 from jaxpu.artifacts import archive
 from jaxpu.config import Config, uses_stems
-from jaxpu.config_files import config_names, config_path, decode, from_json, load_config, to_json
+from jaxpu.config_files import config_names, config_path, from_json, load_config, to_json
 
 if TYPE_CHECKING:
     from jaxpu.core.network import TrainedModel

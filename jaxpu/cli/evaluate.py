@@ -55,21 +55,18 @@ def run(args: Sequence[str]) -> Answer:
     from data_pipeline.tracks import detect_source
     from jaxpu import parallel
     from jaxpu.artifacts.checkpoints import load_model
-    from jaxpu.evaluation.evaluate import default_folder, evaluate, format_table
+    from jaxpu.evaluation.evaluate import EvaluationOptions, default_folder, evaluate, format_table
     from jaxpu.evaluation.html_report import write_report
 
     out = arguments.out or default_folder(arguments.model)
+    options = EvaluationOptions(
+        split=arguments.split,
+        full=arguments.full,
+        num_workers=arguments.workers,
+        num_excerpts=arguments.examples if arguments.report else 0,
+    )
     with parallel.joined(arguments.cluster):
-        model = load_model(arguments.model)
-        table = evaluate(
-            model,
-            detect_source(arguments.corpus),
-            out,
-            split=arguments.split,
-            full=arguments.full,
-            num_workers=arguments.workers,
-            num_excerpts=arguments.examples if arguments.report else 0,
-        )
+        table = evaluate(load_model(arguments.model), detect_source(arguments.corpus), out, options)
     if parallel.process_index() > 0:
         return Answer()
     text = f"{format_table(table)}\nScores of every song: {out}"

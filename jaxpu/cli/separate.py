@@ -47,11 +47,10 @@ def run(args: Sequence[str]) -> Answer:
     if not arguments.inputs:
         raise UsageError("Give at least one recording or folder: jaxpu separate MODEL FILE_OR_FOLDER... -o DIR.")
     from jaxpu.artifacts.checkpoints import load_model
-    from jaxpu.separation.files import separate
+    from jaxpu.separation.files import SeparationOptions, separate
 
-    suffix = None if arguments.format is None else "." + arguments.format.lstrip(".").lower()
-    model = load_model(arguments.model)
-    report = separate(model, arguments.inputs, arguments.out, suffix=suffix, subtype=arguments.subtype)
+    options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype)
+    report = separate(load_model(arguments.model), arguments.inputs, arguments.out, options)
     for message in report.failed.values():
         print(f"jaxpu: {message}", file=sys.stderr)
     document = {

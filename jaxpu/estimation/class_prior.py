@@ -72,7 +72,7 @@ def estimate(dataset: PatchDataset, config: Config, *, split: Split = "train") -
     Raises:
         DataError: the split has no mixtures, or no positives.
     """
-    _, octave_of_band = histograms.third_octaves(dataset.spec)
+    _, octave_of_band = histograms.bands_and_octaves(dataset.spec)
     exponent = weight_exponent(config)
     read = histograms.read_histograms(dataset, config, split, exponent, as_recorded=dataset.has_stems)
     (unlabeled, unlabeled_weight), (positive, positive_weight) = (each.arrays() for each in read)
@@ -132,7 +132,7 @@ def oracle(dataset: PatchDataset, config: Config, *, split: Split = "train") -> 
     Raises:
         DataError: the data have no stems.
     """
-    band_of_bin, octave_of_band = histograms.third_octaves(dataset.spec)
+    band_of_bin, octave_of_band = histograms.bands_and_octaves(dataset.spec)
     exponent = weight_exponent(config)
     num_bands = len(octave_of_band)
     weighted, unweighted = np.zeros((num_bands, 2)), np.zeros((num_bands, 2))

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipeline.config import PatchSpec
 from data_pipeline.dataset import PatchDataset, Split
+from data_pipeline.third_octaves import bin_frequencies, third_octaves
 from jaxpu.config import Config
 from jaxpu.core.objectives import WEIGHT_FLOOR
 
@@ -54,7 +55,7 @@ class MagnitudeHistograms:
             track: number of its track.
             magnitudes: float32 (..., bins), as stored.
             level: by which the clip was divided before it was stored; the histogram is of the magnitudes times it.
-            band_of_bin: int (bins,), see `third_octaves`.
+            band_of_bin: int (bins,), see `bands_and_octaves`.
             exponent: of the weights.
         """
         num_bands = band_of_bin.max() + 1
@@ -70,7 +71,7 @@ class MagnitudeHistograms:
         return np.stack(list(self.magnitudes.values())), np.array(list(self.weight.values()))
 
 
-def third_octaves(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
+def bands_and_octaves(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
     """The third-octave band of every bin and the octave of every band, both counted from 0 without gaps.
 
     Octaves are centred on 1 kHz times powers of two; everything below 88 Hz is one band.
@@ -78,16 +79,15 @@ def third_octaves(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         int (bins,) and int (bands,).
     """
-    frequencies = np.arange(spec.bins) * spec.sample_rate / spec.n_fft
-    bands, band_of_bin = np.unique(np.digitize(frequencies, 1000 * 2 ** (np.arange(-21, 60, 2) / 6)), return_inverse=True)
-    return band_of_bin, np.unique((bands + 2) // 3, return_inverse=True)[1]
+    bands, band_of_bin = np.unique(third_octaves(spec, lowest=-10), return_inverse=True)
+    return band_of_bin, np.unique((bands + 1) // 3, return_inverse=True)[1]
 
 
 def octaves_hz(spec: PatchSpec) -> list[tuple[float, float]]:
-    """Lowest and highest bin frequency of the octaves of `third_octaves`, in Hz."""
-    band_of_bin, octave_of_band = third_octaves(spec)
+    """Lowest and highest bin frequency of the octaves of `bands_and_octaves`, in Hz."""
+    band_of_bin, octave_of_band = bands_and_octaves(spec)
     octave = octave_of_band[band_of_bin]
-    frequencies = np.arange(spec.bins) * spec.sample_rate / spec.n_fft
+    frequencies = bin_frequencies(spec)
     return [(float(frequencies[octave == k].min()), float(frequencies[octave == k].max())) for k in range(octave.max() + 1)]
 
 
@@ -132,7 +132,7 @@ def read_histograms(
     Raises:
         DataError: the split has no mixtures, or no positives.
     """
-    band_of_bin, _ = third_octaves(dataset.spec)
+    band_of_bin, _ = bands_and_octaves(dataset.spec)
     found = {"unlabeled": MagnitudeHistograms(), "positive": MagnitudeHistograms()}
     for batch in batches(dataset, config, split, with_target=False):
         for role, histograms in found.items():

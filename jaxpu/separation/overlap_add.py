@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from data_pipeline.config import PatchSpec
+from jaxpu import parallel
 from jaxpu.config import Config
-from jaxpu.core.network import TrainedModel, make_mask_fn, receptive_field_frames
-from jaxpu.core.stft import istft, stft
+from jaxpu.core.network import TrainedModel, make_separate, receptive_field_frames
 
 UNBOUNDED_CONTEXT_S = 1.0
 """Context on each side of a chunk, and length of the cross-fade, for networks whose receptive field has no bound."""
@@ -188,16 +188,13 @@ def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _chunk_fn(config: Config) -> Any:
     """The jitted separation of a chunk, one for a config, compiled for every size of chunk and number of channels."""
-    patch = config.data.patch
-    mask_fn = make_mask_fn(config)
-    edge = _edge_frames(patch)
+    hop, edge = config.data.patch.hop_length, _edge_frames(config.data.patch)
+    separate = make_separate(config, parallel.convolution_form())
 
     def separate_chunk(variables: Any, waveform: jax.Array, downmix: jax.Array) -> jax.Array:
         # (channels, samples), from `edge` hops before the first frame to as many after the last: so these frames are centred at
-        # whole hops, and the samples that `stft` reflects lie in the frames that are cut off.  `downmix`, from which the mask is
-        # computed, has as many channels or one.
-        spectrum = stft(waveform, patch)[:, edge:-edge]  # (channels, frames, bins)
-        mask = mask_fn(variables, stft(downmix, patch)[:, edge:-edge])
-        return istft(mask.astype(spectrum.dtype) * spectrum, patch, spectrum.shape[1] * patch.hop_length)
+        # whole hops, and the samples that `stft` reflects lie in the frames that are cut off.
+        num_frames = waveform.shape[1] // hop + 1 - 2 * edge
+        return separate(variables, waveform, downmix, num_frames * hop, edge_frames=edge)
 
     return jax.jit(separate_chunk)

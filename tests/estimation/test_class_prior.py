@@ -73,7 +73,7 @@ def test_class_prior_is_what_the_loss_sums():
 
 def test_bands_are_third_octaves_within_octaves():
     spec = PatchSpec(sample_rate=44_100, n_fft=4096, win_length=4096)
-    band_of_bin, octave_of_band = histograms.third_octaves(spec)
+    band_of_bin, octave_of_band = histograms.bands_and_octaves(spec)
     frequencies = np.arange(spec.bins) * spec.sample_rate / spec.n_fft
     assert band_of_bin[0] == 0
     assert set(np.diff(band_of_bin)) == {0, 1}

@@ -28,7 +28,7 @@ from jaxpu.config import ConfigError
 from jaxpu.config.cluster import Cluster
 from jaxpu.config_files import load_config
 from jaxpu.core.step import TrainState, init_state
-from jaxpu.evaluation.evaluate import evaluate
+from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.training.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ TOGETHER = """
     from jaxpu.config.cluster import Cluster
     from jaxpu.config import ConfigError
     from jaxpu.config_files import load_config
-    from jaxpu.evaluation.evaluate import evaluate
+    from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
     from jaxpu.training.loop import train
 
     folder, address, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -158,7 +158,7 @@ TOGETHER = """
         except ConfigError as error:
             print(error)
         model = load_model(folder / "straight")
-        table = evaluate(model, Musdb18HQ(folder / "corpus"), folder / "scores", num_workers=1, progress=False)
+        table = evaluate(model, Musdb18HQ(folder / "corpus"), folder / "scores", EvaluationOptions(num_workers=1, progress=False))
         print(len(table.tracks["model"]), "songs")
         # Both have the last print of the other before one dies.
         parallel.gather(None)
@@ -241,7 +241,8 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path, shared_com
     assert len(list((straight / "tensorboard").iterdir())) == 1  # By process 0 alone.
 
     corpus = Musdb18HQ(workplace / "corpus")
-    expected = evaluate(load_model(straight), corpus, workplace / "scores-alone", num_workers=1, progress=False)
+    options = EvaluationOptions(num_workers=1, progress=False)
+    expected = evaluate(load_model(straight), corpus, workplace / "scores-alone", options)
     assert json.loads((workplace / "scores" / "scores.json").read_text()) == json.loads(expected.path.read_text())
 
 
