@@ -53,7 +53,7 @@ def quiet_standard_error() -> Iterator[None]:
     if grep is not None and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
         with contextlib.suppress(OSError):  # standard error is closed
             stderr = os.dup(2)
-    if stderr is None:
+    if grep is None or stderr is None:
         yield
         return
     command = (grep, "-v", "-E", _EXPECTED_MESSAGES)
