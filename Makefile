@@ -17,6 +17,7 @@ LEG_TESTS := tests/data_pipeline/test_prepare.py tests/test_config.py tests/core
 	tests/data_pipeline/test_lazy_tensorflow.py tests/project/test_legs.py
 
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
+leg = $(pytest) -m "not slow" $(LEG_TESTS) $(TEST_ARGS)
 
 # A training step frees and takes hundreds of MB: with huge pages it takes a quarter less time on one core (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -69,14 +70,14 @@ docs: .venv/ready ## write the pages of the programming interface, from the docs
 	@echo "Look at build/docs/index.html"
 
 test-3.12: ffmpeg .venv-3.12/ready ## run a selection of the tests on Python 3.12
-	.venv-3.12/bin/python $(pytest) $(LEG_TESTS) $(TEST_ARGS)
+	.venv-3.12/bin/python $(leg)
 
 test-3.13: ffmpeg .venv-3.13/ready ## run the same selection on Python 3.13
-	.venv-3.13/bin/python $(pytest) $(LEG_TESTS) $(TEST_ARGS)
+	.venv-3.13/bin/python $(leg)
 
 # Old versions of third parties warn of much that newer ones have mended.
 test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 with the lowest versions allowed
-	.venv-lowest/bin/python $(pytest) -W default $(LEG_TESTS) $(TEST_ARGS)
+	.venv-lowest/bin/python $(leg) -W default
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
