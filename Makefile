@@ -11,10 +11,13 @@ TEST_ARGS ?=
 TEST_WORKERS ?= 2
 LOCK_ARGS ?=
 
-# The small selection of tests that also runs on Python 3.13 and on the lowest versions: data, configs, STFT, losses, training steps.
-LEG_TESTS := tests/data_pipeline/test_prepare.py tests/test_config.py tests/core/test_stft.py tests/core/test_losses.py tests/test_parallel.py
+# The selection of tests that also runs on the other Pythons and on the lowest versions: data, configs, STFT, losses, devices, and the
+# whole way of a user (train, kill, resume, separate, a notebook).
+LEG_TESTS := tests/data_pipeline/test_prepare.py tests/test_config.py tests/core/test_stft.py tests/core/test_losses.py tests/test_parallel.py \
+	tests/data_pipeline/test_lazy_tensorflow.py tests/project/test_legs.py
 
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
+leg = $(pytest) -m "not slow" $(LEG_TESTS) $(TEST_ARGS)
 
 # A training step frees and takes hundreds of MB: with huge pages it takes a quarter less time on one core (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -26,7 +29,8 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg chromium flite demo results test lint format types docs test-3.13 test-lowest find-3.11 find-3.13 lock clean
+.PHONY: help setup ffmpeg chromium flite demo results test test-fast test-browser lint format types docs test-3.12 test-3.13 test-lowest \
+	find-3.11 find-3.12 find-3.13 lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +45,14 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
 	.venv/bin/python benchmarks/results.py $(CORPUS) $(RESULTS_ARGS)
 
-test: setup chromium flite ## run the tests, of pages in chromium (TEST_ARGS="-k stft")
+test: setup flite ## run all tests; those of pages need a browser: make test-browser (TEST_ARGS="-k stft")
 	.venv/bin/python $(pytest) $(TEST_ARGS)
+
+test-fast: setup ## run the tests that are not marked slow
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TEST_ARGS)
+
+test-browser: setup chromium ## install chromium, and run the tests of pages in it
+	.venv/bin/python $(pytest) tests/evaluation/test_html_report.py $(TEST_ARGS)
 
 lint: .venv/ready ## check style and formatting with ruff
 	.venv/bin/ruff check
@@ -59,12 +69,15 @@ docs: .venv/ready ## write the pages of the programming interface, from the docs
 	.venv/bin/python -m pdoc --docformat google --output-directory build/docs jaxpu data_pipeline
 	@echo "Look at build/docs/index.html"
 
-test-3.13: ffmpeg .venv-3.13/ready ## run a selection of the tests on Python 3.13
-	.venv-3.13/bin/python $(pytest) $(LEG_TESTS) $(TEST_ARGS)
+test-3.12: ffmpeg .venv-3.12/ready ## run a selection of the tests on Python 3.12
+	.venv-3.12/bin/python $(leg)
+
+test-3.13: ffmpeg .venv-3.13/ready ## run the same selection on Python 3.13
+	.venv-3.13/bin/python $(leg)
 
 # Old versions of third parties warn of much that newer ones have mended.
 test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 with the lowest versions allowed
-	.venv-lowest/bin/python $(pytest) -W default $(LEG_TESTS) $(TEST_ARGS)
+	.venv-lowest/bin/python $(leg) -W default
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
@@ -99,13 +112,13 @@ endef
 .venv/ready: requirements.lock pyproject.toml | $(UV)
 	$(call environment,"$$($(PYTHON) -c 'import sys; print(sys.executable)')",requirements.lock)
 
-.venv-3.13/ready: requirements.lock pyproject.toml | find-3.13 $(UV)
-	$(call environment,$(call find_python,3.13),requirements.lock)
+.venv-3.12/ready .venv-3.13/ready: .venv-%/ready: requirements.lock pyproject.toml | find-% $(UV)
+	$(call environment,$(call find_python,$*),requirements.lock)
 
 .venv-lowest/ready: requirements-lowest.lock pyproject.toml | find-3.11 $(UV)
 	$(call environment,$(call find_python,3.11),requirements-lowest.lock)
 
-find-3.11 find-3.13: find-%:
+find-3.11 find-3.12 find-3.13: find-%:
 	@test -n "$(call find_python,$*)" || { echo "There is no Python $* here: put a python$* on the PATH."; exit 1; }
 
 # uv itself, at the version and with the hashes of requirements.lock.
@@ -134,7 +147,8 @@ ffmpeg:
 		echo "jaxpu needs the programs ffmpeg and ffprobe: install your system's ffmpeg package (apt-get install ffmpeg, brew install ffmpeg)."; \
 		exit 1; }
 
-# The browser of tests/test_report.py and the voices of benchmarks/make_speech.py, which say what to do where this cannot install them.
+# The browser of tests/evaluation/test_html_report.py and the voices of benchmarks/make_speech.py, which say what to do where this cannot
+# install them.
 chromium:
 	-@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(call apt_install,chromium chromium-driver); }
 

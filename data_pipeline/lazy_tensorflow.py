@@ -1,19 +1,71 @@
-"""TensorFlow, imported where it is first used."""
+"""TensorFlow, imported where it is first used, and without its messages about GPUs, which it never uses here."""
 
+import contextlib
 import functools
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
+
+_EXPECTED_MESSAGES = "|".join(
+    (
+        "^WARNING: All log messages before absl::InitializeLog",
+        "^I[0-9]{4} ",  # INFO, which is printed at any log level while the library loads
+        "^[0-9-]{10} [0-9:.]+: I ",
+        "^To enable the following instructions:",
+        r"\] failed call to cuInit",  # TensorFlow's search for GPUs; JAX reports faults of the GPU that it uses
+        r"\] Unable to register cu[A-Z]+ factory",
+        r"\] computation placer already registered",
+    )
+)
+"""Lines of TensorFlow that say nothing is wrong, as an extended regular expression."""
 
 
 @functools.cache
 def tensorflow() -> Any:
-    """TensorFlow, imported late since that takes long, kept off the accelerators, which belong to JAX, and quiet about them."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    """Import TensorFlow, which takes seconds, and keep it off the accelerators, which belong to JAX.
 
-    try:
-        tf.config.set_visible_devices([], "GPU")
-        tf.config.set_visible_devices([], "TPU")
-    except (RuntimeError, ValueError):
-        pass  # the caller has set TensorFlow up before; tf.data runs on the CPU in any case
+    TF_CPP_MIN_LOG_LEVEL=0, set before jaxpu starts, shows everything that TensorFlow prints.
+    """
+    with quiet_standard_error():
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no INFO; JAX sets the same
+        import tensorflow as tf
+
+        try:
+            tf.config.set_visible_devices([], "GPU")
+            tf.config.set_visible_devices([], "TPU")
+        except (RuntimeError, ValueError):
+            pass  # the caller has initialised TensorFlow already; tf.data runs on the CPU in any case
     return tf
+
+
+@contextlib.contextmanager
+def quiet_standard_error() -> Iterator[None]:
+    """Drop TensorFlow's expected messages from standard error, and pass on everything else.
+
+    TensorFlow's libraries write to the file descriptor, past `sys.stderr`.  A process of its own does the filtering, so that
+    what they print last before a crash comes through too.
+    """
+    stderr = None
+    grep = shutil.which("grep")
+    if grep is not None and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
+        with contextlib.suppress(OSError):  # standard error is closed
+            stderr = os.dup(2)
+    if grep is None or stderr is None:
+        yield
+        return
+    command = (grep, "-v", "-E", _EXPECTED_MESSAGES)
+    with (
+        os.fdopen(stderr, "wb"),  # closes the descriptor
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, env=os.environ | {"LC_ALL": "C"}) as filtering,
+    ):
+        assert filtering.stdin is not None
+        os.dup2(filtering.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os.dup2(stderr, 2)

@@ -1,11 +1,12 @@
 """Checkpoints of a run: the only file that names Orbax.
 
-A run keeps its last checkpoint, to resume from, and its best one, to separate with.  Orbax commits a checkpoint by a rename,
-so that a process killed in the middle of a save leaves the one before.
+A run keeps its last checkpoint, to resume from, and its best one, to separate with.  Orbax commits a checkpoint by a rename:
+a process killed during a save leaves the previous checkpoint intact.
 """
 
 import contextlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxpu.config import Config
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.network import TrainedModel, variable_shapes
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every phase of every save.
+logging.getLogger("absl").setLevel(logging.WARNING)  # At INFO, Orbax reports every phase of every save.
 
 
 class CheckpointError(UserError):
@@ -32,15 +33,16 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
     """The checkpoints of one run, in `run_dir/checkpoints`."""
 
     def __init__(self, run_dir: str | Path) -> None:
+        directory = (Path(run_dir) / "checkpoints").absolute()
+        if parallel.process_index() == 0:
+            _remove_unfinished(directory)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            (Path(run_dir) / "checkpoints").absolute(),
+            directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
             ),
-            # What a killed process had not finished; only complete checkpoints have a step's name.
-            cleanup_tmp_directories=True,
         )
 
     def __exit__(self, *_: object) -> None:
@@ -48,24 +50,24 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the last checkpoint, or None."""
+        """Step of the last checkpoint; None before the first."""
         latest = self._checkpointer.latest
         return None if latest is None else int(latest.step)
 
     def save(self, step: int, *, state: Any, variables: Any, score: float, config: Config, info: dict[str, Any]) -> None:
-        """Saves in the foreground; what is no longer the last or the best is removed.
+        """Save a checkpoint, returning when it is on disk; remove those that are no longer the last or the best.
 
         Args:
-            step: steps done.
-            state: everything that training goes on from, a tree of arrays.
-            variables: what separates at this step.
-            score: higher is better.
-            config: of the run.
+            step: number of steps done.
+            state: full training state, a tree of arrays, to resume from.
+            variables: the network's variables that separate at this step.
+            score: selection score; higher is better.
+            config: run configuration.
             info: JSON-serialisable description.
         """
         self._checkpointer.save_checkpointables(
             step,
-            # Arrays of the host: every process has all of them, and Orbax has the first one write.
+            # Host arrays: every process holds all of them, and Orbax lets the first process write.
             jax.device_get({"state": state, "variables": variables}),
             overwrite=True,
             metrics={"score": score},
@@ -73,10 +75,10 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         )
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
-        """The state and the info of the last checkpoint.
+        """Load the state and the info of the last checkpoint.
 
         Args:
-            state: a state of the same shapes.
+            state: a training state with the shapes and dtypes to expect.
 
         Raises:
             CheckpointError: the stored state has other shapes.
@@ -89,7 +91,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         shapes, wanted_shapes = ({name: tuple(leaf.shape) for name, leaf in each.items()} for each in (stored, wanted))
         differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted_shapes.get(name))
         if differing:
-            # Orbax would not say which; and it leaves unfinished reads behind.
+            # Orbax would not name the array, and would leave unfinished reads behind.
             name = differing[0]
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self._checkpointer.directory} does not fit this config: {name} has shape "
@@ -101,6 +103,12 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         # Copies: the training step donates the memory of its state, and cannot do so twice where two names share an array.
         restored = jax.tree.unflatten(jax.tree.structure(state), [jnp.copy(leaves[name]) for name in wanted])
         return restored, metadata.custom_metadata["info"]
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Remove the temporary folders of saves that a kill cut short; only a complete checkpoint is named by its step alone."""
+    for path in directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path)
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
@@ -123,20 +131,20 @@ def _present_names(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, 
 
 
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array, placed on one device."""
+    """Shape and dtype of an array to load onto one device."""
     return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=parallel.one_device())
 
 
 def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
-    """The model of a run directory, of which nothing but the checkpoint is read, or of an archive.
+    """Load a trained model from a run directory or from an archive.
 
     Args:
-        path: the run directory; or an archive of `jaxpu export`, packed or unpacked.
-        which: `best` by the run's criterion, or `last`; an archive holds one model.
+        path: run directory, of which only the checkpoint is read; or an archive of `jaxpu export`, packed or unpacked.
+        which: `best` by the run's selection criterion, or `last`; ignored for an archive, which holds one model.
 
     Raises:
-        CheckpointError: when `path` holds no checkpoint.
-        ArchiveError: when the archive is damaged, or its parameters are not those of its network.
+        CheckpointError: `path` holds no checkpoint.
+        ArchiveError: the archive is damaged, or its parameters do not fit its network.
     """
     path = Path(path)
     if archive.is_archive(path):
@@ -149,9 +157,9 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         runs = [str(found.parent) for found in sorted(path.glob("*/checkpoints"))]
         hint = f"There are runs in it: {', '.join(runs[:3])}." if runs else "Give what `jaxpu train` or `jaxpu export` wrote."
         missing = "has no folder `checkpoints`" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} is no run and no archive: it {missing}. {hint}")
+        raise CheckpointError(f"{path} is neither a run directory nor an exported archive: it {missing}. {hint}")
     with ocp.training.Checkpointer(directory) as checkpointer:
-        # One without a score is what a process left that was killed while it removed a checkpoint.
+        # A checkpoint without a score is a removal that a kill cut short.
         found = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
         if not found:
             raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")

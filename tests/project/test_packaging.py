@@ -2,7 +2,10 @@
 
 import ast
 import importlib.metadata
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,6 +22,10 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RUNTIMES = tomllib.loads((ROOT / "colab" / "runtimes.toml").read_text())
+KEPT = ("jax", "jaxlib", "flax", "numpy", "optax", "orbax-checkpoint", "tensorflow", "protobuf")
+"""Packages that installing jaxpu moves in none of Colab's runtimes."""
+
 SOURCES = sorted(path for folder in ("jaxpu", "data_pipeline", "configs") for path in (ROOT / folder).rglob("*.py"))
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 DEVICES = {"pmap", "shard_map", "jax.distributed", "jax.devices", "jax.local_devices", "jax.device_count"}
@@ -207,6 +214,62 @@ def test_versions_agree() -> None:
     assert citation["version"] == jaxpu.__version__
     assert citation["license"] == PYPROJECT["project"]["license"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+
+
+# Colab.
+
+
+def _install(python: Path, runtime: dict[str, str]) -> None:
+    """Install a runtime's packages exactly, by the real pip, with the package index that the machine gives it."""
+    # Nothing that jaxpu needs asks for the CUDA plugins; they are large.
+    pins = [f"{name}=={version}" for name, version in runtime.items() if not name.startswith("jax-cuda")]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", *pins]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = f"pip cannot install the versions of colab/runtimes.toml; it needs a package index.\n{done.stderr[-2000:]}"
+        pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
+
+
+@pytest.fixture(scope="module")
+def python_of_colab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment of Colab's version, without packages."""
+    wanted = RUNTIMES["python"]
+    pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{wanted}.*/bin/python"))
+    found = [shutil.which(f"python{wanted}"), *map(str, pyenv)]
+    # A shim of pyenv may be on the PATH, and know no such Python.
+    base = next((name for name in found if name and not subprocess.run([name, "-c", ""], capture_output=True).returncode), None)
+    if base is None:
+        pytest.skip(f"Colab has Python {wanted}, and there is none here: put a python{wanted} on the PATH.")
+    environment = tmp_path_factory.mktemp("colab") / "venv"
+    _run(base, "-m", "venv", environment, cwd=environment.parent)
+    return environment / "bin" / "python"
+
+
+def _would_install(python: Path, wheel: Path) -> dict[str, str]:
+    """Name -> version of what pip would install or move for the wheel."""
+    report = wheel.parent / "report.json"
+    _run(python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", report, wheel, cwd=wheel.parent)
+    items = json.loads(report.read_text())["install"]
+    return {_normal(item["metadata"]["name"]): item["metadata"]["version"] for item in items}
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(1200)
+def test_installing_the_wheel_leaves_colabs_packages_alone(dist: Path, python_of_colab: Path) -> None:
+    """In the GPU runtime, and then, in the same environment, in the TPU runtime."""
+    (wheel,) = dist.glob("*.whl")
+    for kind in ("gpu", "tpu"):
+        runtime = RUNTIMES[kind]
+        if kind == "tpu":
+            surplus = sorted(RUNTIMES["gpu"].keys() - runtime.keys())
+            _run(python_of_colab, "-m", "pip", "uninstall", "--quiet", "--yes", *surplus, cwd=wheel.parent)
+        _install(python_of_colab, runtime)
+        added = _would_install(python_of_colab, wheel)
+        assert added["jaxpu"] == PYPROJECT["project"]["version"]
+        moved = {name: f"{runtime[name]} -> {added[name]}" for name in KEPT if name in runtime and name in added}
+        assert not moved, f"{kind}: pip would move {moved}"
+        assert ("tensorflow" in added) == (kind == "tpu")
 
 
 @pytest.mark.timeout(600)

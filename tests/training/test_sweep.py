@@ -300,7 +300,8 @@ def test_what_cannot_be_swept_is_refused_by_name(objective: Any, over: dict[str,
 
 def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.py").write_text(
-        f"import json\nfrom jaxpu.config_files import from_json\nconfig = from_json(json.loads({json.dumps(to_json(CONFIG))!r}))\n"
+        "import json\nfrom jaxpu.config_files import from_json\n"
+        f"config = from_json(json.loads({json.dumps(to_json(CONFIG))!r}))\n"
     )
     monkeypatch.chdir(tmp_path)
     command = ["sweep", "tiny.py", "--prepared", str(data_dir), "--train.num-steps", "2", "--objective.gamma", "0.5"]
