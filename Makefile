@@ -43,7 +43,7 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 	.venv/bin/jaxpu demo $(DEMO_ARGS)
 
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
-	.venv/bin/python benchmarks/results.py $(CORPUS) $(RESULTS_ARGS)
+	.venv/bin/python benchmarks/run_experiments.py $(CORPUS) $(RESULTS_ARGS)
 
 test: setup flite ## run all tests; those of pages need a browser: make test-browser (TEST_ARGS="-k stft")
 	.venv/bin/python $(pytest) $(TEST_ARGS)
