@@ -14,9 +14,6 @@ import papermill
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from data_pipeline.tracks import Musdb18, Musdb18HQ
-from jaxpu.cli.demo_pipeline import example_songs
-
 COLAB = Path(__file__).parents[2] / "colab"
 NOTEBOOKS = sorted(COLAB.glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -85,19 +82,6 @@ get_ipython = Shell
     else:
         assert done.returncode == 1
         assert "ValueError: repository is empty" in done.stderr
-
-
-def test_songs_that_cannot_be_downloaded_are_synthesized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings: dict[str, Any] = {"num_train": 1, "num_test": 1, "seconds": 4.0, "sample_rate": 8000}
-    source = example_songs("musdb", tmp_path, **settings, url="http://127.0.0.1:9/set.zip")
-    assert source == Musdb18HQ(tmp_path / "synthetic")
-    assert re.search(r"set\.zip: cannot be downloaded to .* songs are synthesized\.\n$", capsys.readouterr().out)
-    assert len(list((tmp_path / "synthetic").glob("*/*/mixture.wav"))) == 2
-    for split in ("train", "test"):
-        (tmp_path / "musdb" / split).mkdir(parents=True)
-    assert example_songs("musdb", tmp_path, **settings) == Musdb18(tmp_path / "musdb")
-    with pytest.raises(ValueError, match=r"songs is 'musbd'; it must be 'synthetic' or 'musdb'"):
-        example_songs("musbd", tmp_path, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
