@@ -28,6 +28,8 @@ from jaxpu.config import (
 )
 from jaxpu.core.step import init_state, make_evaluate_step, make_train_step
 
+pytestmark = pytest.mark.usefixtures("shared_compilations")
+
 EXPECTED = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())
 
 PATCH = PatchSpec(sample_rate=8000, clip_samples=1024, n_fft=128, win_length=128, hop_length=64, window="hann", level="reference")
