@@ -32,7 +32,7 @@ def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
     transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
 
     Args:
-        cluster: where it names none, nothing is done.
+        cluster: how the processes find each other; nothing is done if it names none.
         timeout_s: how long to wait for the others.  Then this process ends with a message and status 1, since JAX itself would
             abort with a C++ stack and no exception.
 
@@ -63,10 +63,10 @@ def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
     finally:
         give_up.cancel()
     if threading.current_thread() is threading.main_thread():
-        # JAX has taken over SIGTERM, as a notice to be polled.  It shall end this process again, or stop its training.
+        # JAX has taken over SIGTERM, to be polled.  This gives it back: it ends the process, or stops its training.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
-        # The first connections between devices, while all are here: gloo gives later ones 30 s.
+        # Make the first connections between devices while all processes wait here: gloo gives later ones 30 s.
         gather(any_process(False))
         yield
     except BaseException:
@@ -126,7 +126,7 @@ def process_count() -> int:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raises `ConfigError` unless the devices can share a batch of `batch_size` equally."""
+    """Raise `ConfigError` unless the devices can share a batch of `batch_size` equally."""
     devices = jax.device_count()
     if batch_size % devices:
         raise ConfigError(

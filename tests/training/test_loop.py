@@ -99,7 +99,7 @@ def data_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_folders(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings without stems, in which the target is not to be heard at all."""
+    """Recordings without stems, none of which contains the target."""
     root = tmp_path_factory.mktemp("folders")
     for folder, stem, songs in (("with", "other", range(3)), ("without", "drums", range(3, 6))):
         (root / folder).mkdir()
