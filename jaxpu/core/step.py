@@ -209,8 +209,8 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
     """Update the statistics of batch normalisation with which a run separates.
 
     Training normalises by the statistics of its own batch.  Those would be wrong for separation: it uses the averaged parameters,
-    not the trained ones (Izmailov et al. 2018, section 3.2), and its input is a mixture, while the input of training is the louder
-    and denser sum of a mixture and a positive.  So the averaged network runs on plain mixtures, whose statistics are averaged.
+    not the trained ones (Izmailov et al. 2018, section 3.2), and its input is a mixture, while `remix` trains on the louder and
+    denser sum of a mixture and a positive.  So the averaged network runs on plain mixtures, whose statistics are averaged.
 
     Args:
         config: run configuration.
