@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
     """Join the processes of a cluster; leaving the context waits for all of them.  Enter it before the first use of JAX.
 
-    A process that leaves by an exception ends at once with status 1.  The others end when they next need it: at once where the
+    A process that leaves the context with an exception ends at once with status 1.  The others end when they next need it: at once where the
     transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
 
     Args:
@@ -139,7 +139,7 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
     """Run a pure function on all devices of all processes, which share the batch.
 
     jaxpu's one use of pmap.  The state has no replica axis: it enters and leaves as a single value, equal everywhere.  pmap is
-    in maintenance since JAX 0.8; in its place would stand, with P = jax.sharding.PartitionSpec:
+    in maintenance since JAX 0.8.  Its replacement would be, with P = jax.sharding.PartitionSpec:
 
         mesh = jax.sharding.Mesh(jax.devices(), AXIS)
         mapped = jax.jit(
@@ -154,7 +154,7 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
         )
 
     and for every array of the batch, in `run`,
-    `jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P(AXIS)), array)` in the place of `_split`.
+    `jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P(AXIS)), array)` instead of `_split`.
 
     Args:
         function: (state, batch, key, axis_name) to outputs that are equal on all devices.

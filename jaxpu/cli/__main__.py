@@ -132,7 +132,7 @@ def _command(name: str) -> Command:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None in the place of numbers that JSON lacks."""
+    """The value with None instead of infinity and NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

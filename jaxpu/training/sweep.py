@@ -35,7 +35,7 @@ from jaxpu.training.run import Run, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
 
 MEMORY_SHARE = 0.8
-"""Fraction of the device's memory for runs; the rest is for evaluation, batches on their way and fragments."""
+"""Fraction of the device's memory for runs; the remainder is for evaluation, batches in transit and fragmentation."""
 
 
 def sweep(

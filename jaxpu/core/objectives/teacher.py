@@ -61,7 +61,7 @@ def teach(
         first_step: steps without a teacher; until then the batch stays as it is.
 
     Returns:
-        The next state; the batch with pseudo-targets, and with target-free mixtures in the place of some positives; metrics.
+        The next state; the batch with pseudo-targets, and with target-free mixtures instead of some positives; metrics.
     """
     unlabeled, positive = batch.unlabeled, batch.positive
     newest = jnp.stack([mean(jnp.square(jnp.abs(stft)), axis_name) for stft in (unlabeled, positive)])
