@@ -28,8 +28,8 @@ Value = TypeVar("Value")
 def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
     """Join the processes of a cluster; leaving the context waits for all of them.  Enter it before the first use of JAX.
 
-    A process that leaves the context with an exception ends at once with status 1.  The others end when they next need it: at once where the
-    transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
+    A process that leaves the context with an exception ends at once with status 1.  The others end when they next need it: at
+    once where the transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
 
     Args:
         cluster: how the processes find each other; nothing is done if it names none.

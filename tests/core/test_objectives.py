@@ -252,7 +252,7 @@ def test_supervised_learns_from_the_songs_as_they_are_unless_remixed() -> None:
     np.testing.assert_allclose(result.loss, losses.signal_approximation_loss(jnp.zeros(stft.shape), *sizes), rtol=1e-6)
 
 
-def test_mixtures_of_two_piles_are_fitted_to_the_magnitudes_of_their_parts() -> None:
+def test_mixtures_of_two_sets_are_fitted_to_the_magnitudes_of_their_parts() -> None:
     batch = make_batch(4)
     assert batch.target is not None
     zeros = jnp.zeros(batch.unlabeled.shape)
