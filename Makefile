@@ -12,7 +12,7 @@ TEST_WORKERS ?= 2
 LOCK_ARGS ?=
 
 # The selection of tests that also runs on the other Pythons and on the lowest versions: data, configs, STFT, losses, devices, and the
-# whole way of a user (train, kill, resume, separate, a notebook).
+# whole path of a user (train, kill, resume, separate, a notebook).
 LEG_TESTS := tests/data_pipeline/test_prepare.py tests/test_config.py tests/core/test_stft.py tests/core/test_losses.py tests/test_parallel.py \
 	tests/data_pipeline/test_lazy_tensorflow.py tests/project/test_legs.py
 
@@ -39,7 +39,7 @@ help: ## list the commands
 
 setup: ffmpeg .venv/ready ## make .venv from requirements.lock and install ffmpeg (the commands below do it by themselves)
 
-demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song (about 10 minutes; DEMO_ARGS=...)
+demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song (3 to 10 minutes; DEMO_ARGS=...)
 	.venv/bin/jaxpu demo $(DEMO_ARGS)
 
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
@@ -58,7 +58,7 @@ lint: .venv/ready ## check style and formatting with ruff
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-format: .venv/ready ## format the code and mend what ruff can
+format: .venv/ready ## format the code and fix what ruff can
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
@@ -75,7 +75,7 @@ test-3.12: ffmpeg .venv-3.12/ready ## run a selection of the tests on Python 3.1
 test-3.13: ffmpeg .venv-3.13/ready ## run the same selection on Python 3.13
 	.venv-3.13/bin/python $(leg)
 
-# Old versions of third parties warn of much that newer ones have mended.
+# Old versions of other packages give warnings that newer ones have fixed.
 test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 with the lowest versions allowed
 	.venv-lowest/bin/python $(leg) -W default
 

@@ -216,7 +216,7 @@ def pulse(found: dict[str, Result]) -> str:
 
 
 def rounds(found: dict[str, Result]) -> str:
-    """A teacher that stays as it is for a round: an option that is gone, whose results are kept."""
+    """A teacher that stays fixed for a round: an option that was removed, whose results are kept."""
     block = blocks()["vocals, 6 + 6 clips"]
     chosen = [row for row in rows(block, found) if row.label.startswith("bootstrap")]
     reference = stronger_supervised(supervised_in(block), found)

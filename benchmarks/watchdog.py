@@ -1,4 +1,4 @@
-"""Replay the logs of trained runs through today's watchdog, and count how often it would have been right.
+"""Replay the logs of trained runs through the watchdog, and count how often it would have been right.
 
     python benchmarks/watchdog.py RUNS      RUNS: folder of finished runs on data with stems
 

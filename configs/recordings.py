@@ -8,7 +8,7 @@ The objective and the network are those of configs/demo.py. Two folders share no
 the same level. That makes target-free recordings louder than the accompaniment inside the mixtures, by what the target adds. The
 gain that undoes this is estimated from the two folders.
 
-Hardware: a GPU, or 2 CPU cores: 800 steps take about 10 minutes.
+Hardware: a GPU, or CPU cores: 800 steps took 15 minutes on one core (docs/results.md).
 Expected score: +7.2 dB SI-SDR improvement on the demo's songs, as two folders of FLAC and MP3 files (docs/results.md).
 """
 

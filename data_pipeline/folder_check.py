@@ -159,7 +159,7 @@ def _db(power: Any) -> Any:
 
 
 def _bandwidth_hz(power: np.ndarray, spec: PatchSpec) -> float:
-    """Frequency in Hz at which the spectrum breaks off for good; half the sample rate if it does not."""
+    """Frequency in Hz at which the spectrum drops and stays low; half the sample rate if it does not."""
     starts = np.unique(np.linspace(0, spec.bins, _NUM_LINEAR_BANDS, endpoint=False).astype(int))
     level = _db(np.add.reduceat(power, starts) / np.diff(starts, append=spec.bins))
     level = np.maximum(level - level.max(), _FLOOR_DB)

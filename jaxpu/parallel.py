@@ -28,11 +28,11 @@ Value = TypeVar("Value")
 def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
     """Join the processes of a cluster; leaving the context waits for all of them.  Enter it before the first use of JAX.
 
-    A process that leaves by an exception ends at once with status 1.  The others end when they next need it: at once where the
-    transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
+    A process that leaves the context with an exception ends at once with status 1.  The others end when they next need it: at
+    once where the transport notices (gloo, on CPUs), else when its heartbeat has been missing for 100 s, which is JAX's default.
 
     Args:
-        cluster: where it names none, nothing is done.
+        cluster: how the processes find each other; nothing is done if it names none.
         timeout_s: how long to wait for the others.  Then this process ends with a message and status 1, since JAX itself would
             abort with a C++ stack and no exception.
 
@@ -63,10 +63,10 @@ def joined(cluster: Cluster, *, timeout_s: int = 300) -> Iterator[None]:
     finally:
         give_up.cancel()
     if threading.current_thread() is threading.main_thread():
-        # JAX has taken over SIGTERM, as a notice to be polled.  It shall end this process again, or stop its training.
+        # JAX has taken over SIGTERM, to be polled.  This gives it back: it ends the process, or stops its training.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
-        # The first connections between devices, while all are here: gloo gives later ones 30 s.
+        # Make the first connections between devices while all processes wait here: gloo gives later ones 30 s.
         gather(any_process(False))
         yield
     except BaseException:
@@ -126,7 +126,7 @@ def process_count() -> int:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raises `ConfigError` unless the devices can share a batch of `batch_size` equally."""
+    """Raise `ConfigError` unless the devices can share a batch of `batch_size` equally."""
     devices = jax.device_count()
     if batch_size % devices:
         raise ConfigError(
@@ -139,7 +139,7 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
     """Run a pure function on all devices of all processes, which share the batch.
 
     jaxpu's one use of pmap.  The state has no replica axis: it enters and leaves as a single value, equal everywhere.  pmap is
-    in maintenance since JAX 0.8; in its place would stand, with P = jax.sharding.PartitionSpec:
+    in maintenance since JAX 0.8.  Its replacement would be, with P = jax.sharding.PartitionSpec:
 
         mesh = jax.sharding.Mesh(jax.devices(), AXIS)
         mapped = jax.jit(
@@ -154,7 +154,7 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
         )
 
     and for every array of the batch, in `run`,
-    `jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P(AXIS)), array)` in the place of `_split`.
+    `jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P(AXIS)), array)` instead of `_split`.
 
     Args:
         function: (state, batch, key, axis_name) to outputs that are equal on all devices.

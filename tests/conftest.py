@@ -1,6 +1,7 @@
-"""What all tests share.  JAX reads these variables when it is first imported, so they are set before any test module is.
+"""Fixtures and settings of all tests.
 
-They are inherited by the programs that tests start.
+JAX reads the variables below when it is first imported, so they are set before any test module is imported.  The programs that
+tests start inherit them.
 """
 
 import os

@@ -112,7 +112,7 @@ def _remove_unfinished(directory: Path) -> None:
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree by their names, whatever kinds of containers hold them, in the order of the tree."""
+    """Leaves of a tree by their names, in its order, for any kind of containers."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 

@@ -31,7 +31,7 @@ from jaxpu.config_files import config_names
 
 USAGE = """jaxpu: separate one sound from recordings, without ever having that sound alone.
 
-Try it on a small synthetic corpus (about 10 minutes on 2 cores):
+Try it on a small synthetic corpus (3 to 10 minutes on 2 CPU cores):
   jaxpu demo
 
 Train on your own recordings, some with the target sound and others without it:
@@ -45,7 +45,7 @@ Commands:
   prepare CONFIG --musdb18 DIR             the same from MUSDB18 (.stem.mp4); --musdb18hq DIR for MUSDB18-HQ (wav)
   train CONFIG                             train a model on data/CONFIG, with checkpoints in runs/CONFIG
   sweep CONFIG --over NAME=VALUES          train many models that differ in hyperparameters and seeds, and compare them
-  evaluate MODEL CORPUS [--report]         score a model on test songs; --report adds a page to look at and listen to
+  evaluate MODEL CORPUS [--report]         score a model on test songs; --report adds a page with curves and players
   compare RUN RUN... -o PAGE               compare evaluated runs on one page
   separate MODEL FILE_OR_FOLDER... -o DIR  separate recordings into target and accompaniment
   info NAME                                describe a config, prepared data or a model
@@ -132,7 +132,7 @@ def _command(name: str) -> Command:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None in the place of numbers that JSON lacks."""
+    """The value with None instead of infinity and NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

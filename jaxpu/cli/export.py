@@ -19,7 +19,7 @@ EXAMPLES = """\
 class ExportArguments:
     """Package a trained model as an archive, with its config, licence, scores and model card.
 
-    The other commands take an archive of the format `jaxpu` in the place of a run.
+    The other commands take an archive of the format `jaxpu` like a run.
 
     Attributes:
         run: run directory.

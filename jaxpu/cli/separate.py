@@ -34,7 +34,9 @@ class SeparateArguments:
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE_OR_FOLDER...", help_behavior_hint="(required)")
     ]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
-    format: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of each recording)")] = None
+    format: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of a wav or flac recording, else wav)")
+    ] = None
     subtype: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of each recording, if the format has it)")
     ] = None

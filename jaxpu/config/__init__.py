@@ -53,7 +53,8 @@ class TrainConfig:
         schedule: `constant`, or `cosine` decay to zero.
         warmup_steps: steps of linear warm-up.
         gradient_clip: largest global norm of the gradients, or None.
-        ema_decay: decay of an exponential moving average of the parameters, which then evaluates and separates; 0 disables it.
+        ema_decay: decay of an exponential moving average of the parameters, which is then evaluated and separates; 0 disables
+            it.  `bootstrap` needs it: the average is its teacher.
         mixed_precision: compute the network in bfloat16; parameters, STFT and losses stay in float32.
         disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
         eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.

@@ -175,7 +175,7 @@ class RemixConfig:
 class BootstrapConfig:
     """Bootstrap: `remix`, then also remixes of pseudo-targets that a teacher separates from the mixtures.
 
-    The teacher is the moving average of the network itself, at every step.  A remix of a pseudo-target is as sparse as a real
+    The teacher is the moving average of the network itself (`train.ema_decay`).  A remix of a pseudo-target is as dense as a real
     mixture (Neural Egg Separation, Halperin et al. 2019; RemixIT, Tzinis et al. 2022).  `jaxpu.core.objectives.teacher` says how
     scores become the teacher's masks.
 

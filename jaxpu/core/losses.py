@@ -105,7 +105,7 @@ def pu_loss(
         estimator: see above.
         beta: tolerance of the clamp, 0 or more.
         gamma: weight of the step back, in [0, 1].
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
 
     Returns:
         The loss and its parts.
@@ -151,7 +151,7 @@ def brier_pu_loss(
     unlabeled_weights: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    r"""Squared PU loss of the score s = sigmoid(f) for class P, without what does not depend on f.
+    r"""Squared PU loss of the score s = sigmoid(f) for class P, up to a constant.
 
     .. math::
         E_U[w\,s^2] - 2 \pi E_P[w\,s]
@@ -164,7 +164,7 @@ def brier_pu_loss(
         class_prior: pi, in (0, 1).
         positive_weights: w of the positive bins, shape of `positive_logits`; 1 where None.
         unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
     """
     positive_weights, unlabeled_weights = (
         _weights(positive_logits, positive_weights),
@@ -184,7 +184,7 @@ def signal_approximation_loss(
         logits: float32, any shape; positive logits keep the target.
         mixture_magnitude: |x|, same shape.
         target_magnitude: |t|, same shape.
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
     """
     return mean(jnp.square(jax.nn.sigmoid(logits) * mixture_magnitude - target_magnitude), axis_name)
 
@@ -200,9 +200,9 @@ def mixit_loss(
 ) -> jax.Array:
     """Mixture invariant training with masked magnitudes, `MixIT_loss` of PULSE (Wisdom et al. 2020).
 
-    Of the three masks of the mixture u + p, the first and one of the others sum to u, and the last is p; which of the two is
-    p may change.  So the first is in the sum for u in both assignments, where the target has to be.  An assignment's error is
-    the squared error of both sums, averaged over bins.
+    The mixture u + p has three masks.  One of the last two is assigned to p; the other and the first together are assigned to u.
+    So the first mask belongs to u in both assignments, and the target, which plays in u alone, has to be in it.  The error of an
+    assignment is the squared error of both sums, averaged over bins.
 
     Args:
         logits: float32 (n, frames, bins, 3).
@@ -210,7 +210,7 @@ def mixit_loss(
         unlabeled_magnitude: |u|, same shape.
         positive_magnitude: |p|, same shape.
         minimum_over: each `example` has the better assignment of its own (Wisdom et al.), or the whole `batch` has one (PULSE).
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
     """
     first, second, third = jnp.moveaxis(jax.nn.sigmoid(logits) * mixture_magnitude[..., None], -1, 0)
 

@@ -18,13 +18,13 @@ from jaxpu.core.stft import istft, stft
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained model: its config, its parameters and what is known of its training.
+    """A trained model: its config, its parameters and a record of its training.
 
     Attributes:
-        config: of the run, with the numbers that were estimated from the data.
+        config: run configuration, with the numbers that were estimated from the data.
         variables: parameters and batch statistics, as the functions of this module take them.
         info: step, selection criterion and score of the checkpoint, what used stems, fingerprint and counts of the data, and
-            what was estimated from the data.
+            the estimates from the data.
     """
 
     config: Config
@@ -38,9 +38,9 @@ def make_network(
     """The network of a config.
 
     Args:
-        config: of the run; `train.mixed_precision` chooses the dtype of the computation, parameters are float32.
+        config: run configuration; `train.mixed_precision` chooses the dtype of the computation, parameters are float32.
         num_outputs: logits per bin.
-        axis_name: of the devices that share the batch, for batch normalisation.
+        axis_name: axis of the devices that share the batch, for batch normalisation.
         convolution: form in which convolutions are computed.
 
     Returns:
@@ -86,8 +86,9 @@ def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Calla
 
     Returns:
         (variables, waveform, seen, num_samples, edge_frames=0) to the target, float32 (..., channels, num_samples).
-        `waveform` is float32 (..., channels, samples), at the rate and level of the model.  `seen` gets the masks: the waveform,
-        or its downmix (..., 1, samples), whose mask serves all channels.  `edge_frames` are left out on both sides.
+        `waveform` is float32 (..., channels, samples), at the rate and level of the model.  Masks are computed from `seen`: the
+        waveform itself, or its downmix (..., 1, samples), whose mask serves all channels.  The first and the last `edge_frames`
+        frames are discarded.
     """
     patch, mask_fn = config.data.patch, make_mask_fn(config, convolution)
 
@@ -105,7 +106,7 @@ def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Calla
 
 
 def make_separate_recordings(config: Config, convolution: ConvolutionForm = "xla") -> Callable[[Any, jax.Array], jax.Array]:
-    """The pure function from whole recordings to targets: downmix and level as the model asks, then `make_separate`.
+    """The pure function from whole recordings to targets: downmix, scale to the level of the model, then `make_separate`.
 
     Returns:
         (variables, waveform float32 (recordings, channels, samples)), at the model's rate and of at least `n_fft` samples, to the
@@ -124,7 +125,7 @@ def make_separate_recordings(config: Config, convolution: ConvolutionForm = "xla
             deviation = jnp.where(deviation > 1e-7 * jnp.abs(mean), deviation, 1)
 
         def extended(signal: jax.Array) -> jax.Array:
-            """Levelled, and reflected at the end to a whole number of hops, so that no frame hangs over it."""
+            """Scale to the model's level, and reflect the end up to a whole number of hops, so that every frame is complete."""
             levelled, hop = (signal - mean) / deviation, patch.hop_length
             levelled = jnp.concatenate([levelled, jnp.flip(levelled[..., -hop:-1], -1)], axis=-1)
             return levelled[..., : -(-num_samples // hop) * hop]

@@ -43,7 +43,7 @@ class TrainState:
         opt_state: of the optimiser.
         ema_params: moving average of `params`; empty without one.
         hyperparameters: traced float32 scalars: those of the objective, and `learning_rate`.
-        objective_state: what the objective remembers from step to step; empty for most.
+        objective_state: state that the objective carries from step to step; empty for most.
     """
 
     step: jax.Array
@@ -60,7 +60,7 @@ def make_optimizer(config: TrainConfig, learning_rate: jax.Array | float) -> opt
 
     Args:
         config: how to train.
-        learning_rate: at its peak, in the place of the config's.
+        learning_rate: peak of the schedule, instead of the config's.
     """
     peak: Any = learning_rate
     if config.schedule == "cosine":
@@ -102,7 +102,7 @@ def _initializer(network: nn.Module, frames: int, bins: int) -> Callable[[jax.Ar
 
 
 def decode(batch: dict[str, jax.Array]) -> Batch:
-    """Stored patches to complex STFT, stereo channels as examples of their own.
+    """Convert stored patches to complex STFTs, stereo channels to examples of their own.
 
     Args:
         batch: `unlabeled`, `positive` and maybe `target`: (n, channels, frames, bins, 2), real and imaginary parts;
@@ -121,7 +121,7 @@ def decode(batch: dict[str, jax.Array]) -> Batch:
 
 
 def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:
-    """The variables that separate: averaged parameters where there are any."""
+    """The variables that a run separates with: averaged parameters where there are any."""
     return {"params": state.ema_params if config.train.ema_decay else state.params, "batch_stats": state.batch_stats}
 
 
@@ -132,12 +132,13 @@ def make_train_step(config: Config, convolution: ConvolutionForm = "xla") -> Ste
     """The pure training step of a config.
 
     Args:
-        config: of the run.
+        config: run configuration.
         convolution: form in which convolutions are computed.
 
     Returns:
         (state, batch, key, axis_name=None) to the next state and the step's statistics, float32 scalars.  `batch` is what
-        `decode` takes; `key` is the run's: the step folds itself in.  With `axis_name`, the batch is shared by devices.
+        `decode` takes; `key` is that of the run, into which the function folds the step.  With `axis_name`, devices share the
+        batch.
     """
     objective = make_objective(config.objective)
 
@@ -205,14 +206,14 @@ def _averaged(decay: float, state: TrainState, params: Any) -> Any:
 
 
 def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled: jax.Array) -> Any:
-    """Statistics of batch normalisation for separating: of the parameters that separate, over mixtures as they are.
+    """Update the statistics of batch normalisation with which a run separates.
 
-    Training needs none, since it normalises by the statistics of its own batch.  Those would be wrong for separating: the
-    averaged parameters are not the ones that are trained (Izmailov et al. 2018, section 3.2), and the sum of a mixture and a
-    positive is louder and denser than the mixture.
+    Training normalises by the statistics of its own batch.  Those would be wrong for separation: it uses the averaged parameters,
+    not the trained ones (Izmailov et al. 2018, section 3.2), and its input is a mixture, while `remix` trains on the louder and
+    denser sum of a mixture and a positive.  So the averaged network runs on plain mixtures, whose statistics are averaged.
 
     Args:
-        config: of the run.
+        config: run configuration.
         network: its `needs_recalibration` decides whether there is anything to do.
         state: after the step; its `batch_stats` are those before.
         unlabeled: complex64 (n, frames, bins), mixtures of this step.
@@ -273,7 +274,7 @@ def _scores(config: Config, mask: jax.Array, batch: Batch, axis_name: str | None
     )
     improvement = metrics.si_sdr(target, estimate) - metrics.si_sdr(target, mixture)
     energy, mixture_energy = jnp.sum(target**2, -1), jnp.sum(mixture**2, -1)
-    # SI-SDR means nothing where the target is silent, here 60 dB below the mixture.
+    # SI-SDR is not defined where the target is silent: here, 60 dB below the mixture.
     audible = (energy > 1e-6 * mixture_energy).astype(jnp.float32)
     return {
         "si_sdr_improvement": weighted_mean(improvement, audible, axis_name),

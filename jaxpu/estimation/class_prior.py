@@ -66,7 +66,7 @@ def estimate(dataset: PatchDataset, config: Config, *, split: Split = "train") -
 
     Args:
         dataset: the prepared data.
-        config: of it, the objective's weight exponent, `train.disjoint_tracks` and `train.seed` (of the draws) are used.
+        config: its objective's weight exponent, `train.disjoint_tracks` and `train.seed` (of the draws) are used.
         split: which tracks.
 
     Raises:

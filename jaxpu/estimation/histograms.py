@@ -124,7 +124,7 @@ def read_histograms(
 
     Args:
         dataset: the prepared data.
-        config: of it, `train.disjoint_tracks` and `train.seed` are used.
+        config: its `train.disjoint_tracks` and `train.seed` are used.
         split: which tracks.
         exponent: of the weights.
         as_recorded: histograms of the magnitudes at the level of the recordings, before clips were scaled.

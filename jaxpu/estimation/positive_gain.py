@@ -27,7 +27,7 @@ def estimate_gain_db(dataset: PatchDataset, config: Config, *, split: Split = "t
 
     Args:
         dataset: the prepared data, whose scale the gain refers to.
-        config: of it, `train.disjoint_tracks` and `train.seed` are used.
+        config: its `train.disjoint_tracks` and `train.seed` are used.
         split: which tracks.
 
     Raises:

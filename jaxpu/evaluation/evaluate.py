@@ -111,7 +111,9 @@ def evaluate_separator(
         info: recorded with the scores, JSON-serialisable.
     """
     if isinstance(source, TwoFolders):
-        raise EvaluationError("Scores need the target alone, but two folders have no stems. Evaluate on MUSDB18 or its like.")
+        raise EvaluationError(
+            "Scores need the target alone, but two folders have no stems. Evaluate on MUSDB18, or on a corpus with its layout."
+        )
     options = dataclasses.replace(
         options,
         num_workers=options.num_workers or available_processors(),

@@ -52,7 +52,7 @@ def loudest_excerpt(target: FloatArray, sample_rate: int) -> slice:
 def write(
     out_dir: str | os.PathLike[str], tracks: Iterable[tuple[str, Mapping[str, FloatArray], int]]
 ) -> dict[str, dict[str, float]]:
-    """Write the excerpts, in the place of those of an earlier evaluation.
+    """Write the excerpts, replacing those of an earlier evaluation.
 
     Args:
         out_dir: output folder of the evaluation.

@@ -121,7 +121,9 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
 def _open(run_dir: Path, evaluation_dir: Path, label: str) -> Evaluated:
     path = evaluation_dir / SCORES_FILE
     if not path.is_file():
-        raise EvaluationError(f"{path} does not exist: the run is not evaluated. Run `jaxpu evaluate {run_dir} CORPUS --report`.")
+        raise EvaluationError(
+            f"{path} does not exist: the run has not been evaluated. Run `jaxpu evaluate {run_dir} CORPUS --report`."
+        )
     return Evaluated(run_dir, evaluation_dir, label, json.loads(path.read_text(encoding="utf-8")), read_log(run_dir))
 
 

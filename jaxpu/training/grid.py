@@ -14,7 +14,7 @@ from jaxpu.config.objectives import traced_fields
 
 
 class Point(NamedTuple):
-    """One run of a sweep: the swept values by name, and what they make of the config."""
+    """One run of a sweep: the swept values by name, and the config with these values."""
 
     values: dict[str, float]
     config: Config

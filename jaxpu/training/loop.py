@@ -27,7 +27,7 @@ ALL_STEPS_DONE = "all steps done"
 ASKED_TO_STOP = "stopped on request; rerun the same command to resume"
 
 COMPILING = "Compiling the training step, about 30 s."
-"""Said before the first step of a program."""
+"""Printed before the first step of a program."""
 
 
 class Program(Protocol):
@@ -36,7 +36,7 @@ class Program(Protocol):
     Attributes:
         runs: on the host.
         done: for each run, the steps that its last checkpoint has.
-        stopped: for each run, why it had ended before; None where it had not.
+        stopped: for each run, why an earlier process ended it; None where none did.
     """
 
     runs: list[Run]
@@ -99,7 +99,7 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
 
     Args:
         program: its `done` is kept up to date.
-        stop_signal: asks for an end; the runs are saved first.
+        stop_signal: request to stop; the runs are saved first.
         bar: counts steps.
         keep_going: a run whose loss is not finite ends alone, instead of raising TrainingError.
 
@@ -131,7 +131,7 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
         for number, is_active in enumerate(active):
             if not is_active:
                 continue
-            own = values[number][done[number] - step :]  # A run that was ahead has no news of the steps that it had done.
+            own = values[number][done[number] - step :]  # A run that was ahead has done some of these steps before.
             try:
                 stopped[number] = runs[number].note_steps(step, own, clips_per_s=clips_per_s)
             except TrainingError as error:

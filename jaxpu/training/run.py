@@ -67,10 +67,10 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
 
 
 class Run:
-    """One run: its data and folder, and what is kept of it on the host.
+    """One run: its data and folder, and its state on the host.
 
     Attributes:
-        train_key: key of the training steps, which fold themselves in.
+        train_key: key of the run; every training step folds its number into it.
         results: of the last evaluation.
         best_score: of all evaluations, by the config's criterion.
     """
@@ -124,10 +124,10 @@ class Run:
             step: steps done.
             state: after that step.
             results: of the evaluation.
-            stopped: why the run has to end; None where it does not, as far as is known.
+            stopped: reason, known before this evaluation, for which the run has to end; None where there is none.
 
         Returns:
-            The same; or that patience is lost.
+            `stopped`, or that `train.patience` is exhausted.
         """
         settings = self.config.train
         score = selection_score(settings.select_by, results, step)

@@ -35,7 +35,7 @@ from jaxpu.training.run import Run, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
 
 MEMORY_SHARE = 0.8
-"""Fraction of the device's memory for runs; the rest is for evaluation, batches on their way and fragments."""
+"""Fraction of the device's memory for runs; the remainder is for evaluation, batches in transit and fragmentation."""
 
 
 def sweep(
@@ -48,17 +48,16 @@ def sweep(
     at_once: int | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Trains every combination of the values with every seed, or goes on where the same sweep stopped.
+    """Train every combination of the values with every seed; rerunning the same sweep resumes it.
 
-    Writes a folder for each run, as `jaxpu.training.loop.train` does, `estimates.json` where the config leaves a number that
-    is not swept to the data, and `sweep.json` and `sweep.png` at the end.  SIGTERM and SIGINT
-    save what is being trained, and end the sweep with the table of what there is.  Further
-    values or seeds may be given later: runs that are finished are not done again.  A run whose loss is not finite is listed
-    with the reason, and does not end the others.
+    Writes a folder for each run, as `jaxpu.training.loop.train` does; `estimates.json` if the config leaves a number that is not
+    swept to the data; and at the end `sweep.json` and `sweep.png`.  SIGTERM and SIGINT save the runs that are being trained, and
+    end the sweep with the table of the results so far.  Values and seeds may be added later: finished runs are not repeated.  A
+    run whose loss is not finite is listed with the reason, and does not end the others.
 
     Args:
-        config: of all runs, but for what is swept.
-        data_dir: what `jaxpu prepare` wrote with the same `config.data`.
+        config: configuration that all runs share, apart from the swept values.
+        data_dir: prepared data, written by `jaxpu prepare` with the same `config.data`.
         sweep_dir: made if it does not exist.
         over: values by name: a hyperparameter of the objective, or `learning_rate`.
         num_seeds: the seeds are `config.train.seed` and the following.
@@ -82,7 +81,7 @@ def sweep(
     dataset = open_data(config, data_dir)
     sweep_dir = Path(sweep_dir)
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    # What is swept needs no estimate, and what is estimated is the same number in all runs.
+    # A swept value needs no estimate; an estimate is the same number in all runs.
     base, _ = with_estimates(grid[0][0].config, dataset, sweep_dir, progress=progress)
     grid = make_grid(base, over, num_seeds)
     steps = make_group_steps(base, parallel.convolution_form())

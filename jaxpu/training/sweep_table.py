@@ -24,7 +24,7 @@ NOTE = (
 
 
 def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, Any]:
-    """The line of the table of a run, read from its log; without scores where the sweep has not come to it."""
+    """The row of a run, read from its log; without scores if the sweep has not reached it."""
     row: dict[str, Any] = {**point.values, "seed": point.config.train.seed}
     log = read_log(sweep_dir / point.name) if stopped is not None else []
     evaluations = [line for line in log if line["kind"] == "evaluate"]
@@ -37,7 +37,7 @@ def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, An
 
 
 def write_table(table: list[dict[str, Any]], config: Config, over: Mapping[str, Sequence[float]], sweep_dir: Path) -> None:
-    """Writes sweep.json and sweep.png, each under a temporary name first."""
+    """Write sweep.json and sweep.png, each under a temporary name first."""
     summary = {
         "config": to_json(config),
         "over": {name: list(values) for name, values in over.items()},

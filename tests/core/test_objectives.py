@@ -252,7 +252,7 @@ def test_supervised_learns_from_the_songs_as_they_are_unless_remixed() -> None:
     np.testing.assert_allclose(result.loss, losses.signal_approximation_loss(jnp.zeros(stft.shape), *sizes), rtol=1e-6)
 
 
-def test_mixtures_of_two_piles_are_fitted_to_the_magnitudes_of_their_parts() -> None:
+def test_mixtures_of_two_sets_are_fitted_to_the_magnitudes_of_their_parts() -> None:
     batch = make_batch(4)
     assert batch.target is not None
     zeros = jnp.zeros(batch.unlabeled.shape)
@@ -307,7 +307,7 @@ def test_mixit_leaves_the_target_to_the_first_output() -> None:
 
 
 def remixed_inputs(objective: Objective, batch: Batch, key: jax.Array = KEY, **changed: float) -> tuple[jax.Array, Loss]:
-    """What the network of an objective gets, and the result for logits of zero."""
+    """The input of the network of an objective, and the result for logits of zero."""
     seen: list[jax.Array] = []
 
     def network(stft: jax.Array, index: jax.Array) -> jax.Array:
@@ -452,7 +452,7 @@ def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) 
 
 
 def test_beside_an_estimate_of_the_target_accompaniment_always_has_the_label() -> None:
-    """So that the score means the same to the teacher, to the pupil of `remix` and to that of a teacher."""
+    """So that the score means the same in the teacher, in `remix` and in the teacher's student."""
     config = BootstrapConfig(taught_gain_db=0.0, mixture_share=0.0, label_frequency=0.4, labels="binary")
     objective, batch = make_objective(config), make_batch(256, 16)
     assert batch.target is not None

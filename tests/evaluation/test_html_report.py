@@ -142,7 +142,7 @@ window.heard = () => sounds.map(({ sound, analyser }, index) => {
 
 
 def heard(browser: webdriver.Chrome) -> list[dict[str, Any]]:
-    """What plays; its `stems` are those whose tones are in it."""
+    """Sounds that play; their `stems` are those whose tones are in them."""
     playing = browser.execute_script("return heard()")
     for each in playing:
         each["stems"] = {stem for stem, level in zip(TONES, each["levels"], strict=True) if level > -50}

@@ -29,7 +29,7 @@ def as_in_colab(monkeypatch: pytest.MonkeyPatch, shared_compilations: dict[str, 
 
 
 def run(name: str, where: Path, **parameters: Any) -> list[dict[str, Any]]:
-    """What the notebook displays, by MIME type, when it runs in the folder `where`."""
+    """Outputs that the notebook displays, by MIME type, when it runs in the folder `where`."""
     written = where / name
     papermill.execute_notebook(COLAB / name, written, parameters, cwd=where, progress_bar=False)
     cells = nbformat.read(written, as_version=4).cells

@@ -274,7 +274,7 @@ def test_installing_the_wheel_leaves_colabs_packages_alone(dist: Path, python_of
 
 @pytest.mark.timeout(600)
 def test_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
-    """What the wheel declares is enough, at the locked versions, far from the checkout."""
+    """The dependencies that the wheel declares are enough, at the locked versions, far from the checkout."""
     (wheel,) = dist.glob("*.whl")
     python = tmp_path / "venv" / "bin" / "python"
     uv = (sys.executable, "-m", "uv")

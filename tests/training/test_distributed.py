@@ -75,7 +75,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(workplace: Path) -> Path:
-    """What one process with eight devices makes."""
+    """The result of one process with eight devices."""
     train(load_config(workplace / "config.py"), workplace / "data", workplace / "alone", progress=False)
     return workplace / "alone"
 

@@ -99,7 +99,7 @@ def data_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_folders(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings without stems, in which the target is not to be heard at all."""
+    """Recordings without stems, none of which contains the target."""
     root = tmp_path_factory.mktemp("folders")
     for folder, stem, songs in (("with", "other", range(3)), ("without", "drums", range(3, 6))):
         (root / folder).mkdir()
@@ -196,7 +196,7 @@ def test_a_finished_run_is_left_as_it_is(straight: tuple[Path, dict[str, Any]], 
     assert (run_dir / "metrics.jsonl").read_text() == log
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(
+def test_sigterm_saves_and_the_same_command_resumes(
     straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
@@ -396,7 +396,7 @@ def test_the_teacher_is_what_separates_at_every_step() -> None:
     assert float(metrics["empty_mixtures"]) == 0
 
 
-def test_mixtures_are_empty_only_to_a_teacher_that_takes_little_of_the_positives() -> None:
+def test_mixtures_are_empty_only_to_a_teacher_that_keeps_little_of_the_positives() -> None:
     key, batches = jax.random.key(0), random_batches(1) * 6
 
     def run(trusted_leak: float) -> list[tuple[float, float]]:

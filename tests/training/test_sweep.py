@@ -167,7 +167,7 @@ def test_kill_and_resume_equals_a_straight_sweep(
         assert_same_run(tmp_path / row["folder"], straight[0] / row["folder"])
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(
+def test_sigterm_saves_and_the_same_command_resumes(
     straight: tuple[Path, list[dict[str, Any]]], data_dir: Path, tmp_path: Path
 ) -> None:
     first, second = (tmp_path / f"class_prior={value},seed=0" for value in OVER["class_prior"])

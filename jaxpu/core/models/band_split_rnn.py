@@ -5,9 +5,9 @@
    normalisation before it, a linear layer behind it that maps back to N features, and a residual connection; all bands share it.
 3. Mask: a normalisation and an MLP for every band: linear, tanh, linear, gated linear unit.
 
-The layers of 1 and 3 have parameters of their own for each band.  Normalisation is within one example: over time and the features
-of a band, and before the BLSTM over bands over the bands and their features.  So neither other examples nor the level of a band
-matter.
+The layers of 1 and 3 have parameters of their own for each band.  Normalisation stays within one example: it is over time and the
+features of a band, or, before the BLSTM over bands, over the bands and their features.  So the output depends neither on other
+examples nor on the level of a band.
 
 Differences from the paper: its output is a complex factor for each bin; here it is `num_outputs` logits, from which the objective
 makes real masks, so that the phase is the mixture's.  An LSTM has one bias per gate, torch's has two that add up.  Weights are

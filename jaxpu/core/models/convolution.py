@@ -116,7 +116,7 @@ def _shifted(x: jax.Array, count: int, distance: int, *, axis: int) -> list[jax.
 
 
 def _require_same_size(kernel: jax.Array, strides: Any, padding: Any) -> None:
-    """Raises `ValueError` where outputs are not as large as inputs, or kernels not symmetric."""
+    """Raise `ValueError` unless outputs are as large as inputs and kernels have a centre."""
     if padding != "SAME" or tuple(strides) != (1, 1) or not all(size % 2 for size in kernel.shape[:2]):
         raise ValueError(
             f"strides are {tuple(strides)}, padding {padding!r}, kernel {kernel.shape[:2]}; this form needs strides 1, padding "

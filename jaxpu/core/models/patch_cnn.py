@@ -55,7 +55,7 @@ class PatchCNN(nn.Module):
         config: sizes.
         num_outputs: logits per bin.
         dtype: of the computation; parameters are float32.
-        axis_name: of the devices over which batch normalisation averages.
+        axis_name: axis of the devices over which batch normalisation averages.
         convolution: form in which convolutions are computed.
     """
 
@@ -107,7 +107,7 @@ class PatchCNN(nn.Module):
         self, x: jax.Array, channels: int, kernel_size: tuple[int, int], dilation: tuple[int, int], name: str
     ) -> jax.Array:
         fan_in = kernel_size[0] * kernel_size[1] * x.shape[-1]
-        initializer = torch_uniform(fan_in)  # PULSE keeps torch's.
+        initializer = torch_uniform(fan_in)  # As in PULSE, which keeps torch's default.
         return nn.Conv(
             channels,
             kernel_size,

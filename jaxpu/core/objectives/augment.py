@@ -16,7 +16,7 @@ def with_gains(
         first: complex64 (n, frames, bins).
         second: of the same shape.
         example_index: int32 (n,).
-        key: of the step.
+        key: random key of the step.
         gain_db: float32 () or (n,).
     """
     gains_db = _drawn_twice(example_index, key) * jnp.broadcast_to(gain_db, example_index.shape)[:, None]

@@ -58,7 +58,7 @@ class Loss(NamedTuple):
     Attributes:
         loss: the quantity that is differentiated.
         risk: the quantity by which checkpoints are compared on held-out tracks.
-        metrics: logged; those of `mask_statistics`, of the network's input, are always among them.
+        metrics: values to log; `mask_statistics` of the network's input are always among them.
     """
 
     loss: jax.Array
@@ -84,7 +84,7 @@ def _unprepared(
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """An objective, built from its config: pure functions, and what the shell must know to call them.
+    """An objective, built from its config: pure functions, and the facts that the training loop needs to call them.
 
     Attributes:
         hyperparameters: initial values of the traced numbers.
@@ -94,8 +94,8 @@ class Objective:
         needs_target: whether the loss reads targets.
         target_tracks: number of tracks whose targets are drawn, independently of the unlabeled clips; None: those of the
             unlabeled clips.
-        level: (batch, hyperparameters) to the batch with its positives at the level at which the objective takes them.
-        init_state: () to what the objective remembers from step to step, a tree of arrays.
+        level: (batch, hyperparameters) to the batch with its positives scaled to the level that the objective expects.
+        init_state: () to the initial state that the objective carries from step to step, a tree of arrays.
         prepare: (state, batch, separate, hyperparameters, key, axis_name) to (state, batch, metrics), before the loss of a
             training step; `separate` is the network as it separates now, without dropout.
     """

@@ -47,7 +47,7 @@ def mixit(config: MixITConfig) -> Objective:
     """Mixture invariant training: x = u + p has three masks, and the first is part of the sum for u in both assignments.
 
     The target plays in u alone, accompaniment in u and p.  Which accompaniment belongs to u cannot be known, so the other two
-    masks take one each, and the first is left with the target.
+    masks take one each, and only the target remains for the first.
     """
 
     def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:

@@ -126,9 +126,9 @@ def remix_loss(
     Args:
         network: see `Network`.
         batch: `unlabeled` is the first signal, `positive` is added to it.
-        key: of the step; gains and shifts are drawn from it.
+        key: random key of the step; gains and shifts are drawn from it.
         hyperparameters: `gain_db` may be float32 (n,).
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
         labels: see `RemixConfig`.
         target_alone: float32 (n,), 1 where the first signal is a target without accompaniment, else 0; None: nowhere.
     """

@@ -21,7 +21,7 @@ AVERAGED_STEPS = 20
 
 
 class TeacherState(NamedTuple):
-    """What the teacher remembers from step to step.
+    """State of the teacher, carried from step to step.
 
     Attributes:
         steps: int32, steps so far.
@@ -53,15 +53,15 @@ def teach(
 
     Args:
         state: before this step.
-        batch: with positives at the level at which the objective takes them.
+        batch: with positives at the level that the objective expects.
         separate: the teacher, which is the network as it separates now.
         hyperparameters: `empty_share` and `trusted_leak` are read.
-        key: of the step.
-        axis_name: of the devices that share the batch.
+        key: random key of the step.
+        axis_name: axis of the devices that share the batch.
         first_step: steps without a teacher; until then the batch stays as it is.
 
     Returns:
-        The next state; the batch with pseudo-targets, and with target-free mixtures in the place of some positives; metrics.
+        The next state; the batch with pseudo-targets, and with target-free mixtures instead of some positives; metrics.
     """
     unlabeled, positive = batch.unlabeled, batch.positive
     newest = jnp.stack([mean(jnp.square(jnp.abs(stft)), axis_name) for stft in (unlabeled, positive)])
@@ -97,22 +97,22 @@ def teacher_masks(
 ) -> tuple[jax.Array, jax.Array]:
     """Masks k (1 - s / q), clipped to [0, 1]: s is the score of a bin, q the mean score of the positives in its octave.
 
-    Positives are accompaniment alone, so their scores are those of no target.  Without q, a network that is a little unsure
-    everywhere would teach a little of the accompaniment as target, for good.  (q is the estimator e1 of Elkan & Noto 2008.)
+    Positives are accompaniment alone, so their scores should give a mask of 0.  Without q, a network that is a little unsure
+    everywhere would never cease to teach a little of the accompaniment as target.  (q is the estimator e1 of Elkan & Noto 2008.)
 
-    k gives the masks m the target's share of the energy by the levels: sum m |u|^2 = share * sum |u|^2, with
-    share = (E_U - E_P) / E_U.  Without k, a network that is unsure keeps little, the next one learns from little and keeps less,
-    down to blank output.  The equation is linear in m because the best mask is: with m = E[Re(t / u) | u], E[m |u|^2] is
-    E[Re(t u*)], the energy of a target that is independent of the accompaniment.  The energy of m u, with m squared, is less than
-    that wherever m is unsure.
+    k scales the masks m so that they keep the target's share of the energy: sum m |u|^2 = share * sum |u|^2, with
+    share = (E_U - E_P) / E_U by the levels.  Without k, a network that is unsure keeps little, its student learns from little and
+    keeps less, down to blank output.  The equation is linear in m because the best mask satisfies it: with m = E[Re(t / u) | u],
+    E[m |u|^2] is E[Re(t u*)], the energy of a target that is independent of the accompaniment.  The energy of m u, with m
+    squared, is less than that wherever m is unsure.
 
     Args:
         logits: float32 (n, frames, bins, 1) for mixtures; positive means "target inactive".
         positive_logits: the same for positives.
         mixture: complex64 (n, frames, bins).
-        positive: complex64 (n, frames, bins), at the level at which the objective takes it.
+        positive: complex64 (n, frames, bins), at the level that the objective expects.
         energies: float32 (2,), mean energies of mixtures and of positives, E_U and E_P.
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
 
     Returns:
         The masks of the mixtures and those of the positives, with the same q and k: float32 (n, frames, bins) in [0, 1].
@@ -130,15 +130,15 @@ def false_positive_ratio(
 ) -> jax.Array:
     """Fraction of the energy of positives that the teacher's masks keep, over the fraction that they keep of mixtures.
 
-    All that they keep of positives is accompaniment.  A target that is hard to tell from it is missed, too: then a mixture in
-    which the teacher finds next to nothing may be one in which the target is quiet.
+    All that they keep of positives is accompaniment.  A high ratio says that the target is hard to tell from it, and is missed,
+    too: then a mixture in which the teacher finds next to nothing may be one in which the target is quiet.
 
     Args:
         mask: of the mixtures, float32 (n, frames, bins).
         positive_mask: of the positives.
         mixture: complex64 (n, frames, bins).
-        positive: complex64 (n, frames, bins), at the level at which the objective takes it.
-        axis_name: of the devices that share the batch.
+        positive: complex64 (n, frames, bins), at the level that the objective expects.
+        axis_name: axis of the devices that share the batch.
 
     Returns:
         float32 scalar; the numerator is a mean over clips.
@@ -164,12 +164,12 @@ def with_empty_mixtures(
     Args:
         mask: of the teacher for the mixtures, float32 (n, frames, bins).
         mixture: complex64 (n, frames, bins).
-        positive: complex64 (n, frames, bins), at the level at which the objective takes it.
+        positive: complex64 (n, frames, bins), at the level that the objective expects.
         example_index: int32 (n,), position of each example in the global batch.
-        key: of the step.
+        key: random key of the step.
         empty_share: a mixture is target-free if its mask keeps less than this fraction of the energy that all masks keep on
             average.
-        axis_name: of the devices that share the batch.
+        axis_name: axis of the devices that share the batch.
 
     Returns:
         The positives, complex64 (n, frames, bins), and the fraction of the mixtures that is target-free.
@@ -180,7 +180,7 @@ def with_empty_mixtures(
         mixture, empty = (jax.lax.all_gather(array, axis_name, tiled=True) for array in (mixture, empty))
     num_empty = jnp.sum(empty.astype(jnp.float32))
     drawn = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index), (2,)))(example_index)
-    # The k-th target-free one is the first with k + 1 of them up to it.
+    # The k-th target-free mixture, from 0, is the first one up to which k + 1 are target-free.
     ranks = jnp.floor(drawn[:, 0] * num_empty) + 1
     chosen = jnp.searchsorted(jnp.cumsum(empty.astype(jnp.float32)), ranks).clip(max=len(empty) - 1)
     replaced = drawn[:, 1] * (len(empty) + num_empty) < num_empty
