@@ -4,12 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxpu.artifacts.checkpoints import load_model
-    from jaxpu.config_files import load_config
-    from jaxpu.separation.files import separate_waveform
+    from jaxpu.artifacts.checkpoints import load_model as load_model
+    from jaxpu.config_files import load_config as load_config
+    from jaxpu.separation.files import separate_waveform as separate_waveform
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_config", "load_model", "separate_waveform"]
 
 _HOMES = {
     "load_config": "jaxpu.config_files",
@@ -26,4 +25,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return ["__version__", *_HOMES]

@@ -172,7 +172,7 @@ def test_info_of_runs_and_archives(
     # A folder of the same name does not hide a config.
     monkeypatch.chdir(tmp_path)
     Path("recordings").mkdir()
-    assert "Your own recordings: two folders" in info(Path("recordings"))
+    assert "Train on your own recordings" in info(Path("recordings"))
     assert "class prior  0.6 is set" in info(Path("baseline"))
 
 

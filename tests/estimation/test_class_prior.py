@@ -182,7 +182,7 @@ def test_the_gain_of_positives_follows_their_level(dataset, monkeypatch):
 def test_estimate_is_a_class_prior_that_stays_a_word_until_training(kind):
     config = dataclasses.replace(CONFIG, objective=kind(class_prior="estimate"))
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
-    with pytest.raises(ConfigError, match=r"^\w+\.class_prior is 'estimate': it becomes a number when training starts"):
+    with pytest.raises(ConfigError, match=r"^\w+\.class_prior is 'estimate', which becomes a number"):
         make_objective(config.objective)
     with pytest.raises(ConfigError, match=r"class_prior is 'guess'; it must be between 0 and 1, or 'estimate'\.$"):
         kind(class_prior="guess")

@@ -29,7 +29,7 @@ from jaxpu.config import BootstrapConfig
 from jaxpu.config_files import config_names, load_config
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ["README.md", "docs/data.md", "docs/models.md", "docs/command-line.md", "docs/reports.md"]
+GUIDES = ["README.md", "docs/data.md", "docs/models.md", "docs/reports.md"]
 DOCUMENTS = [str(path.relative_to(ROOT)) for folder in (".", "configs") for path in sorted((ROOT / folder).glob("*.md"))]
 DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -49,7 +49,7 @@ SMALL = {
     "train": [*SMALL_DATA, *SMALL_RUN],
     "sweep": [*SMALL_DATA, *SMALL_RUN, "--seeds", "1"],
     "evaluate": ["--workers", "1"],
-    "synthesize": [*SMALL_SONGS, "--train", "2", "--test", "1"],
+    "synthesize": [*SMALL_SONGS, "--train", "8", "--test", "1"],
 }
 """Options added to a command; the last of equal options counts."""
 

