@@ -11,13 +11,13 @@ TEST_ARGS ?=
 TEST_WORKERS ?= 2
 LOCK_ARGS ?=
 
-# The selection of tests that also runs on the other Pythons and on the lowest versions: data, configs, STFT, losses, devices, and the
-# whole path of a user (train, kill, resume, separate, a notebook).
-LEG_TESTS := tests/data_pipeline/test_prepare.py tests/test_config.py tests/core/test_stft.py tests/core/test_losses.py tests/test_parallel.py \
-	tests/data_pipeline/test_lazy_tensorflow.py tests/project/test_legs.py
+# Tests that also run on the other Pythons and on the lowest versions: data, configs, STFT, losses, and the way of a user (train,
+# kill, resume, separate, a notebook).  On the lowest versions, the training steps of all objectives on several devices too.
+LEG_TESTS := tests/data_pipeline/test_prepare.py tests/data_pipeline/test_lazy_tensorflow.py tests/test_config.py \
+	tests/core/test_stft.py tests/core/test_losses.py tests/project/test_legs.py
 
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
-leg = $(pytest) -m "not slow" $(LEG_TESTS) $(TEST_ARGS)
+leg = $(pytest) -m "not slow" $(TEST_ARGS) $(LEG_TESTS)
 
 # A training step frees and takes hundreds of MB: with huge pages it takes a quarter less time on one core (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -76,8 +76,8 @@ test-3.13: ffmpeg .venv-3.13/ready ## run the same selection on Python 3.13
 	.venv-3.13/bin/python $(leg)
 
 # Old versions of other packages give warnings that newer ones have fixed.
-test-lowest: ffmpeg .venv-lowest/ready ## run the same selection on Python 3.11 with the lowest versions allowed
-	.venv-lowest/bin/python $(leg) -W default
+test-lowest: ffmpeg .venv-lowest/ready ## run the same selection, and test_parallel.py, on Python 3.11 with the lowest versions allowed
+	.venv-lowest/bin/python $(leg) tests/test_parallel.py -W default
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
