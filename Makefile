@@ -29,7 +29,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg chromium flite demo results test test-fast test-browser lint format types docs test-3.12 test-3.13 test-lowest \
+.PHONY: help setup ffmpeg chromium flite demo results test test-fast test-browser test-colab lint format types docs test-3.12 test-3.13 test-lowest \
 	find-3.11 find-3.12 find-3.13 lock clean
 
 help: ## list the commands
@@ -46,13 +46,16 @@ results: setup ## run the experiments of docs/results.md that have not been run 
 	.venv/bin/python benchmarks/run_experiments.py $(CORPUS) $(RESULTS_ARGS)
 
 test: setup flite ## run all tests; those of pages need a browser: make test-browser (TEST_ARGS="-k stft")
-	.venv/bin/python $(pytest) $(TEST_ARGS)
+	.venv/bin/python $(pytest) -m "not network and not leg" $(TEST_ARGS)
 
 test-fast: setup ## run the tests that are not marked slow
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TEST_ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not network and not leg" $(TEST_ARGS)
 
 test-browser: setup chromium ## install chromium, and run the tests of pages in it
 	.venv/bin/python $(pytest) tests/evaluation/test_html_report.py $(TEST_ARGS)
+
+test-colab: setup find-3.13 ## check that installing jaxpu in Colab moves none of Colab's packages (needs Python 3.13)
+	.venv/bin/python -m pytest -m network $(TEST_ARGS)
 
 lint: .venv/ready ## check style and formatting with ruff
 	.venv/bin/ruff check
@@ -77,7 +80,8 @@ test-3.13: ffmpeg .venv-3.13/ready ## run the same selection on Python 3.13
 
 # Old versions of other packages give warnings that newer ones have fixed.
 test-lowest: ffmpeg .venv-lowest/ready ## run the same selection, and test_parallel.py, on Python 3.11 with the lowest versions allowed
-	.venv-lowest/bin/python $(leg) tests/test_parallel.py -W default
+	.venv-lowest/bin/python $(leg) -W default
+	.venv-lowest/bin/python $(pytest) tests/test_parallel.py -k "eight_devices or clamp" -W default $(TEST_ARGS)
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)

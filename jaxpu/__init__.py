@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxpu.artifacts.checkpoints import load_model as load_model
-    from jaxpu.config_files import load_config as load_config
-    from jaxpu.separation.files import separate_waveform as separate_waveform
+    from jaxpu.artifacts.checkpoints import load_model
+    from jaxpu.config_files import load_config
+    from jaxpu.separation.files import separate_waveform
 
 __version__ = "0.1.0"
 

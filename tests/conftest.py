@@ -5,6 +5,7 @@ tests start inherit them.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,12 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # TensorFlow and matplotlib stay quiet, off the GPU and off the screen.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold the most slow tests, so that parallel workers finish at about the same time."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])
 
 
 @pytest.fixture

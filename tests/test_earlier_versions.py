@@ -30,6 +30,7 @@ def test_an_earlier_model_separates_as_it_did(name: str) -> None:
     np.testing.assert_allclose(target, np.load(DATA / "earlier_target.npy"), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_earlier_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
     corpus = synthesize(tmp_path / "corpus", num_train=4, num_test=1, seconds=6.0, sample_rate=8000, num_workers=1)
     run = tmp_path / "run"

@@ -141,12 +141,17 @@ def start(case: str, **hyperparameters: float) -> TrainState:
     [
         ("pu-sgd", 0.0, {"class_prior": 0.2}, 1.0),
         ("pu-sgd", 1.0, {"class_prior": 0.9}, 4.0),
-        ("pu-clipped-adam", 0.0, {"class_prior": 0.2}, 1.0),
-        ("pu-clipped-adam", 1.0, {"class_prior": 0.9}, 4.0),
-        ("remix-norm-sgd", None, {}, 1.0),
-        ("bootstrap-norm-sgd", None, {}, 1.0),
-        ("supervised-norm-sgd", None, {}, 1.0),
-        ("remix-norm-rnn-sgd", None, {}, 1.0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("pu-clipped-adam", 0.0, {"class_prior": 0.2}, 1.0),
+                ("pu-clipped-adam", 1.0, {"class_prior": 0.9}, 4.0),
+                ("remix-norm-sgd", None, {}, 1.0),
+                ("bootstrap-norm-sgd", None, {}, 1.0),
+                ("supervised-norm-sgd", None, {}, 1.0),
+                ("remix-norm-rnn-sgd", None, {}, 1.0),
+            )
+        ),
     ],
 )
 def test_eight_devices_equal_one(
@@ -177,6 +182,7 @@ def test_eight_devices_equal_one(
             assert relative_difference(getattr(state_eight, part), getattr(state_one, part)) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [
@@ -275,6 +281,7 @@ DILATED = dataclasses.replace(BATCH_NORM, dilations=((1, 1), (2, 2), (4, 4), (1,
 OBJECTIVES = [kind() for kind in typing.get_args(ObjectiveConfig)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [DILATED, RNN], ids=lambda config: type(config).__name__)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda config: type(config).__name__)
 @pytest.mark.parametrize(("platform", "form"), [("cpu", "gradient_by_example"), ("cuda", "phases"), ("tpu", "xla")])

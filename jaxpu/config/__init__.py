@@ -20,27 +20,6 @@ from jaxpu.config.objectives import (
     SupervisedConfig,
 )
 
-__all__ = [
-    "BandSplitRNNConfig",
-    "BootstrapConfig",
-    "BrierPUConfig",
-    "Cluster",
-    "Config",
-    "ConfigError",
-    "Estimated",
-    "MixITConfig",
-    "ModelConfig",
-    "NoisyTargetConfig",
-    "ObjectiveConfig",
-    "PNUConfig",
-    "PUConfig",
-    "PatchCNNConfig",
-    "RemixConfig",
-    "SupervisedConfig",
-    "TrainConfig",
-    "uses_stems",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:

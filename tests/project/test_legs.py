@@ -17,6 +17,8 @@ import papermill
 import pytest
 import soundfile
 
+pytestmark = pytest.mark.leg
+
 COLAB = Path(__file__).parents[2] / "colab"
 
 RATE, SECONDS = 8000, 3

@@ -50,7 +50,7 @@ CONFIG = """
     )
 """
 
-pytestmark = pytest.mark.usefixtures("shared_compilations")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 
 @pytest.fixture(scope="module")

@@ -196,6 +196,7 @@ def test_a_finished_run_is_left_as_it_is(straight: tuple[Path, dict[str, Any]], 
     assert (run_dir / "metrics.jsonl").read_text() == log
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_resumes(
     straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ TRAIN = """
 """
 
 
+@pytest.mark.slow
 def test_kill_and_resume_equals_a_straight_run(
     straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, shared_compilations: dict[str, str]
 ) -> None:
@@ -245,6 +247,7 @@ def test_kill_and_resume_equals_a_straight_run(
     assert_same(load_model(tmp_path).variables, load_model(straight[0]).variables)
 
 
+@pytest.mark.slow
 def test_supervised_with_everything_switched_on(data_dir: Path, tmp_path: Path) -> None:
     config = change(
         REMIX,
@@ -278,6 +281,7 @@ def test_supervised_with_everything_switched_on(data_dir: Path, tmp_path: Path) 
     np.testing.assert_allclose(averaged, current, atol=0.2)
 
 
+@pytest.mark.slow
 def test_blank_output_stops_the_run_when_asked_to(two_folders: Path, tmp_path: Path) -> None:
     # Both folders sound alike, so that blank output is the best answer wherever the class prior is above 1/2.
     objective = PUConfig(estimator="unbiased", class_prior=0.95)
@@ -450,6 +454,7 @@ def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are() -> N
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.batch_stats, expected)
 
 
+@pytest.mark.slow
 def test_a_bootstrap_that_was_stopped_resumes_to_the_bit(data_dir: Path, tmp_path: Path) -> None:
     config = change(REMIX, objective=dataclasses.replace(BOOTSTRAP, remix_steps=10), eval_every=15, ema_decay=0.9)
     straight_result = train(config, data_dir, tmp_path / "straight", progress=False)

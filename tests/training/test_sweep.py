@@ -31,7 +31,7 @@ from jaxpu.training.loop import ASKED_TO_STOP, train
 from jaxpu.training.sweep import sweep
 from jaxpu.training.sweep_table import format_table
 
-pytestmark = pytest.mark.usefixtures("shared_compilations")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 RATE = 8000
 CONFIG = Config(

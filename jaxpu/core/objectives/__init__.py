@@ -23,18 +23,6 @@ from jaxpu.core.objectives.comparisons import mixit, noisy_target, supervised
 from jaxpu.core.objectives.pu import brier_pu, pu
 from jaxpu.core.objectives.remix import bootstrap, pnu, remix
 
-__all__ = [
-    "OBJECTIVES",
-    "WEIGHT_FLOOR",
-    "Batch",
-    "Hyperparameters",
-    "Loss",
-    "Network",
-    "Objective",
-    "make_objective",
-    "mask_statistics",
-]
-
 OBJECTIVES: dict[type, Callable[[Any], Objective]] = {
     PUConfig: pu,
     BrierPUConfig: brier_pu,
