@@ -54,8 +54,7 @@ OBJECTIVES: dict[str, Any] = {
     "bootstrap": BootstrapConfig(labels="ratio", remix_steps=4, trusted_leak=10.0, empty_share=0.9),
     "pnu": PNUConfig(labels="ratio"),
 }
-# In the file as "supervised, rnn", from before the objective had a name of its own.
-CASES = {name: tuple(name.split(", ")) for name in EXPECTED} | {"supervised, rnn": ("supervised ratio", "rnn")}
+CASES = {name: tuple(name.split(", ")) for name in EXPECTED}
 
 
 def patches(rng: np.random.Generator, scale: float) -> np.ndarray:
