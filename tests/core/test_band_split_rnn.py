@@ -167,6 +167,7 @@ def test_number_of_parameters_by_formula(target: Any, num_outputs: int) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 def test_every_parameter_of_the_published_size_gets_a_gradient_and_silence_does_no_harm() -> None:
     config = load_config("band_split_rnn")
     assert config.data.patch.bins == 1025
@@ -242,6 +243,7 @@ def reference(config: BandSplitRNNConfig, groups: Any, params: Any, stft: np.nda
     return np.concatenate(logits, axis=1)
 
 
+@pytest.mark.slow
 def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> None:
     """Of several runs at once.  Also: the first and last frames and bands matter everywhere, other examples nowhere."""
     groups = band_groups(SMALL, SMALL_PATCH)
@@ -275,6 +277,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     assert 0 < difference.max() < 0.05
 
 
+@pytest.mark.slow
 def test_it_learns_a_batch_by_heart() -> None:
     """From its own initial parameters, by the supervised objective."""
     patch = dataclasses.replace(SMALL_PATCH, dtype="float32")

@@ -113,6 +113,7 @@ def test_every_objective_has_a_row() -> None:
 
 # With one output for all, MixIT cannot learn; its polarity has a test of its own.
 @pytest.mark.parametrize("config", [config for config in CONFIGS if not isinstance(config, MixITConfig)], ids=str)
+@pytest.mark.slow
 def test_learning_ends_with_a_mask_that_keeps_the_target(config: Any) -> None:
     """Polarity from end to end: loss and mask agree on what a logit means."""
     objective = make_objective(config)
@@ -423,6 +424,7 @@ def test_remix_labels_half_of_two_exchangeable_signals() -> None:
     np.testing.assert_allclose(hot.metrics["label_share"], 0.8, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_frequency", [0.5, 0.8])
 def test_remix_learns_the_mask_of_the_mixture_and_not_of_the_sum(label_frequency: float) -> None:
     """With target and accompaniment complex Gaussian, |u|^2 and |p|^2 are exponential.
@@ -645,6 +647,7 @@ def test_pnu_is_a_convex_combination_and_compared_by_remix_alone() -> None:
     np.testing.assert_allclose(supervised.loss, known.loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "name", "values"),
     [

@@ -272,6 +272,7 @@ def test_installing_the_wheel_leaves_colabs_packages_alone(dist: Path, python_of
         assert ("tensorflow" in added) == (kind == "tpu")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
     """The dependencies that the wheel declares are enough, at the locked versions, far from the checkout."""

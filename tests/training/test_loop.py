@@ -366,6 +366,7 @@ def random_batches(num: int, *, positive_gain: float = 1.0) -> list[dict[str, np
 BOOTSTRAP = BootstrapConfig(remix_steps=3, labels="binary")
 
 
+@pytest.mark.slow
 def test_a_bootstrap_is_remix_until_it_has_a_teacher() -> None:
     config, key = change(REMIX, objective=BOOTSTRAP, ema_decay=0.9), jax.random.key(0)
     step, remix_step = jax.jit(make_train_step(config)), jax.jit(make_train_step(change(REMIX, ema_decay=0.9)))
@@ -440,6 +441,7 @@ def test_the_false_positive_ratio_is_a_mean_over_the_steps_with_a_teacher() -> N
     np.testing.assert_allclose(both, np.mean(alone), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are() -> None:
     config = change(REMIX, model={"normalization": "batch"}, ema_decay=0.9)
     network = make_network(config, 1)
