@@ -32,6 +32,7 @@ OBJECTIVES = {
     "remix": REMIX,
     "pu": PUConfig(class_prior=0.7, mask="soft"),
 }
+DTYPES = (jnp.float32, jnp.bfloat16)
 REPEATS = 20
 
 
@@ -41,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=24, help="mixtures, and positives, of a batch")
     clips = parser.parse_args(args).clips
     print(f"{jax.devices()[0].device_kind}, {clips} clips, ms (median of {REPEATS})")
-    for dtype in (jnp.float32, jnp.bfloat16):
+    for dtype in DTYPES:
         for dilation in sorted(set(MODEL.dilations)):
             times = [milliseconds(*layer(form, clips, dilation, dtype)) for form in FORMS.values()]
             show(f"layer, {dtype.dtype.name}, dilation {dilation[0]}", times)

@@ -5,8 +5,10 @@ tests start inherit them.
 """
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +17,24 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Shapes never adapt by themselves: what looks like broadcasting is often a missing axis.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Programs are compiled quickly, since most run for a few steps, and once: for all tests, for the processes that they start, and for
+# the next run of the tests.  `make clean` removes what is kept.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+MAX_COMPILED_BYTES = 300 << 20
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 # TensorFlow and matplotlib stay quiet, off the GPU and off the screen.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin anew before the programs of earlier versions fill the disk."""
+    workers_share_it = hasattr(session.config, "workerinput")
+    if not workers_share_it and sum(path.stat().st_size for path in COMPILED.glob("*")) > MAX_COMPILED_BYTES:
+        shutil.rmtree(COMPILED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,26 +50,3 @@ def strict_dtypes() -> Iterator[None]:
 
     with jax.numpy_dtype_promotion("strict"):
         yield
-
-
-@pytest.fixture(scope="module")
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Runs of the same config compile once, in this process and in those that it starts with this environment."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    directory = tmp_path_factory.mktemp("compiled")
-    settings = {
-        "jax_compilation_cache_dir": str(directory),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()

@@ -37,8 +37,6 @@ from jaxpu.core import losses
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("shared_compilations")
-
 PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
 DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
 BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")

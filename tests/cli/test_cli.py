@@ -59,7 +59,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(recordings: Path, shared_compilations: dict[str, str]) -> Path:
+def trained(recordings: Path) -> Path:
     """The recordings, beside them data prepared from them in `my data`, and a run of two steps in `my run`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recordings)
@@ -159,7 +159,7 @@ def test_the_stem_mp4_of_stempeg_is_prepared_separated_and_scored(workshop, caps
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_demo_shortened(tmp_path, capsys, shared_compilations):
+def test_demo_shortened(tmp_path, capsys):
     network = ["--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "2", "2"]
     small = [*SMALL_STEPS, *network, "--objective.remix-steps", "1"]
     songs = ["--songs", 4, "--test-songs", 1, "--seconds", 5, "--data.validation-share", "0.5"]

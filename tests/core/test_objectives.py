@@ -29,7 +29,7 @@ from jaxpu.core.objectives import OBJECTIVES, Batch, Loss, Objective, make_objec
 from jaxpu.core.objectives.base import PseudoTarget
 from jaxpu.core.objectives.teacher import false_positive_ratio, teacher_masks, with_empty_mixtures
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes", "shared_compilations")
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 # Every objective and choice in it.  One without a row fails the test below.
 CONFIGS: list[Any] = [

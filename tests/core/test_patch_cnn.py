@@ -18,7 +18,7 @@ from jaxpu.core.models.convolution import by_phases, gradient_by_example
 from jaxpu.core.models.patch_cnn import FEATURES, channel_dropout
 from jaxpu.core.network import make_network, receptive_field_frames
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes", "shared_compilations")
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 PATCH = PatchSpec(sample_rate=44_100, n_fft=2048)
 PULSE_PU = PatchCNNConfig()

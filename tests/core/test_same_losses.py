@@ -13,7 +13,6 @@ import pytest
 
 from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import (
-    BandSplitRNNConfig,
     BootstrapConfig,
     BrierPUConfig,
     Config,
@@ -28,8 +27,6 @@ from jaxpu.config import (
 )
 from jaxpu.core.step import init_state, make_evaluate_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("shared_compilations")
-
 EXPECTED = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())
 
 PATCH = PatchSpec(sample_rate=8000, clip_samples=1024, n_fft=128, win_length=128, hop_length=64, window="hann", level="reference")
@@ -39,7 +36,6 @@ NETWORKS: dict[str, Any] = {
         channels=4, blocks=1, growth=1, dilations=((1, 1), (2, 2), (1, 1), (1, 1)), normalization="batch", features="log"
     ),
     "plain cnn": PatchCNNConfig(channels=4, blocks=0, dropout_rate=0.0),
-    "rnn": BandSplitRNNConfig(bands=((500.0, 4), (1000.0, 2)), channels=8, repeats=2, hidden=8, mask_hidden=8),
 }
 OBJECTIVES: dict[str, Any] = {
     "pu": PUConfig(),

@@ -22,8 +22,6 @@ from jaxpu.core.objectives import make_objective
 from jaxpu.estimation import class_prior, histograms, positive_gain
 from jaxpu.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("shared_compilations")
-
 RATE = 8000
 DATA = DataConfig(
     patch=PatchSpec(sample_rate=RATE, clip_samples=2048, n_fft=128, win_length=128, hop_length=64, level="reference"),

@@ -64,7 +64,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Musdb18HQ:
 
 
 @pytest.fixture(scope="module")
-def runs(corpus: Musdb18HQ, tmp_path_factory: pytest.TempPathFactory, shared_compilations: object) -> tuple[Path, Path]:
+def runs(corpus: Musdb18HQ, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A trained run, evaluated by the command, and one whose estimate of the target is the drums."""
     root = tmp_path_factory.mktemp("runs")
     prepare(corpus, CONFIG.data, root / "data", num_workers=1, progress=False)

@@ -20,12 +20,10 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 
 
 @pytest.fixture(autouse=True)
-def as_in_colab(monkeypatch: pytest.MonkeyPatch, shared_compilations: dict[str, str]) -> None:
+def as_in_colab(monkeypatch: pytest.MonkeyPatch) -> None:
     """One device, and figures below their cells; but compiled quickly, for a few steps."""
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.delenv("MPLBACKEND")
-    for name, value in shared_compilations.items():
-        monkeypatch.setenv(name, value)
 
 
 def run(name: str, where: Path, **parameters: Any) -> list[dict[str, Any]]:

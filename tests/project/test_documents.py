@@ -115,7 +115,7 @@ def check_python(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def readers_folder(tmp_path_factory: pytest.TempPathFactory, shared_compilations: dict[str, str]) -> Path:
+def readers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of somebody who has followed the README: recordings under the names that it uses, data and runs."""
     folder = tmp_path_factory.mktemp("reader")
     songs = sorted((synthesize(folder / "corpus", num_train=8, num_test=1, seconds=5.0, num_workers=1) / "train").iterdir())

@@ -22,9 +22,6 @@ from jaxpu.core.stft import istft, stft
 from jaxpu.separation.files import SeparationOptions, output_folders, separate, separate_file, separate_waveform
 from jaxpu.separation.overlap_add import target_blocks
 
-# Many small programs run once each: compiling them is most of the work.
-pytestmark = pytest.mark.usefixtures("shared_compilations")
-
 RATE = 16_000
 
 

@@ -50,7 +50,7 @@ CONFIG = """
     )
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ TOGETHER = """
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_do_what_one_does(workplace: Path, alone: Path, shared_compilations: dict[str, str]) -> None:
+def test_two_processes_do_what_one_does(workplace: Path, alone: Path) -> None:
     interrupted = workplace / "interrupted"
     # SLURM's variables, as srun sets them; jax.distributed makes the port from the job's number.
     slurm = {
@@ -184,7 +184,7 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path, shared_com
             workplace,
             *("-m", "jaxpu.cli.__main__", "train", *command),
             output=f"slurm{process}",
-            environment=shared_compilations | slurm | {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)},
+            environment=slurm | {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)},
         )
         for process in range(2)
     ]
@@ -203,7 +203,6 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path, shared_com
             workplace,
             *("-c", textwrap.dedent(TOGETHER), workplace, address, str(process)),
             output=f"bare{process}",
-            environment=shared_compilations,
         )
         for process in range(2)
     ]
@@ -309,13 +308,13 @@ def test_the_example_for_slurm_is_a_script_whose_command_parses(tmp_path: Path) 
     assert "--ntasks-per-node=4" in options
 
 
-def test_workers_of_a_search_share_its_study(workplace: Path, shared_compilations: dict[str, str]) -> None:
+def test_workers_of_a_search_share_its_study(workplace: Path) -> None:
     import optuna
 
     search, config_file = workplace / "search", workplace / "short.py"
     config_file.write_text((workplace / "config.py").read_text().replace("num_steps=120", "num_steps=10"))
     command = (ROOT / "docs" / "cluster" / "search.py", config_file, workplace / "data", search, "--trials", "1")
-    workers = [start(workplace, *command, output=f"search{number}", environment=shared_compilations) for number in range(2)]
+    workers = [start(workplace, *command, output=f"search{number}") for number in range(2)]
     statuses, said = wait(workers), [(workplace / f"search{number}").read_text() for number in range(2)]
     assert statuses == [0, 0], said
 

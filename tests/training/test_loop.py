@@ -46,8 +46,6 @@ from jaxpu.core.step import TrainState, decode, init_state, make_optimizer, make
 from jaxpu.training.loop import ASKED_TO_STOP, train
 from jaxpu.training.run import TrainingError
 
-pytestmark = pytest.mark.usefixtures("shared_compilations")
-
 RATE = 8000
 DATA = DataConfig(
     patch=PatchSpec(sample_rate=RATE, clip_samples=512, n_fft=64, win_length=64, hop_length=32),
@@ -225,12 +223,10 @@ TRAIN = """
 
 
 @pytest.mark.slow
-def test_kill_and_resume_equals_a_straight_run(
-    straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, shared_compilations: dict[str, str]
-) -> None:
+def test_kill_and_resume_equals_a_straight_run(straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(TRAIN), json.dumps(to_json(REMIX)), data_dir, tmp_path],
-        env=os.environ | shared_compilations,
+        env=os.environ,
         cwd=Path(__file__).parents[2],
     )
     reached = logged(tmp_path, 50)

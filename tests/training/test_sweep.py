@@ -31,7 +31,7 @@ from jaxpu.training.loop import ASKED_TO_STOP, train
 from jaxpu.training.sweep import sweep
 from jaxpu.training.sweep_table import format_table
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
+pytestmark = pytest.mark.slow
 
 RATE = 8000
 CONFIG = Config(
@@ -145,12 +145,10 @@ sweep(config, sys.argv[2], sys.argv[3], over, num_seeds=2, at_once=4, progress=F
 
 
 def test_kill_and_resume_equals_a_straight_sweep(
-    straight: tuple[Path, list[dict[str, Any]]], data_dir: Path, tmp_path: Path, shared_compilations: dict[str, str]
+    straight: tuple[Path, list[dict[str, Any]]], data_dir: Path, tmp_path: Path
 ) -> None:
     arguments = [json.dumps(to_json(CONFIG)), data_dir, tmp_path, json.dumps(OVER)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SWEEP, *arguments], env=os.environ | shared_compilations, cwd=Path(__file__).parents[2]
-    )
+    process = subprocess.Popen([sys.executable, "-c", SWEEP, *arguments], env=os.environ, cwd=Path(__file__).parents[2])
 
     def saved(step: int) -> int:
         return len(list(tmp_path.glob(f"*/checkpoints/{step}/")))
