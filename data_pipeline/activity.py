@@ -27,6 +27,9 @@ SILENT_LEVEL = 1e-5
 TOP_DB = 60.0
 """Threshold of the second rule in dB: librosa's default."""
 
+GATE_DB = 10.0
+"""Chunks further than this below the mean do not count in the level of a recording: the relative gate of EBU R 128."""
+
 
 def chunk_samples(sample_rate: int) -> int:
     """Number of samples in a chunk."""
@@ -82,6 +85,19 @@ def chunk_energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray
 def is_silent(energies: np.ndarray) -> bool:
     """Whether a signal is digital silence throughout, given its `chunk_energies`."""
     return not np.any(energies)
+
+
+def gated_level(energies: np.ndarray) -> float:
+    """Compute the level of a recording without its pauses: the root mean square of the chunks above the gate.
+
+    It scales with the recording.  Silence has the level 0.
+
+    Args:
+        energies: `chunk_energies` of a whole recording, (num_chunks,).
+    """
+    if not energies.size:
+        return 0.0
+    return float(np.sqrt(energies[energies >= energies.mean() * 10 ** (-GATE_DB / 10)].mean()))
 
 
 def active_segments(energies: np.ndarray) -> np.ndarray:

@@ -125,6 +125,7 @@ class TrackPatches:
         num_samples: length of the track at PatchSpec.sample_rate.
         num_clips: number of whole clips.
         kept: by signal, bool (num_clips,): which clips are active.
+        rms: by signal, the level of the recording without its pauses, see `activity.gated_level`.
         unmixed: number of clips that `target_to_accompaniment_db` leaves unchanged, since target or accompaniment is silent.
     """
 
@@ -148,6 +149,7 @@ class TrackPatches:
                 f"of {spec.clip_s:.2f} s. Use shorter clips (clip_samples), or leave it out (--skip-bad)."
             )
         self.num_clips = self.num_samples // spec.clip_samples
+        self.rms = {signal: activity.gated_level(energies[signal]) for signal in recordings}
         self.kept = {signal: self._keep(self._deciding(signal, energies)) for signal in recordings}
         self.unmixed = self._remix() if config.target_to_accompaniment_db is not None else 0
 

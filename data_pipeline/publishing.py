@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ class MadeTrack:
         rows: (offset, start, active) of every record, by signal.
         files: size in bytes of every file, by name; a signal without records has no file.
         statistics: fields of `data_pipeline.folder_check.Statistics`; None for a track with stems, or without an active clip.
+        rms: level of each signal without its pauses; empty for a track that an earlier version made.
     """
 
     id: int
@@ -50,6 +52,7 @@ class MadeTrack:
     rows: dict[str, list[tuple[int, int, bool]]]
     files: dict[str, int]
     statistics: dict[str, Any] | None = None
+    rms: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +205,7 @@ def publish(directory: Path) -> None:
 def _count(tracks: list[MadeTrack], signal: str, spec: PatchSpec) -> dict[str, Any]:
     clips = sum(track.num_clips for track in tracks)
     kept = sum(track.kept[signal] for track in tracks)
+    levels = [20 * math.log10(track.rms[signal]) for track in tracks if track.rms.get(signal)]
     return {
         "tracks": len(tracks),
         "clips": clips,
@@ -209,6 +213,7 @@ def _count(tracks: list[MadeTrack], signal: str, spec: PatchSpec) -> dict[str, A
         "kept": kept,
         "kept_share": kept / clips if clips else 0.0,
         "kept_s": kept * spec.clip_s,
+        "level_db": sum(levels) / len(levels) if levels else None,
     }
 
 

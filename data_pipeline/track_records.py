@@ -99,6 +99,7 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
         "num_samples": track.num_samples,
         "num_clips": track.num_clips,
         "kept": {signal: int(kept.sum()) for signal, kept in track.kept.items()},
+        "rms": track.rms,
         "unmixed": track.unmixed,
         "statistics": dataclasses.asdict(statistics) if statistics else None,
     }

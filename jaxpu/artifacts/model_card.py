@@ -76,6 +76,10 @@ as a whole, so memory grows with its length: cut long recordings into overlappin
 _CHUNKS_NEED_A_LEVEL = """
 Every input is scaled to one level on its own; scale the chunks of a recording by the level of the whole first."""
 
+_NEEDS_THE_LEVEL = """
+Inputs are not scaled: bring a recording to the level of the training set first, and its target back: {level_db:.1f} dB below full
+scale (root mean square without pauses)."""
+
 
 def card(document: dict[str, Any], *, program: bool) -> str:
     """Write the card, in Markdown.
@@ -88,7 +92,10 @@ def card(document: dict[str, Any], *, program: bool) -> str:
     patch, reasons = config.data.patch, document["info"]["uses_stems"]
     use = _USE_PARAMETERS.format(version=document["jaxpu"])
     if program:
-        level = "" if patch.level == "reference" else _CHUNKS_NEED_A_LEVEL
+        level_db = document["info"].get("data", {}).get("counts", {}).get("train_mixture", {}).get("level_db")
+        level = _CHUNKS_NEED_A_LEVEL
+        if patch.level == "reference":
+            level = "" if level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
         use = _USE_PROGRAM.format(file=PROGRAM_FILE, rate=patch.sample_rate, shortest=patch.n_fft, level=level)
     channels = (
         "Channels are separated one by one."

@@ -31,6 +31,15 @@ class TrainedModel:
     variables: Any
     info: dict[str, Any]
 
+    @property
+    def training_rms(self) -> float | None:
+        """Mean level of the training mixtures, without their pauses; None where an earlier version prepared the data.
+
+        It is a mean of decibels, so that no loud recording outweighs the others.
+        """
+        level_db = self.info.get("data", {}).get("counts", {}).get("train_mixture", {}).get("level_db")
+        return None if level_db is None else float(10 ** (level_db / 20))
+
 
 def make_network(
     config: Config, num_outputs: int, *, axis_name: str | None = None, convolution: ConvolutionForm = "xla"

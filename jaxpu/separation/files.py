@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_pipeline import audio
+from data_pipeline import activity, audio
 from data_pipeline.audio import AudioInfo
 from data_pipeline.errors import AudioError
 from data_pipeline.progress import progress_bar
@@ -340,13 +340,7 @@ def _separated(
     if not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
     patch = model.config.data.patch
-    mean, deviation = 0.0, 1.0
-    if patch.level != "reference":
-        # The network was trained on signals of zero mean and unit deviation.  For `clip`, too, the whole recording is scaled at
-        # once: scaling each chunk would make steps between them.
-        signal = audio.resample_blocks(read(), sample_rate, patch.sample_rate)
-        downmix = signal if patch.stereo else (block.mean(0, keepdims=True) for block in signal)
-        mean, deviation = audio.mean_and_deviation(downmix)
+    mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, patch.sample_rate))
     mixtures, blocks = itertools.tee(read())  # Keeps the samples between the two: a chunk and a bit.
     blocks = audio.resample_blocks(blocks, sample_rate, patch.sample_rate)
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
@@ -360,3 +354,21 @@ def _separated(
             target = block if target is None else np.concatenate([target, block], axis=1)
         yield mixture, target[:, : mixture.shape[1]]
         target = target[:, mixture.shape[1] :]
+
+
+def _level(model: TrainedModel, signal: Blocks) -> tuple[float, float]:
+    """The offset and the scale of a signal, float32 (channels, n) at the model's rate, that bring it to the level of the model.
+
+    A signal that is louder by some factor gets a larger scale by this factor, and so the same mask.
+    """
+    patch = model.config.data.patch
+    downmix = signal if patch.stereo else (block.mean(0, keepdims=True) for block in signal)
+    if patch.level != "reference":
+        # The network was trained on signals of zero mean and unit deviation.  For `clip`, too, the whole recording is scaled at
+        # once: scaling each chunk would make steps between them.
+        return audio.mean_and_deviation(downmix)
+    trained = model.training_rms
+    if trained is None:
+        return 0.0, 1.0
+    level = activity.gated_level(activity.chunk_energies(downmix, patch.sample_rate))
+    return 0.0, level / trained if level > 0 else 1.0

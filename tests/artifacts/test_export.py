@@ -22,6 +22,8 @@ from data_pipeline.synthetic.songs import synthesize
 from jaxpu.artifacts.archive import ArchiveError
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.artifacts.export import export
+from jaxpu.artifacts.info import describe_run
+from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.stablehlo import serialize
 from jaxpu.cli.__main__ import main
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, SupervisedConfig, TrainConfig
@@ -189,6 +191,14 @@ def test_the_card_tells_what_is_known_and_what_is_not(packed: Path, tmp_path: Pa
     assert not re.search(r"[{}]|None", card)
     export(make_run(tmp_path / "unscored"), tmp_path / "unscored.zip", licence=LICENCE, description=DESCRIPTION)
     assert "Its scores are unknown" in zipfile.ZipFile(tmp_path / "unscored.zip").read("README.md").decode()
+
+
+def test_the_card_of_a_program_tells_the_level_that_it_needs(run: Path) -> None:
+    document = describe_run(run, load_model(run)) | {"licence": "MIT", "description": "Songs."}
+    assert "dB below full" not in card(document, program=True), "unknown to an earlier version"
+    document["info"]["data"]["counts"]["train_mixture"]["level_db"] = -19.46
+    assert "19.5 dB below full" in card(document, program=True)
+    assert "dB below full" not in card(document, program=False), "jaxpu scales by itself"
 
 
 def test_the_example_of_the_card_separates_with_jaxpu(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

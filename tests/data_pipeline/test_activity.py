@@ -105,3 +105,10 @@ def test_empty_signal():
         assert detector(np.zeros(0)).shape == (0,)
         assert not detector(np.zeros(3)).any()
     assert activity.is_silent(np.zeros(0))
+
+
+def test_the_level_is_that_of_the_recording_without_its_pauses() -> None:
+    energies = np.array([0.5, 0.4, 0.0, 0.0, 0.001, 0.6]) ** 2
+    assert activity.gated_level(energies) == pytest.approx(np.sqrt((0.25 + 0.16 + 0.36) / 3))
+    assert activity.gated_level(energies * 0.03**2) == pytest.approx(0.03 * activity.gated_level(energies))
+    assert activity.gated_level(np.zeros(4)) == activity.gated_level(np.zeros(0)) == 0

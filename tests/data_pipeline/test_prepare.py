@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.activity import chunk_energies, gated_level
 from data_pipeline.config import STEMS, DataConfig, PatchSpec, fingerprint
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import AudioError, DataError, WriteError
 from data_pipeline.prepare import prepare
 from data_pipeline.tfrecord import RecordWriter, encode_example, read_record
-from data_pipeline.tracks import Musdb18HQ, TwoFolders
+from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
 
 RATE = 8000
 CONFIG = DataConfig(
@@ -74,12 +75,19 @@ def test_the_expected_size_is_close_and_never_less_than_the_real_one(prepared, t
 
 
 def test_info_and_index_agree_with_the_records(prepared):
-    _, directory = prepared
+    source, directory = prepared
     dataset = PatchDataset.open(directory)
     assert dataset.config == CONFIG
+    rate, tracks = (
+        CONFIG.patch.sample_rate,
+        find_tracks(source, CONFIG.target, validation_share=CONFIG.validation_share, seed=CONFIG.seed),
+    )
+    mixtures = [track.mixture.blocks(rate, CONFIG.patch.stereo) for track in tracks if track.split == "train"]
+    levels_db = [20 * np.log10(gated_level(chunk_energies(blocks, rate))) for blocks in mixtures]
     assert (dataset.has_stems, dataset.uses_stems) == (True, None)
     assert dataset.info["counts"]["train_mixture"] == {
         "tracks": 3, "clips": 18, "stored": 18, "kept": 18, "kept_share": 1.0, "kept_s": 9.0,
+        "level_db": pytest.approx(np.mean(levels_db)),
     }  # fmt: skip
     index = dataset.index("train", "accompaniment")
     for shard, offset, track, start in zip(index.shard, index.offset, index.track, index.start, strict=True):

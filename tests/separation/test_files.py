@@ -1,5 +1,6 @@
 """Separation of waveforms and audio files with small networks that were not trained."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.activity import chunk_energies, gated_level
 from data_pipeline.audio import read_blocks
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import AudioError
@@ -212,6 +214,29 @@ def test_levels_scale_the_whole_recording(level: str) -> None:
     quiet = separate_waveform(model, waveform * np.float32(2**-10), RATE) * 2**10
     np.testing.assert_allclose(quiet, expected, atol=1e-5)
     np.testing.assert_array_equal(separate_waveform(model, np.full((2, 140_000), np.float32(0.3)), RATE), 0)
+
+
+@pytest.mark.parametrize("stereo", [False, True])
+@pytest.mark.parametrize("level", ["clip", "recording", "reference"])
+def test_the_level_of_a_recording_does_not_matter(level: str, stereo: bool) -> None:
+    info = {"data": {"counts": {"train_mixture": {"level_db": -20.0}}}}
+    model = dataclasses.replace(make_trained_model(level=level, stereo=stereo), info=info)
+    waveform = noise(2, 30_000)
+    target = separate_waveform(model, waveform, RATE)
+    for gain in (0.01, 0.25, 16.0):
+        scaled = separate_waveform(model, np.float32(gain) * waveform, RATE)
+        np.testing.assert_allclose(scaled / gain, target, atol=1e-4 * np.abs(target).max())
+
+
+def test_a_reference_level_is_that_of_the_training_set() -> None:
+    """A recording at the level of the training mixtures is not scaled; pauses do not change that."""
+    model = make_trained_model()
+    waveform = noise(1, 96_000)
+    loudness = gated_level(chunk_energies([waveform], RATE))
+    for paused in (waveform, np.pad(waveform, ((0, 0), (0, 96_000)))):
+        info = {"data": {"counts": {"train_mixture": {"level_db": 20 * np.log10(loudness)}}}}
+        levelled = separate_waveform(dataclasses.replace(model, info=info), paused, RATE)
+        np.testing.assert_allclose(levelled, separate_waveform(model, paused, RATE), atol=1e-5)
 
 
 @pytest.mark.parametrize("level", ["clip", "recording"])
