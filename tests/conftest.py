@@ -17,14 +17,19 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Shapes never adapt by themselves: what looks like broadcasting is often a missing axis.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Programs are compiled quickly, since most run for a few steps, and once: for all tests, for the processes that they start, and for
-# the next run of the tests.  `make clean` removes what is kept.
+# Programs are compiled quickly, since most run for a few steps, and once: for all tests, for the processes that they start, and
+# for the next run of the tests.  `make clean` removes what is kept.
 COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 MAX_COMPILED_BYTES = 300 << 20
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+# Each worker of xdist keeps to a processor of its own: commands then work in its process.  They start others, each of which imports
+# everything again, only where a test asks for them.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(processors)]})
 # TensorFlow and matplotlib stay quiet, off the GPU and off the screen.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")

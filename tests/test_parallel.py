@@ -42,7 +42,7 @@ DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
 BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")
 RNN = BandSplitRNNConfig(bands=((7600.0, 3),), channels=4, repeats=2, hidden=3, mask_hidden=5)
 KEY = jax.random.key(5)
-BATCH_SIZE, NUM_STEPS = 16, 10
+BATCH_SIZE, NUM_STEPS = 16, 6
 
 
 def make_config(objective: Any, model: ModelConfig, **settings: Any) -> Config:
