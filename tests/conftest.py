@@ -25,7 +25,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-# Each worker of xdist keeps to a processor of its own: commands then work in its process.  They start others, each of which imports
+# Each worker of xdist keeps to a processor of its own: commands then work in its process.  They start others, which import
 # everything again, only where a test asks for them.
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     processors = sorted(os.sched_getaffinity(0))
