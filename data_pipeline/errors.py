@@ -15,6 +15,12 @@ class AudioError(UserError):
     """A recording that cannot be read or written."""
 
 
+class ConfigError(UserError):
+    """A config that cannot be found, read or used."""
+
+    exit_status = 2
+
+
 class DataError(UserError):
     """Prepared data that cannot be made or used."""
 
@@ -25,3 +31,9 @@ class WriteError(DataError):
 
 class CorpusError(UserError):
     """A synthetic corpus that cannot be made."""
+
+
+def require(condition: bool, owner: object, field: str, requirement: str) -> None:
+    """Raise a `ConfigError` that names the field and its value, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {requirement}.")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.dataclass_json import decode, encode
-from data_pipeline.errors import UserError
+from data_pipeline.errors import ConfigError, UserError
 from jaxpu.config import Config
-from jaxpu.config.errors import ConfigError
 
 
 def to_json(config: Any) -> dict[str, Any]:
