@@ -60,9 +60,10 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: a field is not of its type.
     """
-    for name, hint in _hints(type(config)).items():
+    cls: Any = type(config)
+    for name, hint in _hints(cls).items():
         try:
-            _checked(hint, getattr(config, name), f"{type(config).__name__}.{name}", stored=False)
+            _checked(hint, getattr(config, name), f"{cls.__name__}.{name}", stored=False)
         except UserError as error:
             raise ConfigError(str(error)) from error
 
@@ -175,7 +176,7 @@ def _without_removed(kind: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {name: typing.get_args(hint)[0] if typing.get_origin(hint) is NotRequired else hint for name, hint in hints.items()}
 
@@ -201,8 +202,7 @@ def _in_words(annotation: Any) -> str:
         return f"a tuple{size} (in JSON a list)"
     if origin is list:
         return "a list"
-    name = f" ({annotation.__name__})" if dataclasses.is_dataclass(annotation) else ""
-    return f"an object with named fields{name}"
+    return f"a {annotation.__name__}" if isinstance(annotation, type) and dataclasses.is_dataclass(annotation) else "an object"
 
 
 def _listed(words: typing.Iterable[str]) -> str:

@@ -116,7 +116,8 @@ def _score_table(scores: dict[str, Any] | None) -> str:
         return "Its scores are unknown: this checkpoint has not been evaluated."
 
     def cell(summary: dict[str, Any], name: str) -> str:
-        return "unknown" if summary[name] is None else f"{summary[name]:.2f}"
+        value = summary.get(name)
+        return "unknown" if value is None else f"{value:.2f}"
 
     lines = [
         f"Scores on the split {scores['split']}, dB: SI-SDR improvement, mean over tracks; museval's SDR, median.",

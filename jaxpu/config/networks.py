@@ -118,10 +118,10 @@ class BandSplitRNNConfig:
         check_fields(self)
         require(
             isinstance(self.bands, str)
-            or (0 < len(self.bands) <= 1000 and all(0 < width <= 1e6 and 0 < count <= 2**20 for width, count in self.bands)),
+            or (0 < len(self.bands) <= 100 and all(0 < width <= 1e6 and 0 < count <= 2**20 for width, count in self.bands)),
             self,
             "bands",
-            f"one of {', '.join(PUBLISHED_BANDS)}, or pairs, at most 1000, of a positive width in Hz up to 10^6 and a positive "
+            f"one of {', '.join(PUBLISHED_BANDS)}, or pairs, at most 100, of a positive width in Hz up to 10^6 and a positive "
             "number of bands up to 2^20",
         )
         for field in ("channels", "repeats", "hidden", "mask_hidden"):

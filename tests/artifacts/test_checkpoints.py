@@ -27,7 +27,16 @@ def make_state(step: int, size: int = 5) -> dict[str, Any]:
 
 def save(checkpoints: RunCheckpoints, step: int, score: float) -> None:
     variables = {"params": {"kernel": jnp.full((2, 5), 100 + step, jnp.float32)}, "batch_stats": {}}
-    info = {"step": step, "score": score}
+    info = {
+        "step": step,
+        "score": score,
+        "select_by": "last",
+        "uses_stems": [],
+        "data_fingerprint": "0",
+        "best_score": score,
+        "evaluations_since_best": 0,
+        "results": {},
+    }
     checkpoints.save(step, state=make_state(step), variables=variables, score=score, config=CONFIG, info=info)
 
 

@@ -1,0 +1,59 @@
+"""JSON documents that were written elsewhere, or long ago: read within bounds, and checked against their types."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.dataclass_json import decode
+from data_pipeline.errors import UserError
+
+MAX_BYTES = 256 << 20
+"""Size of the largest document: the metadata of a million recordings."""
+
+
+def read_json(path: Path, annotation: Any, error: type[UserError], remedy: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+        annotation: type of its content, as `data_pipeline.dataclass_json.decode` takes it.
+        error: class of the error.
+        remedy: a sentence for its message.
+
+    Returns:
+        The content as JSON gives it: dictionaries and lists, not dataclasses.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        error: it cannot be read, is no JSON, or has other types; the message names the file and the field.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise error(f"{path}: has {size:,} bytes; jaxpu writes at most {MAX_BYTES:,}. {remedy}")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror or cause}). {remedy}") from cause
+    return parse_json(content, annotation, str(path), error, remedy)
+
+
+def parse_json(content: bytes, annotation: Any, where: str, error: type[UserError], remedy: str) -> Any:
+    """Parse the content of a JSON file; `where` names it in errors.  See `read_json`."""
+    try:
+        value = json.loads(content.decode())
+    except RecursionError as cause:
+        raise error(f"{where}: is damaged (its lists and objects are nested too deeply). {remedy}") from cause
+    except ValueError as cause:
+        raise error(f"{where}: is damaged ({cause}). {remedy}") from cause
+    check_json(value, annotation, where, error, remedy)
+    return value
+
+
+def check_json(value: Any, annotation: Any, where: str, error: type[UserError], remedy: str) -> None:
+    """Check the types of parsed JSON.  See `read_json`."""
+    try:
+        decode(annotation, value)
+    except UserError as cause:
+        raise error(f"{where}: {cause} {remedy}") from cause
