@@ -10,7 +10,7 @@ from data_pipeline.config import PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.layout import Index, Signal
 from data_pipeline.lazy_tensorflow import tensorflow
-from data_pipeline.tfrecord import read_record
+from data_pipeline.tfrecord import ends_in_file, read_record
 
 Clips = dict[str, np.ndarray]
 """Clips of a batch, by role, as rows of the index: "unlabeled" and "target" of the mixtures, "positive" of the accompaniments."""
@@ -44,6 +44,7 @@ class BatchReader:
         self._first_file = {"mixture": 0, "accompaniment": len(shards["mixture"])}
         self._choose = choose
         self._with_target = with_target
+        self._sound: set[tuple[int, int]] = set()  # Files and offsets of the records that have been looked at.
 
     def batches(self, start_step: int, num_steps: int | None) -> Iterator[dict[str, np.ndarray]]:
         """Read the batches of `num_steps` steps, or without end.  See `PatchDataset.batches`."""
@@ -55,8 +56,9 @@ class BatchReader:
         files = tf.constant([str(path) for path in self._files])
 
         def plan(step: Any) -> Any:
-            # The only Python of a step: a few array look-ups, some tens of microseconds, ahead of time.
-            planned = tf.numpy_function(self._records, [step], (tf.int64, tf.int64, tf.int32), stateful=False)
+            # The only Python of a step: a few array look-ups, some tens of microseconds, ahead of time.  In the first epoch
+            # also a look at every record, some ten microseconds each.
+            planned = tf.numpy_function(self._plan, [step], (tf.int64, tf.int64, tf.int32), stateful=False)
             return tuple(tf.ensure_shape(tensor, [records]) for tensor in planned)
 
         def read(file: Any, offset: Any, track: Any) -> Any:
@@ -84,6 +86,16 @@ class BatchReader:
         stream = stream.batch(records, drop_remainder=True).map(assemble).prefetch(2)
         return self._checked(iter(stream.as_numpy_iterator()), start_step, tf.errors.OpError)
 
+    def _plan(self, step: np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`_records`, after a look at the length that each announces: TensorFlow asks for that memory, and dies of too much."""
+        files, offsets, tracks = self._records(step)
+        for record in zip(files.tolist(), offsets.tolist(), strict=True):
+            if record not in self._sound:
+                if not ends_in_file(self._files[record[0]], record[1]):
+                    raise DataError(f"{self._files[record[0]]}: the record at byte {record[1]} does not end in its file.")
+                self._sound.add(record)
+        return files, offsets, tracks
+
     def _records(self, step: int | np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Files, offsets and tracks of the records of a step, each (records,).
 
@@ -109,7 +121,7 @@ class BatchReader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except read_errors as error:
+            except (read_errors, UnicodeDecodeError) as error:  # TensorFlow's messages may quote the record.
                 # TensorFlow does not name the file; a step has few enough records to check each.
                 files, offsets, _ = self._records(step)
                 for file, offset in zip(files, offsets, strict=True):
