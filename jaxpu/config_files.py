@@ -67,7 +67,7 @@ def load_config(name_or_path: str | Path) -> Config:
     path = config_path(name_or_path)
     try:
         config = runpy.run_path(str(path)).get("config")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")
