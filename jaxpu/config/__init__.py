@@ -70,7 +70,7 @@ class TrainConfig:
         for field in ("num_steps", "eval_every", "eval_batches"):
             require(0 < getattr(self, field) <= LARGEST_STEP, self, field, "positive and less than 2^31")
         require(0 < self.batch_size <= 2**20, self, "batch_size", "positive and at most 2^20")
-        require(0 < self.learning_rate <= 1e6, self, "learning_rate", "positive and at most 1e6")
+        require(0 < self.learning_rate <= 1e30, self, "learning_rate", "positive and at most 1e30")
         for field in ("warmup_steps", "patience"):
             require(0 <= getattr(self, field) <= LARGEST_STEP, self, field, "0 or more and less than 2^31")
         require(

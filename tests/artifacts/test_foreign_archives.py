@@ -52,10 +52,10 @@ def write(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DE
 
 def refused(path: Path, *named: str) -> None:
     """Reading is refused quickly, in one sentence that names the file and what is wrong."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ArchiveError) as caught:
         load_model(path)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     for text in (str(path), *named):
         assert text in str(caught.value)
 
@@ -312,7 +312,7 @@ def test_every_value_in_turn_is_refused_or_read(json_damage: Any, files: dict[st
     outcomes = {"read": 0, "refused": 0}
     for path, value, foreign in chosen:
         (folder / "model.json").write_text(json.dumps(foreign))
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             described = read_description(folder)
             to_text({**described, "name": "x"})
@@ -323,7 +323,7 @@ def test_every_value_in_turn_is_refused_or_read(json_damage: Any, files: dict[st
         else:
             message = str(folder)
         assert str(folder) in message, (path, value)
-        assert time.perf_counter() - begin < 1, (path, value)
+        assert time.process_time() - begin < 2, (path, value)
     assert min(outcomes.values()) > 20
 
 
@@ -335,9 +335,9 @@ def test_a_config_with_another_number_is_refused_or_its_network_has_shapes(json_
             config = from_json(json_damage.changed(document["config"], path, value))
         except UserError:
             continue
-        begin = time.perf_counter()
+        begin = time.process_time()
         variable_shapes(config)
-        assert time.perf_counter() - begin < 5, (path, value)
+        assert time.process_time() - begin < 5, (path, value)
 
 
 def numbers(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

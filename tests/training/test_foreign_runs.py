@@ -52,13 +52,13 @@ def test_every_value_of_a_config_in_turn_is_refused(json_damage: Any, tmp_path: 
     file = tmp_path / "config.json"
     for path, value, foreign in random.Random(seed).sample(list(json_damage.variants(to_json(CONFIG))), 300):
         file.write_text(json.dumps(foreign))
-        begin, message = time.perf_counter(), str(file)
+        begin, message = time.process_time(), str(file)
         try:
             _check_config(CONFIG, file)
         except UserError as error:
             message = str(error)
         assert str(file) in message, (path, value)
-        assert time.perf_counter() - begin < 1, (path, value)
+        assert time.process_time() - begin < 2, (path, value)
 
 
 @pytest.mark.parametrize(
