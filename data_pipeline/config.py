@@ -113,12 +113,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         names = self.target
-        require(
-            0 < len(names) == len(set(names)) and all(map(_can_name_a_file, names)),
-            self,
-            "target",
-            "different names, at least one, none empty, with a slash or control characters, or longer than 100 bytes",
-        )
+        valid = 0 < len(names) == len(set(names)) and all(map(_can_name_a_file, names)) and len("-".join(names).encode()) <= 200
+        requirement = "different names, at least one, none empty or with a slash or control characters, together up to 200 bytes"
+        require(valid, self, "target", requirement)
         require(0 < self.validation_share < 1, self, "validation_share", "between 0 and 1")
         low, high = self.target_to_accompaniment_db or (0.0, 0.0)
         require(-200 <= low <= high <= 200, self, "target_to_accompaniment_db", "two numbers from -200 to 200, the lower first")
@@ -126,7 +123,7 @@ class DataConfig:
 
 
 def _can_name_a_file(name: str) -> bool:
-    return re.search(r"[\x00-\x1f\x7f/\ud800-\udfff]", name) is None and 0 < len(name.encode()) <= 100 and name not in (".", "..")
+    return re.search(r"[\x00-\x1f\x7f/\ud800-\udfff]", name) is None and name not in ("", ".", "..")
 
 
 def config_from_json(values: dict[str, Any]) -> DataConfig:

@@ -109,7 +109,7 @@ REFUSED: list[tuple[type, str, Any]] = [
     (DataConfig, "target", ("..",)),
     (DataConfig, "target", ("a\nb",)),
     (DataConfig, "target", ("\udce9",)),
-    (DataConfig, "target", ("x" * 101,)),
+    (DataConfig, "target", ("x" * 201,)),
     (DataConfig, "target", "vocals"),
     (DataConfig, "validation_share", 1.0),
     (DataConfig, "target_to_accompaniment_db", (10.0, -5.0)),
