@@ -11,7 +11,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal, NotRequired
 
-from data_pipeline.errors import ConfigError, UserError
+from data_pipeline.errors import ConfigError, UserError, shown
 
 Measured = Annotated[float, "may be infinite or NaN"]
 """A number that was measured and is only shown.  A plain `float` must be finite."""
@@ -19,7 +19,6 @@ Measured = Annotated[float, "may be infinite or NaN"]
 REMOVED_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {"BootstrapConfig": {"teacher": ("average",), "round_steps": ()}}
 """Fields that classes once had: by class and name the values that mean what the class does now; empty: it never mattered."""
 
-_SHOWN_CHARACTERS = 80
 _INTEGERS = range(-(2**63), 2**63)
 _IN_WORDS = {
     int: "an integer of at most 64 bits",
@@ -66,14 +65,6 @@ def check_fields(config: Any) -> None:
             _checked(hint, getattr(config, name), f"{cls.__name__}.{name}", stored=False)
         except UserError as error:
             raise ConfigError(str(error)) from error
-
-
-def shown(value: Any) -> str:
-    """A value as text for an error, cut if it is long."""
-    if isinstance(value, (list, tuple, dict)) and len(value) > _SHOWN_CHARACTERS:
-        return f"a {type(value).__name__} of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _checked(annotation: Any, value: Any, path: str, *, stored: bool) -> Any:

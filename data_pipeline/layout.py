@@ -9,8 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from data_pipeline.config import DataConfig, config_from_json
-from data_pipeline.dataclass_json import shown
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, shown
 from data_pipeline.stored_arrays import ArrayError, read_arrays
 from data_pipeline.stored_json import check_json, read_json
 

@@ -10,6 +10,8 @@ from data_pipeline.errors import UserError
 MAX_BYTES = 256 << 20
 """Size of the largest document: the metadata of a million recordings."""
 
+_MAX_DEPTH = 50
+
 
 def read_json(path: Path, annotation: Any, error: type[UserError], remedy: str) -> Any:
     """Read a JSON file.
@@ -43,12 +45,21 @@ def parse_json(content: bytes, annotation: Any, where: str, error: type[UserErro
     """Parse the content of a JSON file; `where` names it in errors.  See `read_json`."""
     try:
         value = json.loads(content.decode())
-    except RecursionError as cause:
-        raise error(f"{where}: is damaged (its lists and objects are nested too deeply). {remedy}") from cause
-    except ValueError as cause:
+        _check_depth(value)
+    except (ValueError, RecursionError) as cause:
         raise error(f"{where}: is damaged ({cause}). {remedy}") from cause
     check_json(value, annotation, where, error, remedy)
     return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError if lists and objects are nested too deeply to be copied, compared or written again."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        containers = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [item for container in containers for item in container]
+    if level:
+        raise ValueError(f"lists and objects are nested deeper than {_MAX_DEPTH}")
 
 
 def check_json(value: Any, annotation: Any, where: str, error: type[UserError], remedy: str) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.dataclass_json import shown
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, shown
 from data_pipeline.files import replacing
 from data_pipeline.stored_arrays import ArrayError, opened_zip, read_arrays, read_member
 from data_pipeline.stored_json import check_json, parse_json

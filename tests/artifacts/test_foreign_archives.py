@@ -1,5 +1,6 @@
 """Archives of models that other programs wrote, or damage: one sentence that names the file and the field, or a model."""
 
+import functools
 import io
 import itertools
 import json
@@ -100,7 +101,9 @@ FIELDS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("num_parameters",), "many", "num_parameters is 'many'"),
     (("scores",), [], "scores is []"),
     (("format",), 2, "has format 2"),
-    (("format",), [1] * 1000, "has format a list of 1000"),
+    (("extra",), functools.reduce(lambda inner, _: [inner], range(200), 0), "nested deeper"),
+    (("info",), functools.reduce(lambda inner, _: {"x": inner}, range(40), 0), "info.data_fingerprint is missing"),
+    (("format",), [1] * 1000, "has format [1, 1"),
 ]
 
 
