@@ -3,15 +3,20 @@
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
-from data_pipeline.dataclass_json import decode
+from data_pipeline.dataclass_json import check_fields, decode
+from data_pipeline.errors import require
 
 STEMS = ("vocals", "drums", "bass", "other")
 """The stems of MUSDB18, in the order in which jaxpu names them."""
 
 Window = Literal["hamming", "hann", "blackman"]
 Level = Literal["clip", "recording", "reference"]
+
+_LIMITS = {"sample_rate": 10**6, "clip_samples": 10**8, "n_fft": 2**20, "win_length": 2**20, "hop_length": 2**20}
+"""Largest values of the fields of `PatchSpec`: beyond those of any recording, and small enough to compute with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +50,14 @@ class PatchSpec:
     dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "clip_samples", "n_fft", "win_length", "hop_length"):
-            value = getattr(self, name)
-            if value <= 0:
-                raise ValueError(f"PatchSpec.{name} is {value}; it must be positive.")
-        if self.n_fft % 2:
-            raise ValueError(f"PatchSpec.n_fft is {self.n_fft}; it must be even.")
-        if self.win_length > self.n_fft:
-            raise ValueError(f"PatchSpec.win_length is {self.win_length}; it must be at most n_fft = {self.n_fft}. Raise n_fft.")
-        if 2 * self.hop_length > self.win_length:
-            raise ValueError(
-                f"PatchSpec.hop_length is {self.hop_length}; it must be at most half of win_length = {self.win_length}, "
-                "else the signal cannot be rebuilt from its STFT."
-            )
-        if self.clip_samples < self.n_fft:
-            raise ValueError(f"PatchSpec.clip_samples is {self.clip_samples}; it must be at least n_fft = {self.n_fft}.")
+        check_fields(self)
+        for field, limit in _LIMITS.items():
+            require(0 < getattr(self, field) <= limit, self, field, f"positive and at most {limit:,}")
+        require(self.n_fft % 2 == 0, self, "n_fft", "even")
+        require(self.win_length <= self.n_fft, self, "win_length", f"at most n_fft = {self.n_fft}. Raise n_fft")
+        half = f"at most half of win_length = {self.win_length}, else the signal cannot be rebuilt from its STFT"
+        require(2 * self.hop_length <= self.win_length, self, "hop_length", half)
+        require(self.clip_samples >= self.n_fft, self, "clip_samples", f"at least n_fft = {self.n_fft}")
 
     @property
     def num_channels(self) -> int:
@@ -113,22 +111,27 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.target or len(set(self.target)) != len(self.target) or any(not name or "/" in name for name in self.target):
-            raise ValueError(
-                f"DataConfig.target is {self.target!r}; it must hold different names, at least one, none empty or with a slash."
-            )
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"DataConfig.validation_share is {self.validation_share}; it must lie between 0 and 1.")
-        if self.target_to_accompaniment_db is not None:
-            low, high = self.target_to_accompaniment_db
-            if not low <= high:
-                raise ValueError(
-                    f"DataConfig.target_to_accompaniment_db is ({low}, {high}); the first must not exceed the second."
-                )
+        check_fields(self)
+        names = self.target
+        valid = 0 < len(names) == len(set(names)) and all(map(_can_name_a_file, names)) and len("-".join(names).encode()) <= 200
+        requirement = "different names, at least one, none empty or with a slash or control characters, together up to 200 bytes"
+        require(valid, self, "target", requirement)
+        require(0 < self.validation_share < 1, self, "validation_share", "between 0 and 1")
+        low, high = self.target_to_accompaniment_db or (0.0, 0.0)
+        require(-200 <= low <= high <= 200, self, "target_to_accompaniment_db", "two numbers from -200 to 200, the lower first")
+        require(self.seed >= 0, self, "seed", "0 or more")
+
+
+def _can_name_a_file(name: str) -> bool:
+    return re.search(r"[\x00-\x1f\x7f/\ud800-\udfff]", name) is None and name not in ("", ".", "..")
 
 
 def config_from_json(values: dict[str, Any]) -> DataConfig:
-    """Decode a DataConfig: the inverse of `dataclasses.asdict` and JSON, which turns tuples into lists."""
+    """Decode a DataConfig: the inverse of `dataclasses.asdict` and JSON, which turns tuples into lists.
+
+    Raises:
+        UserError: a value is not of its type, or refused.
+    """
     config: DataConfig = decode(DataConfig, values)
     return config
 

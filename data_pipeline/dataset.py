@@ -60,7 +60,7 @@ class PatchDataset:
             if not path.is_file() or path.stat().st_size != size:
                 found = f"has {path.stat().st_size} bytes instead of {size}" if path.is_file() else "is missing"
                 raise DataError(f"{path}: {found}. Copy the dataset again, or delete {directory} and prepare it again.")
-        return cls(directory, info, read_indices(directory, list(info["shards"])))
+        return cls(directory, info, read_indices(directory, info))
 
     @property
     def spec(self) -> PatchSpec:

@@ -1,13 +1,17 @@
 """Layout of a prepared dataset on disk: file names, metadata and index."""
 
 import dataclasses
-import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from data_pipeline.errors import DataError
+from data_pipeline.config import DataConfig, config_from_json
+from data_pipeline.errors import DataError, shown
+from data_pipeline.stored_arrays import ArrayError, read_arrays
+from data_pipeline.stored_json import check_json, read_json
 
 FORMAT = 1
 """Version of the layout.  It is part of the fingerprint, so that data of another layout are never reused."""
@@ -46,6 +50,9 @@ class PreparedTrack:
     kept: dict[str, int]
 
 
+_INDEX_DTYPES = {"shard": "<i4", "offset": "<i8", "track": "<i4", "start": "<i8", "active": "|b1"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Index:
     """Positions of the clips of one signal of one split.  All arrays have shape (clips,), ordered by track and time.
@@ -65,28 +72,156 @@ class Index:
     active: np.ndarray
 
 
+class Count(TypedDict):
+    """Recordings and clips of one signal of one split; `stored` ones are in the records, `kept` ones are active.
+
+    `level_db` is the mean level of the recordings without their pauses, in dB; None where an earlier version made them.
+    """
+
+    tracks: int
+    clips: int
+    stored: int
+    kept: int
+    kept_share: float
+    kept_s: float
+    level_db: NotRequired[float | None]
+
+
+class Comparison(TypedDict):
+    """What `data_pipeline.folder_check.compare` found, as far as it is shown."""
+
+    warnings: list[str]
+    suspicious: list[str]
+
+
+class Info(TypedDict):
+    """Content of jaxpu.json: `shards` has the names of the TFRecord files by index, `files` the sizes of all files."""
+
+    format: int
+    fingerprint: str
+    config: DataConfig
+    has_stems: bool
+    uses_stems: str | None
+    counts: dict[str, Count]
+    comparison: NotRequired[Comparison | None]
+    skipped: dict[str, str]
+    tracks: list[PreparedTrack]
+    shards: dict[str, list[str]]
+    files: dict[str, int]
+
+
+_REMEDY = "Copy the dataset again, or prepare the data again in a new folder."
+
+
 def read_info(directory: Path) -> dict[str, Any] | None:
-    """Read jaxpu.json of a dataset; None if there is none.  Raises DataError if it is damaged or of another format."""
+    """Read jaxpu.json of a dataset; None if there is none.
+
+    Raises:
+        DataError: it is damaged or of another format, a field is not of its type, or its fields contradict each other.
+    """
+    path = directory / INFO_FILE
+    if directory.is_file():
+        raise DataError(f"{directory}: is a file; it must be a folder.")
     try:
-        info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
+        info: dict[str, Any] = read_json(path, dict[str, Any], DataError, _REMEDY)
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise DataError(f"{directory}: is a file; it must be a folder.") from error
-    except ValueError as error:
-        raise DataError(
-            f"{directory / INFO_FILE}: is damaged ({error}). Delete the folder and prepare the data again."
-        ) from error
     if info.get("format") != FORMAT:
         raise DataError(
-            f"{directory}: has format {info.get('format')}; this version of jaxpu reads format {FORMAT}. "
+            f"{directory}: has format {shown(info.get('format'))}; this version of jaxpu reads format {FORMAT}. "
             "Prepare the data again in a new folder."
         )
+    check_json(info, Info, str(path), DataError, _REMEDY)
+    contradiction = next(_contradictions(info), None)
+    if contradiction:
+        raise DataError(f"{path}: {contradiction}. {_REMEDY}")
     return info
 
 
-def read_indices(directory: Path, names: list[str]) -> dict[str, Index]:
-    """Read the index of every split and signal, by names such as "train_mixture"."""
-    fields = [field.name for field in dataclasses.fields(Index)]
-    with np.load(directory / INDEX_FILE) as arrays:
-        return {name: Index(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}
+def _contradictions(info: dict[str, Any]) -> Iterator[str]:
+    """What does not fit in jaxpu.json, although every field is of its type."""
+    signals = {f"{split}_{signal}" for split in SPLITS for signal in SIGNALS}
+    for name, size in info["files"].items():
+        if Path(name).name != name or name in ("", ".", "..") or size < 0:
+            yield f"files has {shown(name)} with {size} bytes; it must be a file of this folder, with its size"
+    ids = [track["id"] for track in info["tracks"]]
+    if len(set(ids)) < len(ids) or min(ids, default=0) < 0:
+        yield "tracks must have ids that differ, 0 or more"
+    for name, shards in info["shards"].items():
+        count = info["counts"].get(name)
+        if name not in signals or count is None:
+            yield f"shards has {shown(name)}; it must be one of {', '.join(sorted(signals))}, and in counts"
+            return
+        lost = [shard for shard in shards if shard not in info["files"]]
+        if lost:
+            yield f"shards.{name} has {shown(lost[0])}, which files has not"
+            return
+        stored, size = count["stored"], sum(info["files"][shard] for shard in shards)
+        if not 0 <= count["kept"] <= stored or stored * _patch_bytes(info) > size:
+            yield f"counts.{name}.stored is {stored}, kept {count['kept']}; the files of {size} bytes cannot hold these"
+    if info["shards"] and INDEX_FILE not in info["files"]:
+        yield f"files has no {INDEX_FILE}"
+
+
+def _patch_bytes(info: dict[str, Any]) -> int:
+    """Bytes of a patch, less than those of its record."""
+    spec = config_from_json(info["config"]).patch
+    return math.prod(spec.patch_shape) * np.dtype(spec.dtype).itemsize
+
+
+def read_indices(directory: Path, info: dict[str, Any]) -> dict[str, Index]:
+    """Read the index of every split and signal, by names such as "train_mixture".
+
+    Args:
+        directory: of the dataset.
+        info: from `read_info`.
+
+    Raises:
+        DataError: it is damaged, or does not fit the records.
+    """
+    path = directory / INDEX_FILE
+    wanted = {
+        f"{name}/{field}": ((info["counts"][name]["stored"],), np.dtype(dtype))
+        for name in info["shards"]
+        for field, dtype in _INDEX_DTYPES.items()
+    }
+    try:
+        arrays = read_arrays(path, wanted)
+    except (ArrayError, OSError) as error:
+        raise DataError(f"{path}: is damaged ({error}). {_REMEDY}") from error
+    indices = {name: Index(*(arrays[f"{name}/{field}"] for field in _INDEX_DTYPES)) for name in info["shards"]}
+    for name, index in indices.items():
+        wrong = next(_misfits(name, index, info), None)
+        if wrong:
+            raise DataError(f"{path}: {name}/{wrong}. {_REMEDY}")
+    for split in SPLITS if info["has_stems"] else ():
+        mixture, accompaniment = (indices.get(f"{split}_{signal}") for signal in SIGNALS)
+        # With stems, both signals hold the same clips in the same order.
+        same = mixture is accompaniment or (
+            mixture is not None
+            and accompaniment is not None
+            and np.array_equal(mixture.track, accompaniment.track)
+            and np.array_equal(mixture.start, accompaniment.start)
+        )
+        if not same:
+            raise DataError(f"{path}: {split}_mixture and {split}_accompaniment do not hold the same clips. {_REMEDY}")
+    return indices
+
+
+def _misfits(name: str, index: Index, info: dict[str, Any]) -> Iterator[str]:
+    """Arrays of an index that do not fit jaxpu.json and the files."""
+    shards = info["shards"][name]
+    split = name.partition("_")[0]
+    ids = [track["id"] for track in info["tracks"] if track["split"] == split]
+    if not ((index.shard >= 0) & (index.shard < len(shards))).all():
+        yield f"shard names a file outside the {len(shards)} of this signal"
+        return
+    sizes = np.array([info["files"][shard] for shard in shards], np.int64)
+    if not ((index.offset >= 0) & (index.offset <= sizes[index.shard] - _patch_bytes(info))).all():
+        yield "offset points outside its file"
+    if not np.isin(index.track, ids).all():
+        yield f"track has numbers of tracks that are not in the split {split}"
+    if (index.start < 0).any():
+        yield "start has negative samples"
+    if np.count_nonzero(index.active) != info["counts"][name]["kept"]:
+        yield f"active marks {np.count_nonzero(index.active)} clips, where counts has {info['counts'][name]['kept']}"

@@ -29,7 +29,7 @@ from data_pipeline.layout import FORMAT, SIGNALS, UNFINISHED_FOLDER, read_info
 from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeDataset, MadeTrack, is_planned, plan, publish
 from data_pipeline.tfrecord import FRAME_BYTES, writing
-from data_pipeline.track_records import Job, make_track, make_track_once, read_result, read_track
+from data_pipeline.track_records import Job, is_finished, make_track, make_track_once, read_track
 from data_pipeline.tracks import Source, Track, find_tracks
 from data_pipeline.workers import worker_pool
 
@@ -222,7 +222,7 @@ def _clean(work: _Work) -> None:
             path.unlink()
     keys = {job.key for job in work.jobs}
     for folder in work.tracks_folder.iterdir():
-        if folder.name not in keys or any(not (folder / name).is_file() for name in read_result(folder)["files"]):
+        if folder.name not in keys or not is_finished(folder):
             shutil.rmtree(folder)
 
 

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
 from data_pipeline.folder_check import Statistics, compare
 from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
+from data_pipeline.stored_json import read_json
 from data_pipeline.tfrecord import writing
 
 _PLAN_FILE = "plan.json"
@@ -173,11 +174,18 @@ def _info(
     }
 
 
+class _Plan(TypedDict):
+    """The plan of renaming: paths before and after, relative to the dataset."""
+
+    fingerprint: str
+    moves: list[tuple[str, str]]
+
+
 def is_planned(directory: Path, fingerprint: str) -> bool:
     """Whether a plan for this dataset exists, perhaps partly carried out, and every file is in its old or new place."""
     try:
-        planned = json.loads((directory / UNFINISHED_FOLDER / _PLAN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        planned = read_json(directory / UNFINISHED_FOLDER / _PLAN_FILE, _Plan, DataError, "Rerun the same command.")
+    except (DataError, FileNotFoundError):  # A damaged plan is made again.
         return False
     return planned["fingerprint"] == fingerprint and all(
         (directory / source).is_file() or (directory / destination).is_file() for source, destination in planned["moves"]

@@ -10,7 +10,7 @@ from data_pipeline.config import PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.layout import Index, Signal
 from data_pipeline.lazy_tensorflow import tensorflow
-from data_pipeline.tfrecord import read_record
+from data_pipeline.tfrecord import ends_in_file, read_record
 
 Clips = dict[str, np.ndarray]
 """Clips of a batch, by role, as rows of the index: "unlabeled" and "target" of the mixtures, "positive" of the accompaniments."""
@@ -44,6 +44,8 @@ class BatchReader:
         self._first_file = {"mixture": 0, "accompaniment": len(shards["mixture"])}
         self._choose = choose
         self._with_target = with_target
+        # Which records `_plan` has looked at.
+        self._sound = {signal: np.zeros(len(each.offset), bool) for signal, each in index.items()}
 
     def batches(self, start_step: int, num_steps: int | None) -> Iterator[dict[str, np.ndarray]]:
         """Read the batches of `num_steps` steps, or without end.  See `PatchDataset.batches`."""
@@ -55,8 +57,9 @@ class BatchReader:
         files = tf.constant([str(path) for path in self._files])
 
         def plan(step: Any) -> Any:
-            # The only Python of a step: a few array look-ups, some tens of microseconds, ahead of time.
-            planned = tf.numpy_function(self._records, [step], (tf.int64, tf.int64, tf.int32), stateful=False)
+            # The only Python of a step: a few array look-ups, some tens of microseconds, ahead of time.  In the first epoch
+            # also a look at every record, some thirty microseconds each.
+            planned = tf.numpy_function(self._plan, [step], (tf.int64, tf.int64, tf.int32), stateful=False)
             return tuple(tf.ensure_shape(tensor, [records]) for tensor in planned)
 
         def read(file: Any, offset: Any, track: Any) -> Any:
@@ -84,8 +87,19 @@ class BatchReader:
         stream = stream.batch(records, drop_remainder=True).map(assemble).prefetch(2)
         return self._checked(iter(stream.as_numpy_iterator()), start_step, tf.errors.OpError)
 
-    def _records(self, step: int | np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Files, offsets and tracks of the records of a step, each (records,).
+    def _plan(self, step: np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`_records`, after a look at the length that each announces: TensorFlow asks for that memory, and dies of too much."""
+        for signal, rows in self._wanted(step):
+            index, sound = self._index[signal], self._sound[signal]
+            for row in rows[~sound[rows]]:
+                path, offset = self._files[index.shard[row] + self._first_file[signal]], int(index.offset[row])
+                if not ends_in_file(path, offset):
+                    raise DataError(f"{path}: the record at byte {offset} does not end in its file.")
+                sound[row] = True
+        return self._records(step)
+
+    def _wanted(self, step: int | np.integer) -> list[tuple[Signal, np.ndarray]]:
+        """Rows of the indices that a step reads.
 
         Unlabeled clips first, then positive ones, the mixtures of targets with a stream of their own, and the accompaniments of
         all targets.
@@ -96,6 +110,11 @@ class BatchReader:
             wanted.append(("mixture", clips["target"]))
         if self._with_target:
             wanted.append(("accompaniment", clips.get("target", clips["unlabeled"])))
+        return wanted
+
+    def _records(self, step: int | np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Files, offsets and tracks of the records of a step, each (records,), in the order of `_wanted`."""
+        wanted = self._wanted(step)
         files = [self._index[signal].shard[rows].astype(np.int64) + self._first_file[signal] for signal, rows in wanted]
         offsets = [self._index[signal].offset[rows] for signal, rows in wanted]
         tracks = [self._index[signal].track[rows] for signal, rows in wanted]
@@ -109,7 +128,7 @@ class BatchReader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except read_errors as error:
+            except (read_errors, UnicodeDecodeError) as error:  # TensorFlow's messages may quote the record.
                 # TensorFlow does not name the file; a step has few enough records to check each.
                 files, offsets, _ = self._records(step)
                 for file, offset in zip(files, offsets, strict=True):

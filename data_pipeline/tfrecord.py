@@ -96,13 +96,21 @@ class RecordWriter:
             self._file.close()
 
 
+def ends_in_file(path: Path, offset: int) -> bool:
+    """Whether the record at an offset ends within its file, by the length that it announces.  Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        length = file.read(8)
+        return len(length) == 8 and offset + struct.unpack("<Q", length)[0] + FRAME_BYTES <= os.fstat(file.fileno()).st_size
+
+
 def read_record(path: Path, offset: int) -> bytes:
     """Read the payload of the record at an offset in bytes.  Raises DataError if the file is missing, too short or damaged."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            file.seek(offset)
-            header = file.read(HEADER_BYTES)
+            file.seek(min(max(offset, 0), size))
+            header = file.read(HEADER_BYTES) if offset >= 0 else b""
             if len(header) == HEADER_BYTES and struct.unpack("<I", header[8:])[0] == _masked_crc(header[:8]):
                 length = struct.unpack("<Q", header[:8])[0]
                 if offset + length + FRAME_BYTES <= size:

@@ -7,13 +7,14 @@ import json
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import AudioError, DataError, WriteError
 from data_pipeline.folder_check import StatisticsMeter
 from data_pipeline.patches import PatchMaker
 from data_pipeline.publishing import MadeTrack, shard_file
+from data_pipeline.stored_json import read_json
 from data_pipeline.tfrecord import RecordWriter, encode_example, writing
 from data_pipeline.tracks import Track
 
@@ -107,9 +108,30 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
 
 def read_track(job: Job, folder: Path) -> MadeTrack:
     """Read the description of a finished track from folder/KEY."""
-    return MadeTrack(job.id, job.track.name, job.track.split, folder / job.key, **read_result(folder / job.key))
+    return MadeTrack(job.id, job.track.name, job.track.split, folder / job.key, **_read_result(folder / job.key))
 
 
-def read_result(folder: Path) -> dict[str, Any]:
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a track with all its files, as far as an interruption or a full disk left it so."""
+    try:
+        return all((folder / name).is_file() for name in _read_result(folder)["files"])
+    except (DataError, FileNotFoundError):
+        return False
+
+
+def _read_result(folder: Path) -> dict[str, Any]:
     """Read the description of a finished track."""
-    return json.loads((folder / _RESULT_FILE).read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(folder / _RESULT_FILE, _Result, DataError, f"Delete {folder} and rerun the same command.")
+    return result
+
+
+class _Result(TypedDict):
+    """Fields of `MadeTrack` that are not in the job."""
+
+    files: dict[str, int]
+    rows: dict[str, list[tuple[int, int, bool]]]
+    num_samples: int
+    num_clips: int
+    kept: dict[str, int]
+    unmixed: int
+    statistics: dict[str, Any] | None

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.dataclass_json import decode, encode
-from data_pipeline.errors import UserError
+from data_pipeline.errors import ConfigError, UserError
 from jaxpu.config import Config
-from jaxpu.config.errors import ConfigError
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def load_config(name_or_path: str | Path) -> Config:
     path = config_path(name_or_path)
     try:
         config = runpy.run_path(str(path)).get("config")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")

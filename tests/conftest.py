@@ -4,11 +4,13 @@ JAX reads the variables below when it is first imported, so they are set before 
 tests start inherit them.
 """
 
+import copy
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +57,49 @@ def strict_dtypes() -> Iterator[None]:
 
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+class JsonDamage:
+    """Damage to JSON documents: values of other types and sizes in every place."""
+
+    values: tuple[Any, ...] = (None, [], {}, "x", -1, 0, 1e308, 10**30, True, 0.5, "../../x", float("nan"))
+
+    def paths(self, document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """Paths of all values in a document, branches first."""
+        yield path
+        items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+        for key, value in items:
+            yield from self.paths(value, (*path, key))
+
+    def changed(self, document: Any, path: tuple[Any, ...], value: Any) -> Any:
+        """A copy with another value at a path."""
+        if not path:
+            return value
+        document, place = self._copied(document, path)
+        place[path[-1]] = value
+        return document
+
+    def removed(self, document: Any, path: tuple[Any, ...]) -> Any:
+        """A copy without the value at a path."""
+        document, place = self._copied(document, path)
+        del place[path[-1]]
+        return document
+
+    def variants(self, document: Any) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+        """Path, value there and document, for every value at every path."""
+        for path in self.paths(document):
+            for value in self.values:
+                yield path, value, self.changed(document, path, value)
+
+    def _copied(self, document: Any, path: tuple[Any, ...]) -> tuple[Any, Any]:
+        """A copy, and the part of it that holds the end of a path."""
+        document = place = copy.deepcopy(document)
+        for key in path[:-1]:
+            place = place[key]
+        return document, place
+
+
+@pytest.fixture(scope="session")
+def json_damage() -> JsonDamage:
+    """See `JsonDamage`."""
+    return JsonDamage()

@@ -32,130 +32,164 @@ from jaxpu.config.networks import ModelConfig
 from jaxpu.config_files import config_names, from_json, load_config, to_json
 
 DILATIONS = ((1, 1), (2, 2))
-BANDS = "one of vocals, bass, drums, other, or pairs of a positive width in Hz and a positive number of bands"
 
-REFUSED: list[tuple[type, str, Any, str]] = [
-    (PatchCNNConfig, "channels", 0, "positive"),
-    (PatchCNNConfig, "blocks", -1, "0 or more"),
-    (PatchCNNConfig, "growth", 0, "positive"),
-    (PatchCNNConfig, "pointwise_blocks", 3, "from 0 to blocks = 2"),
-    (PatchCNNConfig, "pointwise_blocks", -1, "from 0 to blocks = 2"),
-    (PatchCNNConfig, "kernel_size", (3, 4), "two odd positive numbers"),
-    (PatchCNNConfig, "kernel_size", (-1, 3), "two odd positive numbers"),
-    (PatchCNNConfig, "output_kernel_size", 2, "odd and positive"),
-    (PatchCNNConfig, "dropout_rate", 1.0, "in [0, 1)"),
-    (PatchCNNConfig, "dropout_rate", -0.1, "in [0, 1)"),
-    (
-        PatchCNNConfig,
-        "dilations",
-        DILATIONS,
-        "empty or 6 pairs of positive numbers, one for each convolution that is not pointwise",
-    ),
-    (
-        PatchCNNConfig,
-        "dilations",
-        ((1, 0),) * 6,
-        "empty or 6 pairs of positive numbers, one for each convolution that is not pointwise",
-    ),
-    (BandSplitRNNConfig, "bands", "piano", BANDS),
-    (BandSplitRNNConfig, "bands", (), BANDS),
-    (BandSplitRNNConfig, "bands", ((100.0, 3), (0.0, 2)), BANDS),
-    (BandSplitRNNConfig, "bands", ((100.0, 0),), BANDS),
-    (BandSplitRNNConfig, "channels", 0, "positive"),
-    (BandSplitRNNConfig, "repeats", 0, "positive"),
-    (BandSplitRNNConfig, "hidden", 0, "positive"),
-    (BandSplitRNNConfig, "mask_hidden", -1, "positive"),
-    (PUConfig, "class_prior", 0.0, "between 0 and 1, or 'estimate'"),
-    (PUConfig, "class_prior", 1.0, "between 0 and 1, or 'estimate'"),
-    (PUConfig, "class_prior", float("nan"), "between 0 and 1, or 'estimate'"),
-    (PUConfig, "beta", -0.1, "0 or more"),
-    (PUConfig, "gamma", 1.1, "in [0, 1]"),
-    (PUConfig, "gamma", -0.1, "in [0, 1]"),
-    (PUConfig, "weight_exponent", -1.0, "0 or more"),
-    (BrierPUConfig, "class_prior", 1.0, "between 0 and 1, or 'estimate'"),
-    (BrierPUConfig, "weight_exponent", -1.0, "0 or more"),
-    (SupervisedConfig, "gain_db", -1.0, "0 or more"),
-    (NoisyTargetConfig, "gain_db", -1.0, "0 or more"),
-    (SupervisedConfig, "shift_semitones", -1.0, "0 or more"),
+REFUSED: list[tuple[type, str, Any]] = [
+    (PatchCNNConfig, "channels", 0),
+    (PatchCNNConfig, "blocks", -1),
+    (PatchCNNConfig, "growth", 0),
+    (PatchCNNConfig, "pointwise_blocks", 3),
+    (PatchCNNConfig, "pointwise_blocks", -1),
+    (PatchCNNConfig, "kernel_size", (3, 4)),
+    (PatchCNNConfig, "kernel_size", (-1, 3)),
+    (PatchCNNConfig, "output_kernel_size", 2),
+    (PatchCNNConfig, "dropout_rate", 1.0),
+    (PatchCNNConfig, "dropout_rate", -0.1),
+    (PatchCNNConfig, "dilations", DILATIONS),
+    (PatchCNNConfig, "dilations", ((1, 0),) * 6),
+    (BandSplitRNNConfig, "bands", "piano"),
+    (BandSplitRNNConfig, "bands", ()),
+    (BandSplitRNNConfig, "bands", ((100.0, 3), (0.0, 2))),
+    (BandSplitRNNConfig, "bands", ((100.0, 0),)),
+    (BandSplitRNNConfig, "channels", 0),
+    (BandSplitRNNConfig, "repeats", 0),
+    (BandSplitRNNConfig, "hidden", 0),
+    (BandSplitRNNConfig, "mask_hidden", -1),
+    (PUConfig, "class_prior", 0.0),
+    (PUConfig, "class_prior", 1.0),
+    (PUConfig, "class_prior", float("nan")),
+    (PUConfig, "beta", -0.1),
+    (PUConfig, "gamma", 1.1),
+    (PUConfig, "gamma", -0.1),
+    (PUConfig, "weight_exponent", -1.0),
+    (BrierPUConfig, "class_prior", 1.0),
+    (BrierPUConfig, "weight_exponent", -1.0),
+    (SupervisedConfig, "gain_db", -1.0),
+    (NoisyTargetConfig, "gain_db", -1.0),
+    (SupervisedConfig, "shift_semitones", -1.0),
     *(
-        (cls, field, value, requirement)
+        (cls, field, value)
         for cls in (RemixConfig, BootstrapConfig, PNUConfig)
-        for field, value, requirement in (
-            ("gain_db", -1.0, "0 or more"),
-            ("shift_semitones", -1.0, "0 or more"),
-            ("positive_gain_db", float("inf"), "a number of dB, or 'estimate'"),
-            ("label_frequency", 0.0, "in (0, 1)"),
-            ("label_frequency", 1.0, "in (0, 1)"),
-            ("weight_exponent", -1.0, "0 or more"),
+        for field, value in (
+            ("gain_db", -1.0),
+            ("shift_semitones", -1.0),
+            ("positive_gain_db", float("inf")),
+            ("positive_gain_db", -1001.0),
+            ("label_frequency", 0.0),
+            ("label_frequency", 1.0),
+            ("weight_exponent", -1.0),
         )
     ),
-    (BootstrapConfig, "remix_steps", -1, "0 or more"),
-    (BootstrapConfig, "taught_gain_db", -1.0, "0 or more"),
-    (BootstrapConfig, "mixture_share", -0.1, "in [0, 1]"),
-    (BootstrapConfig, "empty_share", 1.1, "in [0, 1]"),
-    (BootstrapConfig, "trusted_leak", -0.1, "0 or more"),
-    (PNUConfig, "supervised_weight", 1.5, "in [0, 1]"),
-    (PNUConfig, "stem_tracks", 0, "positive"),
-    (TrainConfig, "num_steps", 0, "positive"),
-    (TrainConfig, "batch_size", -8, "positive"),
-    (TrainConfig, "eval_every", 0, "positive"),
-    (TrainConfig, "eval_batches", 0, "positive"),
-    (TrainConfig, "learning_rate", 0.0, "positive"),
-    (TrainConfig, "warmup_steps", -1, "0 or more"),
-    (TrainConfig, "patience", -1, "0 or more"),
-    (TrainConfig, "gradient_clip", 0.0, "positive or None"),
-    (TrainConfig, "ema_decay", 1.0, "in [0, 1)"),
-    (TrainConfig, "seed", -1, "from 0 to 2^31 - 1"),
-    (TrainConfig, "seed", 2**31, "from 0 to 2^31 - 1"),
+    (BootstrapConfig, "remix_steps", -1),
+    (BootstrapConfig, "taught_gain_db", -1.0),
+    (BootstrapConfig, "mixture_share", -0.1),
+    (BootstrapConfig, "empty_share", 1.1),
+    (BootstrapConfig, "trusted_leak", -0.1),
+    (PNUConfig, "supervised_weight", 1.5),
+    (PNUConfig, "stem_tracks", 0),
+    (TrainConfig, "num_steps", 0),
+    (TrainConfig, "batch_size", -8),
+    (TrainConfig, "eval_every", 0),
+    (TrainConfig, "eval_batches", 0),
+    (TrainConfig, "learning_rate", 0.0),
+    (TrainConfig, "warmup_steps", -1),
+    (TrainConfig, "patience", -1),
+    (TrainConfig, "gradient_clip", 0.0),
+    (TrainConfig, "ema_decay", 1.0),
+    (TrainConfig, "seed", -1),
+    (TrainConfig, "seed", 2**31),
+    (PatchSpec, "sample_rate", 0),
+    (PatchSpec, "hop_length", -1),
+    (PatchSpec, "n_fft", 1025),
+    (PatchSpec, "win_length", 2048),
+    (PatchSpec, "hop_length", 600),
+    (PatchSpec, "clip_samples", 1000),
+    (DataConfig, "target", ()),
+    (DataConfig, "target", ("bass", "bass")),
+    (DataConfig, "target", ("drums/bass",)),
+    (DataConfig, "target", ("..",)),
+    (DataConfig, "target", ("a\nb",)),
+    (DataConfig, "target", ("\udce9",)),
+    (DataConfig, "target", ("x" * 201,)),
+    (DataConfig, "target", "vocals"),
+    (DataConfig, "validation_share", 1.0),
+    (DataConfig, "target_to_accompaniment_db", (10.0, -5.0)),
+    (DataConfig, "target_to_accompaniment_db", (0.0, 1000.0)),
+    (DataConfig, "seed", -1),
+    (PatchSpec, "window", "kaiser"),
+    (PatchSpec, "stereo", 1),
+    (PatchSpec, "sample_rate", 16000.5),
+    (PatchSpec, "sample_rate", True),
+    (Config, "data", PatchSpec()),
+    (Config, "objective", None),
 ]
 
-REFUSED_DATA: list[tuple[type, dict[str, Any], str]] = [
-    (PatchSpec, {"sample_rate": 0}, "PatchSpec.sample_rate is 0; it must be positive."),
-    (PatchSpec, {"hop_length": -1}, "PatchSpec.hop_length is -1; it must be positive."),
-    (PatchSpec, {"n_fft": 1025}, "PatchSpec.n_fft is 1025; it must be even."),
-    (
-        PatchSpec,
-        {"win_length": 2048},
-        "PatchSpec.win_length is 2048; it must be at most n_fft = 1024. Raise n_fft.",
-    ),
-    (PatchSpec, {"hop_length": 600}, "PatchSpec.hop_length is 600; it must be at most half of win_length = 1024"),
-    (PatchSpec, {"clip_samples": 1000}, "PatchSpec.clip_samples is 1000; it must be at least n_fft = 1024."),
-    (
-        DataConfig,
-        {"target": ("drums/bass",)},
-        "DataConfig.target is ('drums/bass',); it must hold different names, at least one, none empty or with a slash.",
-    ),
-    (DataConfig, {"target": ()}, "DataConfig.target is (); it must hold"),
-    (DataConfig, {"target": ("bass", "bass")}, "DataConfig.target is ('bass', 'bass'); it must hold"),
-    (DataConfig, {"validation_share": 1.0}, "DataConfig.validation_share is 1.0; it must lie between 0 and 1."),
-    (
-        DataConfig,
-        {"target_to_accompaniment_db": (10.0, -5.0)},
-        "DataConfig.target_to_accompaniment_db is (10.0, -5.0); the first must not",
-    ),
-]
+CLASSES = (PatchSpec, DataConfig, *typing.get_args(ModelConfig), *typing.get_args(ObjectiveConfig), TrainConfig)
 
 
-@pytest.mark.parametrize(("cls", "field", "value", "requirement"), REFUSED)
-def test_impossible_values_are_refused_by_name(cls: type, field: str, value: Any, requirement: str) -> None:
+@pytest.mark.parametrize(("cls", "field", "value"), REFUSED)
+def test_impossible_values_are_refused_by_name(cls: type, field: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         cls(**{field: value})
-    assert str(caught.value) == f"{cls.__name__}.{field} is {value!r}; it must be {requirement}."
+    assert str(caught.value).startswith(f"{cls.__name__}.{field} is {value!r}"[:40])
 
 
-@pytest.mark.parametrize(("cls", "values", "message"), REFUSED_DATA)
-def test_impossible_data_settings_are_refused_by_name(cls: type, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        cls(**values)
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_what_no_machine_holds_and_what_is_no_number_is_refused_in_every_field(cls: type) -> None:
+    for field in dataclasses.fields(cls):
+        if not isinstance(field.default, (int, float)) or isinstance(field.default, bool):
+            continue
+        for value in (10**30, 1e308, float("nan"), float("-inf"), "x", [], {}, None, "1", (1,)):
+            with pytest.raises(ConfigError) as caught:
+                cls(**{field.name: value})
+            assert str(caught.value).startswith(f"{cls.__name__}.{field.name} is {value!r}; it must be ")
 
 
 def test_every_field_with_limits_has_a_row() -> None:
     """A field that may be a number and stands in no row above is forgotten."""
-    rows = {(cls.__name__, field) for cls, field, _, _ in REFUSED}
-    for cls in (*typing.get_args(ModelConfig), *typing.get_args(ObjectiveConfig), TrainConfig):
+    rows = {(cls.__name__, field) for cls, field, _ in REFUSED}
+    for cls in CLASSES:
         for field in dataclasses.fields(cls):
             if isinstance(field.default, (int, float, tuple)) and not isinstance(field.default, bool):
                 assert (cls.__name__, field.name) in rows
+
+
+@pytest.mark.parametrize(
+    ("patch", "model", "named"),
+    [
+        ({}, PatchCNNConfig(growth=100, blocks=4), "parameters"),
+        ({}, PatchCNNConfig(channels=2**15), "parameters"),
+        ({}, BandSplitRNNConfig(hidden=2**15), "parameters"),
+        ({}, BandSplitRNNConfig(bands=((44.0, 2**20),), mask_hidden=2**15), "parameters"),
+        ({"clip_samples": 10**8, "hop_length": 1}, PatchCNNConfig(), "clip_samples"),
+        ({"clip_samples": 10**8, "hop_length": 1, "sample_rate": 8000}, BandSplitRNNConfig(bands=((4000.0, 1),)), "clip_samples"),
+        (
+            {"n_fft": 2**20, "win_length": 2**20, "hop_length": 2**19, "clip_samples": 2**20},
+            PatchCNNConfig(channels=1, kernel_size=(255, 1), dilations=((4096, 1),) * 6),
+            "dilations",
+        ),
+    ],
+)
+def test_networks_that_no_machine_holds_are_refused_before_anything_is_built(
+    patch: dict[str, Any], model: Any, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{type(model).__name__} has .*{named}"):
+        Config(DataConfig(patch=PatchSpec(**patch)), model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        PatchCNNConfig(channels=3, growth=3, blocks=2, pointwise_blocks=1, kernel_size=(5, 3), output_kernel_size=3),
+        BandSplitRNNConfig(bands=((1000.0, 3), (4000.0, 2)), channels=7, repeats=3, hidden=5, mask_hidden=11),
+    ],
+)
+def test_the_number_of_parameters_is_known_without_building_the_network(model: Any) -> None:
+    from jaxpu.artifacts.archive import num_parameters
+    from jaxpu.core.network import variable_shapes
+
+    config = Config(model=model)
+    built = num_parameters(variable_shapes(config))
+    assert 0.85 * built < config.model.sizes(config.data.patch)[0] <= built  # all but biases
 
 
 def test_a_bootstrap_needs_steps_for_its_teacher_and_an_average_to_take() -> None:
@@ -216,9 +250,7 @@ def test_stored_configs_of_another_version_are_refused() -> None:
         from_json(values)
     values = to_json(Config())
     values["objective"]["kind"] = "ElsewhereConfig"
-    with pytest.raises(
-        ConfigError, match=r"^The stored config has a 'ElsewhereConfig' where one of PUConfig, .*, PNUConfig must be;"
-    ):
+    with pytest.raises(ConfigError, match=r"^objective\.kind is 'ElsewhereConfig'; it must be 'PUConfig', .* or 'PNUConfig'\."):
         from_json(values)
     values = to_json(Config())
     values["objective"]["class_prior"] = 2.0

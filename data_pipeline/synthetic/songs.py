@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import scipy.io.wavfile
 from data_pipeline.errors import CorpusError
 from data_pipeline.files import available_processors, replacing, write_text
 from data_pipeline.progress import progress_bar
+from data_pipeline.stored_json import read_json
 from data_pipeline.synthetic.mixing import amplitude, equaliser, filtered, mix, quantise, reverberate, rms
 from data_pipeline.synthetic.score import MAJOR, MINOR, PROGRESSIONS, Song, bass, drums, melody, other
 from data_pipeline.synthetic.voice import sing
@@ -163,7 +165,7 @@ def _claim(root: Path, settings: dict[str, object]) -> None:
     """Store the settings of the corpus in `root`, or check that they equal those stored there."""
     path = root / SETTINGS_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, dict[str, Any], CorpusError, "Choose another folder.")
         changed = [
             f"{name} {found.get(name)} (asked for: {value})" for name, value in settings.items() if found.get(name) != value
         ]

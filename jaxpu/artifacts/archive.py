@@ -7,18 +7,24 @@
 
 import io
 import json
+import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, shown
 from data_pipeline.files import replacing
+from data_pipeline.stored_arrays import ArrayError, opened_zip, read_arrays, read_member
+from data_pipeline.stored_json import check_json, parse_json
+from jaxpu.artifacts.records import ModelDocument
 
 FORMAT = 1
 """Version of the format."""
+
+_MAX_DESCRIPTION_BYTES = 16 << 20
+_COPY_AGAIN = "Copy or export it again."
 
 MODEL_FILE, CARD_FILE, PARAMETERS_FILE, PROGRAM_FILE = "model.json", "README.md", "parameters.npz", "separate.stablehlo"
 
@@ -59,17 +65,19 @@ def write(path: Path, description: dict[str, Any], files: dict[str, bytes]) -> N
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read `model.json`."""
-    try:
-        description = json.loads(_read(path, MODEL_FILE))
-    except ValueError as error:
-        if isinstance(error, ArchiveError):
-            raise
-        raise ArchiveError(f"{path}: {MODEL_FILE} is damaged ({error}). Copy or export it again.") from error
+    """Read `model.json`.
+
+    Raises:
+        ArchiveError: the archive cannot be read, is damaged or of another format, or a field is missing or not of its type.
+    """
+    where, content = f"{path}: {MODEL_FILE}", _read(path, MODEL_FILE, _MAX_DESCRIPTION_BYTES)
+    description: dict[str, Any] = parse_json(content, dict[str, Any], where, ArchiveError, _COPY_AGAIN)
     if description.get("format") != FORMAT:
         raise ArchiveError(
-            f"{path} has format {description.get('format')}; this version of jaxpu reads {FORMAT}. Use the version that wrote it."
+            f"{path} has format {shown(description.get('format'))}; this version of jaxpu reads {FORMAT}. "
+            "Use the version that wrote it."
         )
+    check_json(description, ModelDocument, where, ArchiveError, _COPY_AGAIN)
     return description
 
 
@@ -99,22 +107,15 @@ def read_variables(path: Path, shapes: Any) -> dict[str, Any]:
     Raises:
         ArchiveError: the archive holds a program, is damaged, or its arrays do not fit the network.
     """
-    content = _read(path, PARAMETERS_FILE)
+    wanted = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in _flat(shapes).items()}
+    # Twice the size of the arrays, and room for headers: no more is read, whatever the archive announces.
+    limit = sum(2 * math.prod(shape) * dtype.itemsize + (1 << 16) for shape, dtype in wanted.values())
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArchiveError(f"{path}: {PARAMETERS_FILE} is damaged ({error}). Copy or export it again.") from error
-    wanted = _flat(shapes)
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != _kind(wanted.get(name)))
-    if differing:
-        name = differing[0]
+        arrays = read_arrays(io.BytesIO(_read(path, PARAMETERS_FILE, limit)), wanted)
+    except ArrayError as error:
         raise ArchiveError(
-            f"{path}: the parameters do not fit the network of its config: {name} is {_in_words(found.get(name))} in "
-            f"{PARAMETERS_FILE} and {_in_words(_kind(wanted.get(name)))} in the network ({len(differing)} arrays differ). "
-            "Export the run again."
-        )
+            f"{path}: {PARAMETERS_FILE} is damaged, or does not fit the network of its config ({error}). {_COPY_AGAIN}"
+        ) from error
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name, array in arrays.items():
         *folders, last = name.split("/")
@@ -133,30 +134,34 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _kind(leaf: Any) -> tuple[tuple[int, ...], np.dtype] | None:
-    return None if leaf is None else (tuple(leaf.shape), np.dtype(leaf.dtype))
-
-
-def _in_words(kind: tuple[tuple[int, ...], np.dtype] | None) -> str:
-    return "missing" if kind is None else f"{kind[1]} {kind[0]}"
-
-
-def _read(path: Path, name: str) -> bytes:
+def _read(path: Path, name: str, max_bytes: int) -> bytes:
+    """Read a file of an archive, of at most `max_bytes`."""
     try:
         if path.is_dir():
+            if not (path / name).exists():
+                raise _missing(path, name, (path / PROGRAM_FILE).exists())
+            size = (path / name).stat().st_size
+            if size > max_bytes:
+                raise ArrayError(f"{name} has {size:,} bytes, where at most {max_bytes:,} can be")
             return (path / name).read_bytes()
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-    except (KeyError, FileNotFoundError) as error:
-        if name == PARAMETERS_FILE:
-            raise ArchiveError(
-                f"{path} contains no parameters but a StableHLO program, which runs only outside jaxpu, as its {CARD_FILE} "
-                "explains. Export the run again without --format."
-            ) from error
+        with opened_zip(path) as archive:
+            if name not in archive.namelist():
+                raise _missing(path, name, PROGRAM_FILE in archive.namelist())
+            return read_member(archive, name, max_bytes)
+    except ArrayError as error:
+        raise ArchiveError(f"{path} is not an archive of `jaxpu export`, or is damaged ({error}). {_COPY_AGAIN}") from error
+    except OSError as error:
         raise ArchiveError(
-            f"{path} is not a model: it contains no {name}. Name an archive of `jaxpu export` or a run of `jaxpu train`."
+            f"{path}: {name} cannot be read ({error.strerror or error}). Check the path and its permissions."
         ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ArchiveError(
-            f"{path} is not an archive of `jaxpu export`, or is damaged ({error}). Copy or export it again."
-        ) from error
+
+
+def _missing(path: Path, name: str, has_program: bool) -> ArchiveError:
+    if name == PARAMETERS_FILE and has_program:
+        return ArchiveError(
+            f"{path} contains no parameters but a StableHLO program, which runs only outside jaxpu, as its {CARD_FILE} "
+            "explains. Export the run again without --format."
+        )
+    return ArchiveError(
+        f"{path} is not a model: it contains no {name}. Name an archive of `jaxpu export` or a run of `jaxpu train`."
+    )

@@ -7,6 +7,7 @@ a process killed during a save leaves the previous checkpoint intact.
 import contextlib
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.errors import UserError
+from data_pipeline.stored_json import check_json
 from jaxpu import parallel
 from jaxpu.artifacts import archive
+from jaxpu.artifacts.records import ModelRecord, ResumeRecord
 from jaxpu.config import Config
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.network import TrainedModel, variable_shapes
@@ -81,10 +84,12 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             state: a training state with the shapes and dtypes to expect.
 
         Raises:
-            CheckpointError: the stored state has other shapes.
+            CheckpointError: the stored state has other shapes, or the record of the training is damaged.
         """
         step = self.latest_step
-        metadata = self._checkpointer.checkpointables_metadata(step)
+        with _damage_named(self._checkpointer.directory):
+            metadata = self._checkpointer.checkpointables_metadata(step)
+            record = _record(metadata, ResumeRecord, f"The checkpoint of step {step} in {self._checkpointer.directory}")
         tree = metadata.metadata["state"]
         wanted = _by_name(state)
         stored = _present_names(_by_name(tree), wanted)
@@ -102,7 +107,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         leaves = _present_names(_by_name(loaded), wanted)
         # Copies: the training step donates the memory of its state, and cannot do so twice where two names share an array.
         restored = jax.tree.unflatten(jax.tree.structure(state), [jnp.copy(leaves[name]) for name in wanted])
-        return restored, metadata.custom_metadata["info"]
+        return restored, record["info"]
 
 
 def _remove_unfinished(directory: Path) -> None:
@@ -143,7 +148,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         which: `best` by the run's selection criterion, or `last`; ignored for an archive, which holds one model.
 
     Raises:
-        CheckpointError: `path` holds no checkpoint.
+        CheckpointError: `path` holds no checkpoint, or a damaged one.
         ArchiveError: the archive is damaged, or its parameters do not fit its network.
     """
     path = Path(path)
@@ -158,14 +163,40 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         hint = f"There are runs in it: {', '.join(runs[:3])}." if runs else "Give what `jaxpu train` or `jaxpu export` wrote."
         missing = "has no folder `checkpoints`" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} is neither a run directory nor an exported archive: it {missing}. {hint}")
-    with ocp.training.Checkpointer(directory) as checkpointer:
+    with _damage_named(directory), ocp.training.Checkpointer(directory) as checkpointer:
         # A checkpoint without a score is a removal that a kill cut short.
-        found = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
+        found = [checkpoint for checkpoint in checkpointer.checkpoints if _is_scored(checkpoint.metrics)]
         if not found:
             raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")
         chosen = found[-1] if which == "last" else max(found, key=lambda each: (each.metrics["score"], each.step))
         metadata = checkpointer.checkpointables_metadata(chosen.step)
+        record = _record(metadata, ModelRecord, f"The checkpoint of step {chosen.step} in {directory}")
         variables = checkpointer.load_checkpointables(
             chosen.step, {"variables": jax.tree.map(_abstract, metadata.metadata["variables"])}
         )["variables"]
-    return TrainedModel(from_json(metadata.custom_metadata["config"]), variables, metadata.custom_metadata["info"])
+    return TrainedModel(from_json(record["config"]), variables, record["info"])
+
+
+@contextlib.contextmanager
+def _damage_named(directory: Any) -> Iterator[None]:
+    """Turn whatever Orbax raises for a damaged checkpoint into a `CheckpointError` that names the folder."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Of many classes: of JSON, of its own, of TensorStore.
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{directory}: a checkpoint cannot be read ({reason[:200]}). Restore the folder from a copy, or train again."
+        ) from error
+
+
+def _is_scored(metrics: Any) -> bool:
+    return isinstance(metrics, dict) and isinstance(metrics.get("score"), (int, float))
+
+
+def _record(metadata: Any, annotation: Any, where: str) -> dict[str, Any]:
+    """Config and info of a checkpoint, checked."""
+    check_json(metadata.custom_metadata, annotation, where, CheckpointError, "Restore it from a copy, or train the model again.")
+    record: dict[str, Any] = metadata.custom_metadata
+    return record

@@ -5,7 +5,7 @@
 
 import ast
 import dataclasses
-import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from data_pipeline.config import DataConfig
 from data_pipeline.dataclass_json import decode
 from data_pipeline.dataset import INFO_FILE, UNFINISHED_FOLDER, PatchDataset
 from data_pipeline.errors import UserError
+from data_pipeline.stored_json import read_json
 from jaxpu.artifacts import archive
+from jaxpu.artifacts.records import ScoresFile
 from jaxpu.config import Config, uses_stems
 from jaxpu.config_files import config_names, config_path, from_json, load_config, to_json
 
@@ -41,7 +43,7 @@ def describe(name: str) -> dict[str, Any]:
     if (path / "checkpoints").is_dir():
         return describe_run(path, jaxpu.load_model(path))
     if archive.is_archive(path) and path.suffix != ".py":
-        return {"name": name, **archive.read_description(path)}
+        return {**archive.read_description(path), "name": name}
     if (path / INFO_FILE).exists() or (path / UNFINISHED_FOLDER).is_dir():
         return describe_data(PatchDataset.open(path))
     if path.suffix == ".py" or (path.name == name and (name in config_names() or not path.exists())):
@@ -55,13 +57,13 @@ def describe(name: str) -> dict[str, Any]:
 def describe_config(name: str) -> dict[str, Any]:
     """Describe a config, by file or name."""
     path, config = config_path(name), load_config(name)
-    about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    about = ast.get_docstring(ast.parse(path.read_bytes())) or ""
     return {"kind": "config", "name": path.stem, "about": about, "uses_stems": uses_stems(config), "config": to_json(config)}
 
 
 def describe_data(dataset: PatchDataset) -> dict[str, Any]:
     """Describe prepared data."""
-    comparison = dataset.info["comparison"] or {}
+    comparison = dataset.info.get("comparison") or {}
     return {
         "kind": "data",
         "name": str(dataset.directory),
@@ -94,8 +96,13 @@ def describe_run(path: Path, model: "TrainedModel") -> dict[str, Any]:
 
 
 def read_scores(path: Path, info: dict[str, Any]) -> dict[str, Any] | None:
-    """Read the means and medians in a `scores.json` of `jaxpu evaluate`; None if they are of a checkpoint other than `info`'s."""
-    scores = json.loads(path.read_text(encoding="utf-8"))
+    """Read the means and medians in a `scores.json` of `jaxpu evaluate`; None if they are of a checkpoint other than `info`'s.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DescriptionError: it is damaged.
+    """
+    scores = read_json(path, ScoresFile, DescriptionError, "Evaluate the model again.")
     if any(scores["model"].get(name) != info[name] for name in ("step", "data_fingerprint")):
         return None
     methods = {
@@ -108,10 +115,11 @@ def to_text(document: dict[str, Any]) -> str:
     """Format a document of `describe` as text."""
     rows = {"config": _config_rows, "data": _data_rows}.get(document["kind"], model_rows)(document)
     width = max(len(label) for label, _ in rows)
-    return "\n".join(
-        [f"{document['name']}: {document['kind']}", *([f"\n{document['about']}\n"] if document.get("about") else [])]
-        + [f"  {label:<{width}}  {text}" for label, text in rows]
-    )
+    about = f"\n{document['about']}\n" if document["kind"] == "config" and document["about"] else None
+    lines = [f"{document['name']}: {document['kind']}", *([about] if about else [])]
+    lines += [f"  {label:<{width}}  {text}" for label, text in rows]
+    # Texts of foreign archives must not control the terminal.
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "?", "\n".join(lines))
 
 
 def model_rows(document: dict[str, Any]) -> Rows:
@@ -205,13 +213,13 @@ def _counts(counts: dict[str, dict[str, Any]]) -> str:
 
 
 def _scores(scores: dict[str, Any] | None) -> str:
-    if scores is None:
+    if scores is None or "model" not in scores["methods"]:
         return "unknown: this checkpoint has not been evaluated by `jaxpu evaluate`"
     model = scores["methods"]["model"]
     values = {
-        "SI-SDR improvement": model["summary"]["si_sdr_improvement_mean"],
-        "SDR": model["summary"]["sdr_target"],
-        "SDR of the accompaniment": model["summary"]["sdr_accompaniment"],
+        "SI-SDR improvement": model["summary"].get("si_sdr_improvement_mean"),
+        "SDR": model["summary"].get("sdr_target"),
+        "SDR of the accompaniment": model["summary"].get("sdr_accompaniment"),
     }
     known = ", ".join(f"{name} {value:.1f} dB" for name, value in values.items() if value is not None)
     return f"{known}; {model['num_tracks']} tracks of the split {scores['split']}"

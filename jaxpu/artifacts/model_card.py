@@ -92,7 +92,7 @@ def card(document: dict[str, Any], *, program: bool) -> str:
     patch, reasons = config.data.patch, document["info"]["uses_stems"]
     use = _USE_PARAMETERS.format(version=document["jaxpu"])
     if program:
-        level_db = document["info"].get("data", {}).get("counts", {}).get("train_mixture", {}).get("level_db")
+        level_db = (document["info"].get("data") or {}).get("counts", {}).get("train_mixture", {}).get("level_db")
         level = _CHUNKS_NEED_A_LEVEL
         if patch.level == "reference":
             level = "" if level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
@@ -123,7 +123,8 @@ def _score_table(scores: dict[str, Any] | None) -> str:
         return "Its scores are unknown: this checkpoint has not been evaluated."
 
     def cell(summary: dict[str, Any], name: str) -> str:
-        return "unknown" if summary[name] is None else f"{summary[name]:.2f}"
+        value = summary.get(name)
+        return "unknown" if value is None else f"{value:.2f}"
 
     lines = [
         f"Scores on the split {scores['split']}, dB: SI-SDR improvement, mean over tracks; museval's SDR, median.",

@@ -4,9 +4,10 @@ import dataclasses
 from typing import Literal
 
 from data_pipeline.config import DataConfig
+from data_pipeline.dataclass_json import check_fields
+from data_pipeline.errors import ConfigError, require
 from jaxpu.config.cluster import Cluster
-from jaxpu.config.errors import ConfigError, require
-from jaxpu.config.networks import BandSplitRNNConfig, ModelConfig, PatchCNNConfig, band_groups
+from jaxpu.config.networks import BandSplitRNNConfig, ModelConfig, PatchCNNConfig, band_groups, check_size
 from jaxpu.config.objectives import (
     BootstrapConfig,
     BrierPUConfig,
@@ -19,6 +20,9 @@ from jaxpu.config.objectives import (
     RemixConfig,
     SupervisedConfig,
 )
+
+LARGEST_STEP = 2**31 - 1
+"""Steps are counted by int32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +66,19 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("num_steps", "batch_size", "eval_every", "eval_batches", "learning_rate"):
-            require(getattr(self, field) > 0, self, field, "positive")
-        require(self.warmup_steps >= 0, self, "warmup_steps", "0 or more")
-        require(self.patience >= 0, self, "patience", "0 or more")
-        require(self.gradient_clip is None or self.gradient_clip > 0, self, "gradient_clip", "positive or None")
+        check_fields(self)
+        for field in ("num_steps", "eval_every", "eval_batches"):
+            require(0 < getattr(self, field) <= LARGEST_STEP, self, field, "positive and less than 2^31")
+        require(0 < self.batch_size <= 2**20, self, "batch_size", "positive and at most 2^20")
+        require(0 < self.learning_rate <= 1e30, self, "learning_rate", "positive and at most 1e30")
+        for field in ("warmup_steps", "patience"):
+            require(0 <= getattr(self, field) <= LARGEST_STEP, self, field, "0 or more and less than 2^31")
+        require(
+            self.gradient_clip is None or 0 < self.gradient_clip <= 1e30,
+            self,
+            "gradient_clip",
+            "positive and at most 1e30, or None",
+        )
         require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1)")
         require(0 <= self.seed < 2**31, self, "seed", "from 0 to 2^31 - 1")
 
@@ -81,8 +93,8 @@ class Config:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, BandSplitRNNConfig):
-            band_groups(self.model, self.data.patch)
+        check_fields(self)
+        check_size(self.model, self.data.patch)
         if isinstance(self.objective, BootstrapConfig):
             steps = f"less than train.num_steps = {self.train.num_steps}"
             require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxpu.config.errors import ConfigError
+from data_pipeline.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,17 @@ import math
 from typing import Literal
 
 from data_pipeline.config import PatchSpec
-from jaxpu.config.errors import ConfigError, require
+from data_pipeline.dataclass_json import check_fields
+from data_pipeline.errors import ConfigError, require
+
+MAX_PARAMETERS = 10**9
+"""Parameters of the largest network, 4 GB; training needs several times as much."""
+
+MAX_LAYER_BYTES = 2**40
+"""Bytes of the largest layer for one clip."""
+
+MAX_CONTEXT_SAMPLES = 2**27
+"""Samples of the largest receptive field on each side, 50 minutes at 44.1 kHz: separation keeps them in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +51,33 @@ class PatchCNNConfig:
     features: Literal["scaled", "power", "log"] = "scaled"
 
     def __post_init__(self) -> None:
-        require(self.channels > 0, self, "channels", "positive")
-        require(self.blocks >= 0, self, "blocks", "0 or more")
-        require(self.growth > 0, self, "growth", "positive")
+        check_fields(self)
+        require(0 < self.channels <= 2**15, self, "channels", "positive and at most 2^15")
+        require(0 <= self.blocks <= 64, self, "blocks", "from 0 to 64")
+        require(0 < self.growth <= 2**15, self, "growth", "positive and at most 2^15")
         require(0 <= self.pointwise_blocks <= self.blocks, self, "pointwise_blocks", f"from 0 to blocks = {self.blocks}")
-        require(all(k > 0 and k % 2 for k in self.kernel_size), self, "kernel_size", "two odd positive numbers")
-        require(self.output_kernel_size > 0 and self.output_kernel_size % 2 == 1, self, "output_kernel_size", "odd and positive")
+        sizes = "odd, positive and less than 256"
+        require(all(0 < k < 256 and k % 2 for k in self.kernel_size), self, "kernel_size", f"two numbers, {sizes}")
+        require(0 < self.output_kernel_size < 256 and self.output_kernel_size % 2 == 1, self, "output_kernel_size", sizes)
         require(0 <= self.dropout_rate < 1, self, "dropout_rate", "in [0, 1)")
         convolutions = 2 + 2 * (self.blocks - self.pointwise_blocks)
         require(
-            len(self.dilations) in (0, convolutions) and all(d > 0 for pair in self.dilations for d in pair),
+            len(self.dilations) in (0, convolutions) and all(0 < d <= 4096 for pair in self.dilations for d in pair),
             self,
             "dilations",
-            f"empty or {convolutions} pairs of positive numbers, one for each convolution that is not pointwise",
+            f"empty or {convolutions} pairs of positive numbers up to 4096, one for each convolution that is not pointwise",
         )
+
+    def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
+        """Parameters without biases, numbers in the largest layer of one clip, and samples of context on each side."""
+        widths = [1, *(self.channels * self.growth ** (layer // 2) for layer in range(2 + 2 * self.blocks))]
+        num_wide = 2 + 2 * (self.blocks - self.pointwise_blocks)
+        kernels = [math.prod(self.kernel_size) if layer < num_wide else 1 for layer in range(2 + 2 * self.blocks)]
+        parameters = sum(kernel * each * following for kernel, each, following in zip(kernels, widths, widths[1:], strict=False))
+        parameters += self.output_kernel_size**2 * widths[-1]
+        dilations = self.dilations or ((1, 1),) * num_wide
+        context = sum(self.kernel_size[0] // 2 * dilation for dilation, _ in dilations) + self.output_kernel_size // 2
+        return parameters, max(widths) * patch.frames * patch.bins, context * patch.hop_length
 
 
 Bands = tuple[tuple[float, int], ...]
@@ -92,17 +115,26 @@ class BandSplitRNNConfig:
     mask_hidden: int = 512
 
     def __post_init__(self) -> None:
-        named = ", ".join(PUBLISHED_BANDS)
+        check_fields(self)
         require(
-            self.bands in PUBLISHED_BANDS
-            if isinstance(self.bands, str)
-            else len(self.bands) > 0 and all(width > 0 and count > 0 for width, count in self.bands),
+            isinstance(self.bands, str)
+            or (0 < len(self.bands) <= 100 and all(0 < width <= 1e6 and 0 < count <= 2**20 for width, count in self.bands)),
             self,
             "bands",
-            f"one of {named}, or pairs of a positive width in Hz and a positive number of bands",
+            f"one of {', '.join(PUBLISHED_BANDS)}, or pairs, at most 100, of a positive width in Hz up to 10^6 and a positive "
+            "number of bands up to 2^20",
         )
         for field in ("channels", "repeats", "hidden", "mask_hidden"):
-            require(getattr(self, field) > 0, self, field, "positive")
+            require(0 < getattr(self, field) <= 2**15, self, field, "positive and at most 2^15")
+
+    def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
+        """Parameters without biases, numbers in the largest layer of one clip, and 0 for the context."""
+        groups = band_groups(self, patch)
+        num_bands = sum(count for _, count in groups)
+        by_bin = self.channels + self.mask_hidden
+        parameters = sum(2 * width * count * by_bin for width, count in groups) + num_bands * self.channels * self.mask_hidden
+        parameters += 2 * self.repeats * (8 * self.hidden * (self.channels + self.hidden) + 2 * self.hidden * self.channels)
+        return parameters, num_bands * patch.frames * max(self.channels, 8 * self.hidden, self.mask_hidden), 0
 
 
 ModelConfig = PatchCNNConfig | BandSplitRNNConfig
@@ -147,3 +179,20 @@ def band_groups(config: BandSplitRNNConfig, patch: PatchSpec) -> tuple[tuple[int
         if fitting < count:
             break
     return (*groups, (left, 1)) if left else tuple(groups)
+
+
+def check_size(config: ModelConfig, patch: PatchSpec) -> None:
+    """Check that a machine can hold a network and a clip.  Nothing is built for it.
+
+    Raises:
+        ConfigError: it has too many parameters, a layer or a receptive field that is too large, or bands narrower than a bin.
+    """
+    parameters, layer, context = config.sizes(patch)
+    clip = f"clips of {patch.clip_samples} samples, hop_length {patch.hop_length} and n_fft {patch.n_fft}"
+    for value, limit, what, remedy in (
+        (parameters, MAX_PARAMETERS, "parameters", "Lower its channels, growth, blocks or kernel sizes"),
+        (4 * layer, MAX_LAYER_BYTES, f"bytes in its largest layer for {clip}", "Shorten data.patch.clip_samples"),
+        (context, MAX_CONTEXT_SAMPLES, "samples of context", "Lower its dilations or kernel sizes"),
+    ):
+        if value > limit:
+            raise ConfigError(f"{type(config).__name__} has {value:,} {what}; they must be at most {limit:,}. {remedy}.")

@@ -5,10 +5,10 @@ A field that is declared by `traced` enters the training step as a traced value:
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
-from jaxpu.config.errors import require
+from data_pipeline.dataclass_json import check_fields
+from data_pipeline.errors import require
 
 Estimated = float | Literal["estimate"]
 """A number, or `estimate`: `jaxpu.estimation` computes it from the prepared data before training."""
@@ -26,21 +26,19 @@ def traced_fields(config: Any) -> list[str]:
 
 def _require_class_prior(config: Any) -> None:
     prior = config.class_prior
-    valid = prior == "estimate" or (isinstance(prior, (int, float)) and 0 < prior < 1)
-    require(valid, config, "class_prior", "between 0 and 1, or 'estimate'")
+    require(prior == "estimate" or 0 < prior < 1, config, "class_prior", "between 0 and 1, or 'estimate'")
 
 
-def _require_not_negative(config: Any, *fields: str) -> None:
+def _require_moderate(config: Any, *fields: str) -> None:
     for field in fields:
-        require(getattr(config, field) >= 0, config, field, "0 or more")
+        require(0 <= getattr(config, field) <= 1000, config, field, "from 0 to 1000")
 
 
 def _require_remix(config: Any) -> None:
     """Check the fields that `remix`, `bootstrap` and `pnu` have in common."""
-    _require_not_negative(config, "gain_db", "shift_semitones", "weight_exponent")
+    _require_moderate(config, "gain_db", "shift_semitones", "weight_exponent")
     gain = config.positive_gain_db
-    valid = gain == "estimate" or (isinstance(gain, (int, float)) and math.isfinite(gain))
-    require(valid, config, "positive_gain_db", "a number of dB, or 'estimate'")
+    require(gain == "estimate" or abs(gain) <= 1000, config, "positive_gain_db", "from -1000 to 1000 dB, or 'estimate'")
     require(0 < config.label_frequency < 1, config, "label_frequency", "in (0, 1)")
 
 
@@ -69,8 +67,9 @@ class PUConfig:
     mask: Literal["hard", "soft"] = "hard"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_class_prior(self)
-        _require_not_negative(self, "beta", "weight_exponent")
+        _require_moderate(self, "beta", "weight_exponent")
         require(0 <= self.gamma <= 1, self, "gamma", "in [0, 1]")
 
 
@@ -90,8 +89,9 @@ class BrierPUConfig:
     weight_exponent: float = traced(1.0)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_class_prior(self)
-        _require_not_negative(self, "weight_exponent")
+        _require_moderate(self, "weight_exponent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,8 @@ class SupervisedConfig:
     shift_semitones: float = traced(0.0)
 
     def __post_init__(self) -> None:
-        _require_not_negative(self, "gain_db", "shift_semitones")
+        check_fields(self)
+        _require_moderate(self, "gain_db", "shift_semitones")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,9 @@ class MixITConfig:
 
     minimum_over: Literal["example", "batch"] = "example"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class NoisyTargetConfig:
@@ -139,7 +143,8 @@ class NoisyTargetConfig:
     gain_db: float = traced(6.0)
 
     def __post_init__(self) -> None:
-        _require_not_negative(self, "gain_db")
+        check_fields(self)
+        _require_moderate(self, "gain_db")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +173,7 @@ class RemixConfig:
     labels: Literal["binary", "ratio"] = "binary"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_remix(self)
 
 
@@ -209,8 +215,10 @@ class BootstrapConfig:
     trusted_leak: float = traced(0.12)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_remix(self)
-        _require_not_negative(self, "remix_steps", "taught_gain_db", "trusted_leak")
+        _require_moderate(self, "taught_gain_db", "trusted_leak")
+        require(0 <= self.remix_steps < 2**31, self, "remix_steps", "0 or more and less than 2^31")
         require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
         require(0 <= self.empty_share <= 1, self, "empty_share", "in [0, 1]")
 
@@ -240,9 +248,10 @@ class PNUConfig:
     stem_tracks: int = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_remix(self)
         require(0 <= self.supervised_weight <= 1, self, "supervised_weight", "in [0, 1]")
-        require(self.stem_tracks > 0, self, "stem_tracks", "positive")
+        require(0 < self.stem_tracks <= 10**6, self, "stem_tracks", "positive and at most 10^6")
 
 
 ObjectiveConfig = (

@@ -7,6 +7,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpu.config import BandSplitRNNConfig, Config, ModelConfig
 from jaxpu.config.networks import ConvolutionForm, band_groups
@@ -37,8 +38,9 @@ class TrainedModel:
 
         It is a mean of decibels, so that no loud recording outweighs the others.
         """
-        level_db = self.info.get("data", {}).get("counts", {}).get("train_mixture", {}).get("level_db")
-        return None if level_db is None else float(10 ** (level_db / 20))
+        counts = (self.info.get("data") or {}).get("counts", {})
+        level_db = counts.get("train_mixture", {}).get("level_db")
+        return None if level_db is None else float(10 ** (np.clip(level_db, -200, 200) / 20))
 
 
 def make_network(

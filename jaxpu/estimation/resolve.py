@@ -4,16 +4,26 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.files import write_text
+from data_pipeline.stored_json import read_json
 from jaxpu import parallel
-from jaxpu.config import Config
+from jaxpu.config import Config, ConfigError
 from jaxpu.estimation import class_prior, positive_gain
 
 ESTIMATES_FILE = "estimates.json"
 """File in the run directory that keeps the estimates."""
+
+
+_REMEDY = "Delete the file: the same data give the same estimates."
+
+
+class Estimate(TypedDict):
+    """An estimate, as far as it is used."""
+
+    number: float
 
 
 def _class_prior(dataset: PatchDataset, config: Config) -> tuple[float, dict[str, Any], str]:
@@ -51,6 +61,9 @@ def with_estimates(
 
     Returns:
         The config with numbers, and by field the estimate as JSON-serialisable values, empty if nothing was to estimate.
+
+    Raises:
+        ConfigError: the file in `run_dir` is damaged, or its numbers are none that the objective takes.
     """
     wanted = [field for field in ESTIMATORS if getattr(config.objective, field, None) == "estimate"]
     if not wanted:
@@ -64,6 +77,12 @@ def with_estimates(
             if progress:
                 print(words)
         write_text(path, json.dumps(made, indent=1))
-    found = parallel.of_first_process(lambda: json.loads(path.read_text()))
+    found = parallel.of_first_process(lambda: read_json(path, dict[str, Estimate], ConfigError, _REMEDY))
+    missing = [field for field in wanted if field not in found]
+    if missing:
+        raise ConfigError(f"{path}: {missing[0]} is missing. {_REMEDY}")
     numbers = {field: found[field]["number"] for field in wanted}
-    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **numbers)), found
+    try:
+        return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **numbers)), found
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error} {_REMEDY}") from error

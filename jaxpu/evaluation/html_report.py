@@ -4,7 +4,6 @@ It is made from files in the run directories: `metrics.jsonl`, and `evaluation/`
 """
 
 import dataclasses
-import json
 import os
 import string
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from jaxpu.evaluation import excerpts
 from jaxpu.evaluation.baselines import MODEL
 from jaxpu.evaluation.html_elements import figure, paragraph, sources, table, table_row
 from jaxpu.evaluation.scoring import EvaluationError
-from jaxpu.evaluation.table import READING, SCORES_FILE, columns, model_in_words
+from jaxpu.evaluation.table import READING, SCORES_FILE, columns, model_in_words, read_scores
 from jaxpu.monitoring import plots
 from jaxpu.monitoring.run_log import read_log
 
@@ -120,11 +119,13 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
 
 def _open(run_dir: Path, evaluation_dir: Path, label: str) -> Evaluated:
     path = evaluation_dir / SCORES_FILE
-    if not path.is_file():
+    try:
+        scores = read_scores(path)
+    except FileNotFoundError as error:
         raise EvaluationError(
             f"{path} does not exist: the run has not been evaluated. Run `jaxpu evaluate {run_dir} CORPUS --report`."
-        )
-    return Evaluated(run_dir, evaluation_dir, label, json.loads(path.read_text(encoding="utf-8")), read_log(run_dir))
+        ) from error
+    return Evaluated(run_dir, evaluation_dir, label, scores, read_log(run_dir))
 
 
 def _check_comparable(first: Evaluated, other: Evaluated) -> None:
@@ -195,7 +196,7 @@ def _scores(runs: Sequence[Evaluated]) -> str:
     first = runs[0].summary()
     rows = [row(run.label, run.summary()) for run in runs]
     for run in runs[1:]:
-        differences = {key: _difference(first[key], value) for key, value in run.summary().items()}
+        differences = {key: _difference(first.get(key), value) for key, value in run.summary().items()}
         rows.append(row(f"{run.label} − {runs[0].label}", differences, sign="+"))
     for method in runs[0].scores["methods"]:
         # Masks with different STFTs are different baselines.
@@ -288,6 +289,11 @@ def _song(runs: Sequence[Evaluated], name: str, number: int) -> str:
     having = [run for run in runs if run.excerpts.get(name) == excerpt]
     prefixes, separated = ([""], ", separated") if len(runs) == 1 else ([f"{run.label}: " for run in having], "")
     signals = {prefix: excerpts.read(run.folder, name) for prefix, run in zip(prefixes, having, strict=True)}
+    shapes = {waveform.shape for own in signals.values() for waveform in own.values()}
+    if len(shapes) > 1:
+        raise EvaluationError(
+            f"The excerpts of {name} have different sizes, (channels, samples): {sorted(shapes)}. Evaluate the runs again."
+        )
     mixture, truth = (next(iter(signals.values()))[signal] for signal in ("mixture", "target"))
     sounds = {"mixture": mixture, f"{target}, true": truth}
     sounds |= {f"{prefix}{target}{separated}": own["estimate"] for prefix, own in signals.items()}

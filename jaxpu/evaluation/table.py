@@ -5,14 +5,80 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from data_pipeline.files import write_text
-from jaxpu.evaluation.scoring import TrackScores, nan_median
+from data_pipeline.stored_json import read_json
+from jaxpu.artifacts.records import ScoredModel
+from jaxpu.evaluation.baselines import MODEL
+from jaxpu.evaluation.scoring import EvaluationError, TrackScores, nan_median
 
 SCORES_FILE = "scores.json"
+
+
+class SongScores(TypedDict):
+    """Scores of one track that are shown; see `jaxpu.evaluation.scoring.TrackScores`."""
+
+    si_sdr: float
+    si_sdr_improvement: float
+    sdr_target: float | None
+    kept_energy: float | None
+    blank_rate: float | None
+
+
+class Method(TypedDict):
+    """Scores of the model or a baseline."""
+
+    summary: dict[str, float | None]
+    tracks: dict[str, SongScores]
+
+
+class Excerpt(TypedDict):
+    """Position of an excerpt in its track."""
+
+    start_s: float
+    seconds: float
+    sample_rate: int
+
+
+class Scores(TypedDict):
+    """Content of `scores.json`, as far as reports read it."""
+
+    split: str
+    target: list[str] | str
+    source: str
+    full: bool
+    model: ScoredModel
+    excerpts: NotRequired[dict[str, Excerpt]]
+    excluded_tracks: dict[str, str]
+    methods: dict[str, Method]
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read `scores.json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        EvaluationError: it is damaged, a field is not of its type, or its fields contradict each other.
+    """
+    remedy = "Evaluate the model again."
+    scores: dict[str, Any] = read_json(path, Scores, EvaluationError, remedy)
+    tracks = scores["methods"].get(MODEL, {}).get("tracks", {})
+    if not tracks:
+        raise EvaluationError(f"{path}: methods.{MODEL}.tracks is missing or empty. {remedy}")
+    for method, found in scores["methods"].items():
+        if found["tracks"].keys() != tracks.keys():
+            raise EvaluationError(f"{path}: methods.{method}.tracks has other tracks than methods.{MODEL}. {remedy}")
+    for name, excerpt in scores.get("excerpts", {}).items():
+        where = f"{path}: excerpts.{name}"
+        if name not in tracks or Path(name).name != name or name in ("", ".", ".."):
+            raise EvaluationError(f"{where} must be named after a track and its folder. {remedy}")
+        if excerpt["start_s"] < 0 or excerpt["seconds"] <= 0 or not 0 < excerpt["sample_rate"] <= 10**6:
+            raise EvaluationError(f"{where} is {excerpt}; it must lie in its track, with a sample rate up to 10^6 Hz. {remedy}")
+    return scores
+
 
 READING = (
     "SI-SDR and SI-SDRi, its improvement over the mixture: dB, mean over tracks (med.: median).",
@@ -121,7 +187,9 @@ def columns(full: bool) -> dict[str, tuple[str, str]]:
 
 def model_in_words(info: Mapping[str, Any]) -> str:
     """Step, selection and use of stems of a model, from its info, as text that ends a sentence."""
-    return f"step {info['step']}, selected by {info['select_by']}. Use of stems: {', '.join(info['uses_stems']) or 'none'}."
+    step, select_by = info.get("step", "unknown"), info.get("select_by", "an unknown criterion")
+    stems = ", ".join(info["uses_stems"]) or "none" if "uses_stems" in info else "unknown"
+    return f"step {step}, selected by {select_by}. Use of stems: {stems}."
 
 
 def format_table(table: Table) -> str:

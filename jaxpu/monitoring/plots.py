@@ -130,7 +130,7 @@ def plot_improvements(scores: Mapping[str, Sequence[float]]) -> bytes:
         numbers = np.arange(1, heights.shape[1] + 1)
         axes.vlines(numbers, heights.min(0), heights.max(0), color=_INK, linewidth=0.6)
         for row, name in zip(heights, scores, strict=True):
-            axes.plot(numbers, row, "o", markersize=4, label=name)
+            axes.plot(numbers, row, "o", markersize=4, label=_plain(name))
         axes.axhline(0, color=_INK, linewidth=0.6)
         axes.locator_params(axis="x", integer=True)
         axes.set(xlabel="song", ylabel="SI-SDR improvement in dB")
@@ -149,7 +149,7 @@ def plot_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, by
     def draw(axes: "Axes", key: str) -> None:
         for index, (name, lines) in enumerate(logs.items()):
             color = f"C{index}"
-            axes.plot(*_series(lines, "train", key), color=color, label=name)
+            axes.plot(*_series(lines, "train", key), color=color, label=_plain(name))
             axes.plot(*_series(lines, "evaluate", key), "o-" if key == "si_sdr_improvement" else "o", markersize=4, color=color)
             if key == "kept_energy":
                 _draw_watchdog(axes, lines, color)
@@ -173,14 +173,21 @@ def _draw_watchdog(axes: "Axes", lines: Sequence[Mapping[str, Any]], color: str)
     And, if there are stems, the true target's share of the energy on held-out songs as a dashed line.
     """
     axes.plot(*_series(lines, "evaluate", "true_kept_energy"), "--", color=color)
-    steps, inputs = _series(lines, "train", "input_energy")
-    energies = [_series(lines, "train", f"{name}_energy")[1] for name in ("unlabeled", "positive")]
+    names = ("input_energy", "unlabeled_energy", "positive_energy")
+    lines_with_all = [line for line in lines if all(name in line for name in names)]
+    steps, inputs = _series(lines_with_all, "train", "input_energy")
+    energies = [_series(lines_with_all, "train", name)[1] for name in names[1:]]
     means = [np.cumsum(values) / np.arange(1, len(values) + 1) for values in energies]
     limits = [BLANK_SHARE * target_share(*values) for values in zip(*means, inputs, strict=True)]
     axes.plot(steps, limits, ":", color=color)
     warned = [line["step"] for line in lines if line["kind"] == "warning"]
     axes.plot(warned, np.interp(warned, steps, limits) if steps else warned, "x", color=color)
     axes.set_ylim(bottom=0)
+
+
+def _plain(text: str) -> str:
+    """Text of a legend: matplotlib reads dollars as formulas, and hides what begins with an underscore."""
+    return text.lstrip("_").replace("$", r"\$")
 
 
 def _magnitude(waveform: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:

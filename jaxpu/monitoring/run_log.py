@@ -8,24 +8,63 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from data_pipeline.dataclass_json import Measured
+from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from data_pipeline.lazy_tensorflow import tensorflow
 from data_pipeline.progress import Bar
+from data_pipeline.stored_json import check_json, parse_json
 from jaxpu import parallel
 
 LOG_FILE = "metrics.jsonl"
 
+_REMEDY = "Remove that line: only curves are drawn from it."
+
+
+class LogError(UserError):
+    """A log that cannot be read."""
+
+
+class _Line(TypedDict):
+    kind: str
+    step: int
+    text: NotRequired[str]
+    loss: NotRequired[Measured]
+
 
 def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Lines of a run's log, oldest first; none where there is no log."""
+    """Lines of a run's log, oldest first; none where there is no log.
+
+    A last line that a kill cut in two is left out.
+
+    Raises:
+        LogError: another line is damaged.
+    """
     path = Path(run_dir) / LOG_FILE
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # A line that a kill cut in two.
-            lines.append(json.loads(line))
+    try:
+        *texts, last = path.read_bytes().split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
+    lines = [_read_line(text, f"{path}: line {number}") for number, text in enumerate(texts, 1) if text.strip()]
+    # The newline is written last.
+    with contextlib.suppress(LogError):
+        lines.append(_read_line(last, str(path)))
     return lines
+
+
+def _read_line(text: bytes, where: str) -> dict[str, Any]:
+    line: dict[str, Any] = parse_json(text, _Line, where, LogError, _REMEDY)
+    required = {"warning": ["text"], "train": ["loss"], "evaluate": ["loss"]}.get(line["kind"], [])
+    missing = [name for name in required if name not in line]
+    if missing:
+        raise LogError(f"{where}: {missing[0]} is missing. {_REMEDY}")
+    numbers = {name: value for name, value in line.items() if name not in ("kind", "step", "text")}
+    check_json(numbers, dict[str, Measured], where, LogError, _REMEDY)
+    return line
 
 
 class RunLog:

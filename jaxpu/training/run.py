@@ -13,6 +13,7 @@ import numpy as np
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
+from data_pipeline.stored_json import read_json
 from jaxpu import parallel
 from jaxpu.artifacts.checkpoints import RunCheckpoints
 from jaxpu.config import Config, ConfigError, uses_stems
@@ -221,7 +222,8 @@ def _check_config(config: Config, path: Path) -> None:
         if parallel.process_index() == 0:
             write_text(path, json.dumps(to_json(config), indent=2))
         return
-    stored = from_json(json.loads(path.read_text(encoding="utf-8")))
+    remedy = "Restore it from a copy, or use another folder (--run)."
+    stored = from_json(read_json(path, Config, ConfigError, remedy))
     if stored != config:
         raise ConfigError(
             f"{path} belongs to a run with another config: {'; '.join(_differences(to_json(stored), to_json(config)))}. "

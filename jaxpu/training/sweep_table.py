@@ -27,9 +27,10 @@ def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, An
     """The row of a run, read from its log; without scores if the sweep has not reached it."""
     row: dict[str, Any] = {**point.values, "seed": point.config.train.seed}
     log = read_log(sweep_dir / point.name) if stopped is not None else []
-    evaluations = [line for line in log if line["kind"] == "evaluate"]
+    select_by = point.config.train.select_by
+    needed = "si_sdr_improvement" if select_by == "si_sdr_improvement" else "loss"
+    evaluations = [line for line in log if line["kind"] == "evaluate" and needed in line]
     if evaluations:
-        select_by = point.config.train.select_by
         best = max(evaluations, key=lambda line: (selection_score(select_by, line, line["step"]), line["step"]))
         row |= {"step": best["step"], "held_out_loss": best["loss"]}
         row |= {name: best[name] for name in ("kept_energy", "true_kept_energy", "si_sdr_improvement") if name in best}

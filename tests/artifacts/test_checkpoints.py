@@ -27,7 +27,16 @@ def make_state(step: int, size: int = 5) -> dict[str, Any]:
 
 def save(checkpoints: RunCheckpoints, step: int, score: float) -> None:
     variables = {"params": {"kernel": jnp.full((2, 5), 100 + step, jnp.float32)}, "batch_stats": {}}
-    info = {"step": step, "score": score}
+    info = {
+        "step": step,
+        "score": score,
+        "select_by": "last",
+        "uses_stems": [],
+        "data_fingerprint": "0",
+        "best_score": score,
+        "evaluations_since_best": 0,
+        "results": {},
+    }
     checkpoints.save(step, state=make_state(step), variables=variables, score=score, config=CONFIG, info=info)
 
 
@@ -55,7 +64,7 @@ def test_last_and_best_are_kept_and_come_back_as_they_were(tmp_path: Path) -> No
     # Another process goes on from the last one.
     with RunCheckpoints(tmp_path) as checkpoints:
         state, info = checkpoints.restore(make_state(0))
-        assert info == {"step": 40, "score": -1.5}
+        assert (info["step"], info["score"]) == (40, -1.5)
         assert int(state["step"]) == 40
         assert state["empty"] == {}
         np.testing.assert_array_equal(state["params"]["kernel"], np.full((2, 5), 40))
@@ -112,6 +121,8 @@ SAVE_FOREVER = """
     from jaxpu.artifacts.checkpoints import RunCheckpoints
     from jaxpu.config import Config
 
+    INFO = {"select_by": "last", "score": 0.0, "uses_stems": [], "data_fingerprint": "0"}
+
     def save_forever(run_dir):
         with RunCheckpoints(run_dir) as checkpoints:
             step = checkpoints.latest_step or 0
@@ -120,7 +131,7 @@ SAVE_FOREVER = """
                 arrays = {f"layer_{number}": jnp.full((64, 1024), step, jnp.float32) for number in range(8)}
                 print("begins", step, flush=True)
                 checkpoints.save(
-                    step, state=arrays, variables=arrays, score=-abs(step - 2.0), config=Config(), info={"step": step}
+                    step, state=arrays, variables=arrays, score=-abs(step - 2.0), config=Config(), info=INFO | {"step": step}
                 )
                 print("saved", step, flush=True)
 

@@ -265,15 +265,15 @@ def test_damaged_and_foreign_archives_are_refused(run: Path, packed: Path, tmp_p
     document = json.loads((wider / "model.json").read_text())
     document["config"]["model"]["channels"] = 4
     (wider / "model.json").write_text(json.dumps(document))
-    refused(wider, "batch_stats/norm_0/mean is float32 (3,) in parameters.npz and float32 (4,) in the network")
+    refused(wider, "batch_stats/norm_0/mean is float32 (3,) where float32 (4,) must be")
     missing, arrays = unpacked("missing"), dict(np.load(packed_parameters(packed, tmp_path)))
     bias = arrays.pop("params/output/bias")
     np.savez(missing / "parameters.npz", **arrays)
-    refused(missing, f"params/output/bias is missing in parameters.npz and float32 {bias.shape} in the network (1 arrays differ)")
+    refused(missing, f"params/output/bias is missing where float32 {bias.shape} must be (1 arrays differ)")
     # Nothing in an archive is run: numpy does not unpickle objects.
     pickled = unpacked("pickled")
     np.savez(pickled / "parameters.npz", **(arrays | {"params/output/bias": np.array([model], object)}), allow_pickle=True)
-    refused(pickled, "Object arrays cannot be loaded when allow_pickle=False")
+    refused(pickled, "params/output/bias is object")
     newer = unpacked("newer")
     (newer / "model.json").write_text(json.dumps(document | {"format": 2}))
     refused(newer, "has format 2; this version of jaxpu reads 1")

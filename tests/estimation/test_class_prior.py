@@ -182,7 +182,7 @@ def test_estimate_is_a_class_prior_that_stays_a_word_until_training(kind):
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     with pytest.raises(ConfigError, match=r"^\w+\.class_prior is 'estimate', which becomes a number"):
         make_objective(config.objective)
-    with pytest.raises(ConfigError, match=r"class_prior is 'guess'; it must be between 0 and 1, or 'estimate'\.$"):
+    with pytest.raises(ConfigError, match=r"class_prior is 'guess'; it must be .* or 'estimate'\.$"):
         kind(class_prior="guess")
     assert make_objective(kind(class_prior=0.7)).hyperparameters["class_prior"] == 0.7
 

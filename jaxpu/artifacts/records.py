@@ -1,0 +1,112 @@
+"""Types of the JSON documents that describe trained models, which `data_pipeline.dataclass_json.decode` checks.
+
+They list the fields that jaxpu reads; others are allowed.  A field that earlier versions did not write is `NotRequired`.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+from data_pipeline.dataclass_json import Measured
+from jaxpu.config import Config
+
+
+class Amount(TypedDict):
+    """Number of recordings, seconds of the clips that are kept, and mean level of the recordings."""
+
+    tracks: int
+    kept_s: float
+    level_db: NotRequired[float | None]
+
+
+class TrainingData(TypedDict):
+    """Amounts by split and signal."""
+
+    counts: dict[str, Amount]
+
+
+class Estimate(TypedDict):
+    """A number of the objective that was estimated from the data."""
+
+    number: float
+
+
+class ModelInfo(TypedDict):
+    """Record of a training, in checkpoints, archives and scores; see `jaxpu.training.run`."""
+
+    step: int
+    select_by: str
+    score: Measured
+    uses_stems: list[str]
+    data_fingerprint: str
+    data: NotRequired[TrainingData | None]
+    estimates: NotRequired[dict[str, Estimate]]
+    stopped: NotRequired[str | None]
+
+
+class ResumeInfo(ModelInfo):
+    """What a run needs in addition to resume."""
+
+    best_score: Measured
+    evaluations_since_best: int
+    results: dict[str, Measured]
+
+
+class ModelRecord(TypedDict):
+    """Config and record of a checkpoint."""
+
+    config: Config
+    info: ModelInfo
+
+
+class ResumeRecord(TypedDict):
+    """Config and record of the checkpoint from which a run resumes."""
+
+    config: Config
+    info: ResumeInfo
+
+
+class Summary(TypedDict, total=False):
+    """Scores of a method over all tracks, in dB, as far as they are known."""
+
+    si_sdr_improvement_mean: float | None
+    sdr_target: float | None
+    sdr_accompaniment: float | None
+
+
+class MethodScores(TypedDict):
+    """Scores of a model or a baseline."""
+
+    num_tracks: int
+    summary: Summary
+
+
+class ModelScores(TypedDict):
+    """Scores as an archive stores them."""
+
+    split: str
+    methods: dict[str, MethodScores]
+
+
+class ScoredModel(TypedDict, total=False):
+    """Record of a model that was scored; empty for another separator than jaxpu's."""
+
+    step: int
+    select_by: str
+    uses_stems: list[str]
+    data_fingerprint: str
+
+
+class ScoresFile(ModelScores):
+    """The part of `scores.json` that an archive takes over."""
+
+    model: ScoredModel
+
+
+class ModelDocument(ModelRecord):
+    """`model.json` of an archive."""
+
+    kind: Literal["model", "StableHLO program"]
+    jaxpu: str
+    licence: str | None
+    description: str | None
+    num_parameters: int
+    scores: ModelScores | None
