@@ -170,7 +170,9 @@ def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:
         except libsndfile.UnreadableError as error:
             reason = str(error)
         else:
-            return source.info, source.blocks
+            # Of other coded formats, ffmpeg knows more.
+            if source.uncompressed or path.suffix.lower() in _SOUNDFILE_SUFFIXES:
+                return source.info, source.blocks
     if shutil.which("ffmpeg") is None and reason:
         raise AudioError(f"{path}: cannot be read as audio ({reason}; ffmpeg is not installed, which reads more formats).")
     try:

@@ -60,8 +60,8 @@ class Writer:
     """Writer of an audio file, block by block; the file appears under its name only when it is complete.
 
     The blocks go to a hidden file in the same folder.  At the end of the `with` statement its header, its container and its last
-    seconds are read again (`libsndfile.check_written`), and it is renamed; after an error it is removed.  Integer formats round to
-    the nearest step and clip at full scale, so that PCM read by `read_blocks` is written back bit for bit.
+    seconds are read again (`libsndfile.check_written`), and it is renamed; after an error it is removed.  Integer formats round
+    to the nearest step and clip at full scale, so that PCM read by `read_blocks` is written back bit for bit.
 
     Args:
         path: audio file in an existing folder; the suffix (.wav, .flac, .ogg, .mp3) determines the format.

@@ -28,6 +28,8 @@ Blocks = Generator[np.ndarray, None, None]
 _FORMATS_WITH_DURATION = frozenset({"mov"})
 # Because of priming and edit lists, a stream may decode to a few frames less than its container declares.
 _CONTAINER_TOLERANCE_S = 0.25
+# A decoder may hold back its last frames at an error.
+_END_S = 0.5
 # ffmpeg exits with success on some truncated files, but prints one of these words.
 _TRUNCATION_WORDS = ("prematurely", "partial file", "truncated")
 
@@ -86,12 +88,12 @@ def ffprobe_streams(path: Path) -> tuple[AudioInfo, ...]:
 def _ffprobe_cached(path: Path, size: int, mtime_ns: int) -> tuple[AudioInfo, ...]:
     del size, mtime_ns  # Only keys of the cache.
     require_ffmpeg()
+    containers.check_end(path)
     entries = "stream=sample_rate,channels,duration_ts,time_base:format=format_name"
     command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", f"file:{path}"]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
     if result.returncode:
-        raise AudioError(f"{path}: cannot be read as audio, or is truncated; ffprobe says: {_last_line(result.stderr, path)}.")
-    containers.check_end(path)
+        raise AudioError(f"{path}: cannot be read as audio; ffprobe says: {_last_line(result.stderr, path)}.")
     report = json.loads(result.stdout)
     streams = tuple(_ffprobe_info(stream, report.get("format", {})) for stream in report.get("streams", []))
     if not streams:
@@ -124,15 +126,15 @@ def ffmpeg_blocks(
         before: number of samples that lie before them, for messages.
     """
     require_ffmpeg()
-    url = f"file:{path}" if span is None else f"subfile,,start,{span[0]},end,{span[1]},,:file:{path}"
+    source = ["-i", f"file:{path}"]
+    if span is not None:
+        source = ["-f", "mp3", "-i", f"subfile,,start,{span[0]},end,{span[1]},,:file:{path}"]
     sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), "-ac", str(info.num_channels)]
-    demuxer = [] if span is None else ["-f", "mp3"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-threads", "1", *demuxer, "-i", url, "-map", f"0:a:{stream}"]
+    arguments = ["-threads", "1", *source, "-map", f"0:a:{stream}", *sample_format, "pipe:1"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", *arguments]
     # The messages go to a file: a pipe that nobody reads meanwhile would fill up and block ffmpeg.
     with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(
-            [*command, *sample_format, "pipe:1"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
         assert process.stdout is not None
         decoded, ended = 0, False
         try:
@@ -147,7 +149,23 @@ def ffmpeg_blocks(
             process.wait()
         messages.seek(0)
         text = messages.read().decode(errors="replace")
-    _check_outcome(path, info, before + decoded, process.returncode, text)
+    reason = _last_line(text, path)
+    if any(word in text for word in _TRUNCATION_WORDS) or (process.returncode and decoded and _is_end(arguments, info, decoded)):
+        raise containers.truncated(path, f"decoding ends near {(before + decoded) / info.sample_rate:.2f} s ({reason})")
+    if process.returncode and before + decoded == 0:
+        raise AudioError(f"{path}: cannot be decoded; ffmpeg says: {reason}. Convert it with the program that made it.")
+    if process.returncode:
+        raise damaged(path, (before + decoded) / info.sample_rate, reason)
+    _check_length(path, info, decoded)
+
+
+def _is_end(arguments: list[str], info: AudioInfo, decoded: int) -> bool:
+    """Whether ffmpeg, told to go on behind errors, finds hardly more than what it decoded before the first one."""
+    command = ["ffmpeg", "-nostdin", "-v", "quiet", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        whole = sum(block.shape[1] for block in _blocks_of(process.stdout, info.num_channels, BLOCK_SAMPLES))
+    return 0 < whole < decoded + _END_S * info.sample_rate
 
 
 def _blocks_of(pipe: IO[bytes], num_channels: int, block_samples: int) -> Blocks:
@@ -179,17 +197,8 @@ def _without_padding(blocks: Blocks, info: AudioInfo, block_samples: int) -> Blo
         position += block.shape[1]
 
 
-def _check_outcome(path: Path, info: AudioInfo, position: int, status: int, messages: str) -> None:
-    """Raise AudioError if ffmpeg failed, or ended early; say so if it decoded more than the container declares."""
-    reason = _last_line(messages, path)
-    if any(word in messages for word in _TRUNCATION_WORDS):
-        raise containers.truncated(path, f"decoding stops near {position / info.sample_rate:.2f} s ({reason})")
-    if status and position == 0:
-        raise AudioError(
-            f"{path}: cannot be decoded; ffmpeg says: {reason}. Convert it to .wav or .flac with the program that made it."
-        )
-    if status:
-        raise damaged(path, position / info.sample_rate, reason)
+def _check_length(path: Path, info: AudioInfo, position: int) -> None:
+    """Raise AudioError if ffmpeg decoded less than the container declares; say so if it decoded more."""
     if info.num_samples is None:
         return
     tolerance = _CONTAINER_TOLERANCE_S * info.sample_rate

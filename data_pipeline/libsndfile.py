@@ -52,6 +52,11 @@ class Source:
     by_ffmpeg: frozenset[Link]
     least: int
 
+    @property
+    def uncompressed(self) -> bool:
+        """Whether the samples are stored one by one."""
+        return self.subtype in _BYTES
+
     def blocks(self, block_samples: int) -> Blocks:
         """Decode the file; like `data_pipeline.audio.read_blocks`."""
         position = 0
@@ -97,14 +102,13 @@ class Source:
             reason: message of the decoder.
         """
         with contextlib.suppress(*ERRORS), _opened(self.path, link, len(self.links) == 1) as file:
-            file.seek(file.frames - 1)
-            if not len(file.read(1)):
-                return shorter_than_promised(self.path, before + promised, before + position)
             with contextlib.suppress(*ERRORS):
                 file.seek(position)
                 while count := len(file.read(1024)):
                     position += count
-            return damaged(self.path, (before + position) / self.info.sample_rate, reason)
+            file.seek(file.frames - 1)
+            if len(file.read(1)):
+                return damaged(self.path, (before + position) / self.info.sample_rate, reason)
         return shorter_than_promised(self.path, before + promised, before + position)
 
 

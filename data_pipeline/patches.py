@@ -274,8 +274,8 @@ def _silent(recording: Recording, stereo: bool) -> DataError:
         with contextlib.closing(recording.blocks(recording.sample_rate, stereo=True)) as blocks:
             if any(block.any() for block in blocks):
                 return DataError(
-                    f"{recording.name}: its two channels cancel in the mono downmix: they have opposite polarity. Prepare stereo, "
-                    "or swap the polarity of one: `ffmpeg -i OLD -af 'pan=stereo|c0=c0|c1=-1*c1' NEW`."
+                    f"{recording.name}: its two channels cancel in the mono downmix, since their polarity is opposite. Prepare "
+                    "stereo, or swap the polarity of one: `ffmpeg -i OLD -af 'pan=stereo|c0=c0|c1=-1*c1' NEW`."
                 )
     return DataError(f"{recording.name}: is silent throughout. Replace it, or leave it out (--skip-bad).")
 

@@ -66,6 +66,7 @@ def check_end(path: Path) -> None:
 def _check_end(path: Path, size: int, mtime_ns: int) -> None:
     del size, mtime_ns  # Only keys of the cache.
     checks: dict[bytes, Callable[[Path, Bytes], None]] = {_EBML: _check_matroska, _ASF[:4]: _check_asf, b"TTA1": _check_second}
+    checks[b"wvpk"] = _check_wavpack
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         check = _check_mp4 if data[4:8] == b"ftyp" else checks.get(data[:4])
         if check is not None:
@@ -109,6 +110,15 @@ def _check_second(path: Path, data: Bytes) -> None:
     second = data.find(data[:14], 14)
     if second > 0:
         raise joined(path, second)
+
+
+def _check_wavpack(path: Path, data: Bytes) -> None:
+    position, last = 0, 0
+    while data[position : position + 4] == b"wvpk" and position + 32 <= len(data):
+        size, index = struct.unpack("<4xI8xI", data[position : position + 20])
+        if index < last:  # Each block states its first sample.
+            raise joined(path, position)
+        position, last = position + 8 + size, index
 
 
 def _check_mp4(path: Path, data: Bytes) -> None:

@@ -140,7 +140,7 @@ def _is_chain(data: Bytes, kind: str, position: int) -> bool:
     while position < len(data):
         chunk = _chunk(data, kind, position, big=kind == "aiff")
         if chunk is None or not _is_name(chunk[0]) or chunk[1] + chunk[2] > len(data):
-            return False
+            return bool(_NO_SAMPLES.match(data, position))
         position = chunk[3]
     return True
 

@@ -203,8 +203,8 @@ def _write(
             on_samples(mixture.shape[1])
     if overshoot.count:
         say_once(
-            f"{outputs[0].parent}: {overshoot.count} samples of the recording lie beyond full scale (peak "
-            f"{overshoot.peak_db:+.1f} dB) and were clipped: {target_writer.subtype} cannot hold them. `--format wav --subtype FLOAT` does."
+            f"{outputs[0].parent}: {overshoot.count} samples of the recording lie beyond full scale (peak {overshoot.peak_db:+.1f} "
+            f"dB) and were clipped: {target_writer.subtype} cannot hold them. `--format wav --subtype FLOAT` does."
         )
 
 
