@@ -114,7 +114,7 @@ def _check_second(path: Path, data: Bytes) -> None:
 
 def _check_wavpack(path: Path, data: Bytes) -> None:
     position, last = 0, 0
-    while data[position : position + 4] == b"wvpk" and position + 32 <= len(data):
+    while (position := data.find(b"wvpk", position)) >= 0 and position + 32 <= len(data):
         size, index = struct.unpack("<4xI8xI", data[position : position + 20])
         if index < last:  # Each block states its first sample.
             raise joined(path, position)

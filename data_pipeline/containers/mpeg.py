@@ -21,6 +21,7 @@ _KBITS = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44_100, 48_000, 32_000)
+_MEND = "if it was cut on purpose, `ffmpeg -i OLD -c copy NEW` mends that"
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 
 
@@ -85,9 +86,9 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
             position = _skip(data, position, at_frame=frame is None)
             continue
         if position + frame.length > size:
-            if position != end or (parts and parts[-1].stated and parts[-1].count >= parts[-1].stated):
+            if position != end or (parts and parts[-1].stated and parts[-1].count + 1 >= parts[-1].stated):
                 break  # Stray bytes: all that was promised is there.
-            raise truncated(path, f"its last frame has {size - position} of {frame.length} bytes")
+            raise truncated(path, f"its last frame has {size - position} of {frame.length} bytes ({_MEND})")
         if parts and frame.format != parts[-1].frame.format:
             raise joined(path, position, parts[-1].frame.format, frame.format)
         stated, trimmed = _statement(data[position : position + min(frame.length, 256)], frame)
@@ -100,10 +101,7 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
         return None
     for part in parts:
         if part.stated is not None and part.stated > part.count + 1:
-            detail = f"its header promises {part.stated} frames, the file has {part.count}"
-            raise truncated(
-                path, f"{detail} (if it was cut out of a longer one on purpose, `ffmpeg -i OLD -c copy NEW` mends that)"
-            )
+            raise truncated(path, f"its header promises {part.stated} frames, the file has {part.count} ({_MEND})")
     return Contents(tuple(part.link() for part in parts))
 
 

@@ -203,7 +203,7 @@ def _write(
             on_samples(mixture.shape[1])
     if overshoot.count:
         say_once(
-            f"{outputs[0].parent}: {overshoot.count} samples of the recording lie beyond full scale (peak {overshoot.peak_db:+.1f} "
+            f"{outputs[0].parent}: {overshoot.count} samples of the recording exceed full scale (peak {overshoot.peak_db:+.1f} "
             f"dB) and were clipped: {target_writer.subtype} cannot hold them. `--format wav --subtype FLOAT` does."
         )
 
