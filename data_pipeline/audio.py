@@ -184,7 +184,8 @@ def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:
             f"{path}: has {len(streams)} audio stream(s), so there is no stream {stream}. Is it a complete .stem.mp4?"
         )
     info = streams[stream]
-    return info, lambda block_samples: decoders.ffmpeg_blocks(path, info, stream, block_samples)
+    strict = not containers.is_open_ended(path)
+    return info, lambda block_samples: decoders.ffmpeg_blocks(path, info, stream, block_samples, strict=strict)
 
 
 def _checked(path: Path, blocks: Iterator[np.ndarray], sample_rate: int) -> Blocks:

@@ -113,7 +113,14 @@ def _ffprobe_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInf
 
 
 def ffmpeg_blocks(
-    path: Path, info: AudioInfo, stream: int, block_samples: int, *, span: tuple[int, int] | None = None, before: int = 0
+    path: Path,
+    info: AudioInfo,
+    stream: int,
+    block_samples: int,
+    *,
+    strict: bool = True,
+    span: tuple[int, int] | None = None,
+    before: int = 0,
 ) -> Blocks:
     """Read an audio stream with ffmpeg at its own rate; otherwise like `data_pipeline.audio.read_blocks`.
 
@@ -122,6 +129,7 @@ def ffmpeg_blocks(
         info: of the stream.
         stream: its number among the audio streams.
         block_samples: block length in samples per channel.
+        strict: fail at what ffmpeg takes for damage, as it does the last packet where a header leaves the length open.
         span: read only these bytes of an .mp3.
         before: number of samples that lie before them, for messages.
     """
@@ -131,7 +139,7 @@ def ffmpeg_blocks(
         source = ["-f", "mp3", "-i", f"subfile,,start,{span[0]},end,{span[1]},,:file:{path}"]
     sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), "-ac", str(info.num_channels)]
     arguments = ["-threads", "1", *source, "-map", f"0:a:{stream}", *sample_format, "pipe:1"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", *arguments]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *(["-xerror"] if strict else []), *arguments]
     # The messages go to a file: a pipe that nobody reads meanwhile would fill up and block ffmpeg.
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
@@ -161,6 +169,8 @@ def ffmpeg_blocks(
 
 def _is_end(arguments: list[str], info: AudioInfo, decoded: int) -> bool:
     """Whether ffmpeg, told to go on behind errors, finds hardly more than what it decoded before the first one."""
+    if info.num_samples is not None:
+        return False  # What its container states is there, see `containers.check_end`.
     command = ["ffmpeg", "-nostdin", "-v", "quiet", *arguments]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

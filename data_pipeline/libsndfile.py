@@ -101,14 +101,16 @@ class Source:
             promised: number of its samples.
             reason: message of the decoder.
         """
-        with contextlib.suppress(*ERRORS), _opened(self.path, link, len(self.links) == 1) as file:
-            with contextlib.suppress(*ERRORS):
-                file.seek(position)
-                while count := len(file.read(1024)):
-                    position += count
+        sole, last = len(self.links) == 1, 0
+        with contextlib.suppress(*ERRORS), _opened(self.path, link, sole) as file:
             file.seek(file.frames - 1)
-            if len(file.read(1)):
-                return damaged(self.path, (before + position) / self.info.sample_rate, reason)
+            last = len(file.read(1))
+        with contextlib.suppress(*ERRORS), _opened(self.path, link, sole) as file:
+            file.seek(position)
+            while count := len(file.read(1024)):
+                position += count
+        if last:
+            return damaged(self.path, (before + position) / self.info.sample_rate, reason)
         return shorter_than_promised(self.path, before + promised, before + position)
 
 
@@ -211,15 +213,15 @@ def _length(file: soundfile.SoundFile, link: Link) -> tuple[str, int | None, int
     """Why libsndfile does not read all of a recording, or ""; its length, or None; and the number of samples certainly there."""
     if file.frames >= _UNKNOWN_LENGTH:
         return "its header leaves the length open", None, 0
+    if link.least is None and file.subtype.startswith("MPEG") and file.format != "MP3":
+        return "libsndfile guesses its length from the bit rate", None, 0  # MP3 in WAV.
     if link.samples is not None:
-        if file.subtype not in _BYTES:
-            return "its header leaves the length open", None, 0
+        if file.subtype not in _BYTES:  # libsndfile looks at the size of the file, except where the header says 0.
+            return ("", file.frames, file.frames) if file.frames else ("its header leaves the length open", None, 0)
         there = (link.samples[1] - link.samples[0]) // (_BYTES[file.subtype] * file.channels)
         return (
             ("", file.frames, there) if file.frames == there else (f"its header tells {file.frames} of {there} samples", None, 0)
         )
-    if link.least is None and file.subtype.startswith("MPEG") and file.format != "MP3":
-        return "libsndfile guesses its length from the bit rate", None, 0  # MP3 in WAV.
     if link.least is None:
         return "", file.frames, file.frames
     if file.frames < link.least - _LOSSY_TOLERANCE:

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipeline.containers import chunks, mpeg, ogg
 from data_pipeline.containers.links import Bytes, Contents, Link, joined, truncated
 
-__all__ = ["Contents", "Link", "check_end", "contents", "joined", "libsndfile_reads", "truncated"]
+__all__ = ["Contents", "Link", "check_end", "contents", "is_open_ended", "joined", "libsndfile_reads", "truncated"]
 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # With its first block, which is 34 bytes long.
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -44,6 +44,11 @@ def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
         elif path.suffix.lower() == ".mp3":
             found = mpeg.contents(path, data, begin)
         return found or Contents((Link(0, size),))
+
+
+def is_open_ended(path: Path) -> bool:
+    """Whether the header of a WAV or a relative of it leaves open how many bytes of samples follow."""
+    return any(link.samples is not None for link in contents(path).links)
 
 
 def libsndfile_reads(path: Path) -> bool:

@@ -79,10 +79,12 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
 
     parts: list[_Part] = []
     position, end, size = begin, begin, len(data)
+    tagged = False
     while position < size:
         frame = frame_at(position)
         # A frame counts if another one, a tag or the end follows it.
         if frame is None or (position != end and not _is_followed(data, frame_at, position, frame)):
+            tagged = tagged or data[position : position + 3] == b"ID3"
             position = _skip(data, position, at_frame=frame is None)
             continue
         if position + frame.length > size:
@@ -92,8 +94,10 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
         if parts and frame.format != parts[-1].frame.format:
             raise joined(path, position, parts[-1].frame.format, frame.format)
         stated, trimmed = _statement(data[position : position + min(frame.length, 256)], frame)
-        if stated is not None or not parts:
+        complete = parts and parts[-1].count + 1 >= (parts[-1].stated or 0)
+        if stated is not None or not parts or (tagged and complete):
             parts.append(_Part(position, frame, 0, stated, trimmed))
+        tagged = False
         if stated is None:
             parts[-1].count += 1
         position = end = parts[-1].end = position + frame.length
