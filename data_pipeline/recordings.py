@@ -192,7 +192,7 @@ def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
                 + ", ".join(f"{_label(part)} has {value} {unit}" for part, value in zip(parts, values, strict=True))
                 + ". The mixture and all stems of a track must have the same length, rate and channels."
             )
-    return infos[0]
+    return next((info for info in infos if info.num_samples is not None), infos[0])
 
 
 def _missing(path: Path) -> AudioError:
