@@ -1,9 +1,7 @@
 """What an audio file says about its length, found in its bytes without decoding, and whether all of it is there."""
 
 import functools
-import mmap
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +29,8 @@ def contents(path: Path) -> Contents:
 @functools.lru_cache(maxsize=4096)
 def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
     del mtime_ns  # Only a key of the cache.
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file:
+        data = Bytes(file)
         begin = mpeg.id3_length(data[:10]) if data[:3] == b"ID3" and size > 10 else 0
         found: Contents | None = None
         if kind := chunks.kind_of(data):
@@ -39,8 +38,10 @@ def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
         elif data[:4] == b"OggS":
             found = ogg.contents(path, data)
         elif data[begin : begin + 4] == b"fLaC":
-            begins = [match.start() for match in _FLAC.finditer(data)][1:]
-            found = Contents(tuple(Link(*span) for span in zip([0, *begins], [*begins, size], strict=True)))
+            begins = [0]
+            while (next_begin := data.search(_FLAC, max(begin, begins[-1]) + 1)) >= 0:
+                begins.append(next_begin)
+            found = Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], size], strict=True)))
         elif path.suffix.lower() == ".mp3":
             found = mpeg.contents(path, data, begin)
         return found or Contents((Link(0, size),))
@@ -53,7 +54,8 @@ def is_open_ended(path: Path) -> bool:
 
 def libsndfile_reads(path: Path) -> bool:
     """Whether the header is of a format that libsndfile reads, whatever the suffix."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file:
+        data = Bytes(file)
         return bool(chunks.kind_of(data))
 
 
@@ -72,7 +74,8 @@ def _check_end(path: Path, size: int, mtime_ns: int) -> None:
     del size, mtime_ns  # Only keys of the cache.
     checks: dict[bytes, Callable[[Path, Bytes], None]] = {_EBML: _check_matroska, _ASF[:4]: _check_asf, b"TTA1": _check_second}
     checks[b"wvpk"] = _check_wavpack
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file:
+        data = Bytes(file)
         check = _check_mp4 if data[4:8] == b"ftyp" else checks.get(data[:4])
         if check is not None:
             check(path, data)
@@ -84,7 +87,7 @@ def _check_matroska(path: Path, data: Bytes) -> None:
     if size is None or data[header + size : header + size + 4] != _SEGMENT:
         return
     # A live stream leaves the length open.
-    end = data.find(data[: header + size], begin) if segment is None else begin + segment
+    end = data.find(data[: min(header + size, 64)], begin) if segment is None else begin + segment
     if end > len(data):
         raise truncated(path, f"its header promises {end} bytes, the file has {len(data)}")
     if end > 0 and data[end : end + 4] == _EBML:
@@ -93,11 +96,11 @@ def _check_matroska(path: Path, data: Bytes) -> None:
 
 def _element(data: Bytes, position: int) -> tuple[int, int | None]:
     """First byte and length of the content of an EBML element whose length stands here; a length of None is unknown."""
-    first = data[position] if position < len(data) else 0
+    first = data.number(position, 1, "big")
     if not first:
         return position, None
     num_bytes = 9 - first.bit_length()
-    value = int.from_bytes(data[position : position + num_bytes], "big") & ((1 << 7 * num_bytes) - 1)
+    value = data.number(position, num_bytes, "big") & ((1 << 7 * num_bytes) - 1)
     return position + num_bytes, None if value == (1 << 7 * num_bytes) - 1 else value
 
 
@@ -106,7 +109,7 @@ def _check_asf(path: Path, data: Bytes) -> None:
     at = data.find(_ASF_FILE, 0, 1 << 20)
     if at < 0 or at + 92 > len(data):
         return
-    (size,), (flags,) = struct.unpack("<Q", data[at + 40 : at + 48]), struct.unpack("<I", data[at + 88 : at + 92])
+    size, flags = data.number(at + 40, 8, "little"), data.number(at + 88, 4, "little")
     if not flags & 1 and size > len(data):  # The flag marks a live stream, whose length is unknown.
         raise truncated(path, f"its header promises {size} bytes, the file has {len(data)}")
 
@@ -120,7 +123,7 @@ def _check_second(path: Path, data: Bytes) -> None:
 def _check_wavpack(path: Path, data: Bytes) -> None:
     position, last = 0, 0
     while (position := data.find(b"wvpk", position)) >= 0 and position + 32 <= len(data):
-        size, index = struct.unpack("<4xI8xI", data[position : position + 20])
+        size, index = data.number(position + 4, 4, "little"), data.number(position + 16, 4, "little")
         if index < last:  # Each block states its first sample.
             raise joined(path, position)
         position, last = position + 8 + size, index
@@ -129,9 +132,9 @@ def _check_wavpack(path: Path, data: Bytes) -> None:
 def _check_mp4(path: Path, data: Bytes) -> None:
     position = 0
     while position + 16 <= len(data):
-        (size,), name = struct.unpack(">I", data[position : position + 4]), data[position + 4 : position + 8]
+        size, name = data.number(position, 4, "big"), data[position + 4 : position + 8]
         if size == 1:
-            (size,) = struct.unpack(">Q", data[position + 8 : position + 16])
+            size = data.number(position + 8, 8, "big")
         if name == b"ftyp" and position:
             raise joined(path, position)
         if size < 8:

@@ -32,7 +32,7 @@ _Chunk = tuple[bytes, int, int, int]
 
 def kind_of(data: Bytes, at: int = 0) -> str:
     """Name of the format whose header stands at a byte; empty if it is none of this module's."""
-    return next((kind for kind, header in _HEADERS.items() if header.match(data, at)), "")
+    return next((kind for kind, header in _HEADERS.items() if header.match(data[at : at + 16])), "")
 
 
 def contents(path: Path, data: Bytes, kind: str) -> Contents:
@@ -61,7 +61,7 @@ def _link(path: Path, data: Bytes, kind: str, begin: int) -> tuple[Link, int | N
     raw = None
     for name, body, length, following in _chunks(data, kind, begin):
         if name == b"ds64":  # RF64 stores the 64-bit length of `data` here.
-            long_length = struct.unpack("<Q", data[body + 8 : body + 16])[0]
+            long_length = data.number(body + 8, 8, "little")
         if name == b"desc" and kind == "caf":
             raw = _caf_format(data[body : body + 32])
         if name not in (b"data", b"SSND"):
@@ -77,10 +77,10 @@ def _link(path: Path, data: Bytes, kind: str, begin: int) -> tuple[Link, int | N
             if length > there and not open_ended:
                 raise truncated(path, f"its header promises {length} bytes of samples, the file has {there}")
         if open_ended:
-            second = _HEADERS[kind].search(data, first)
-            end = second.start() if second else len(data)
-            again = second is not None and _repeats(data, kind, end, end - first)
-            return Link(begin, end, (first, end), raw=raw), None if second is None or again else end, 0
+            second = data.search(_HEADERS[kind], first)
+            end = second if second > 0 else len(data)
+            is_last = second < 0 or _repeats(data, kind, end, end - first)
+            return Link(begin, end, (first, end), raw=raw), None if is_last else end, 0
         end, second_at, rest = _behind(data, kind, following, odd=length % 2 == 1)
         return Link(begin, end), second_at, rest
     return Link(begin, len(data)), None, 0
@@ -96,7 +96,7 @@ def _repeats(data: Bytes, kind: str, begin: int, num_bytes: int) -> bool:
 
 def _chunks(data: Bytes, kind: str, begin: int) -> Iterator[_Chunk]:
     if kind == "au":
-        offset, length = struct.unpack(">II", data[begin + 4 : begin + 12])
+        offset, length = data.number(begin + 4, 4, "big"), data.number(begin + 8, 4, "big")
         yield b"data", begin + offset, length, begin + offset + length
         return
     position = begin + {"w64": 40, "caf": 8}.get(kind, 12)
@@ -109,16 +109,16 @@ def _chunk(data: Bytes, kind: str, position: int, *, big: bool) -> _Chunk | None
     if kind == "w64":  # A GUID, and a length that counts itself and the GUID; chunks begin at multiples of 8 bytes.
         if position + 24 > len(data):
             return None
-        length = max(0, struct.unpack("<Q", data[position + 16 : position + 24])[0] - 24)
+        length = max(0, data.number(position + 16, 8, "little") - 24)
         return data[position : position + 4], position + 24, length, position + 24 + length + -length % 8
     if kind == "caf":
         if position + 12 > len(data):
             return None
-        length = struct.unpack(">Q", data[position + 4 : position + 12])[0]
+        length = data.number(position + 4, 8, "big")
         return data[position : position + 4], position + 12, length, position + 12 + length
     if position + 8 > len(data):
         return None
-    length = struct.unpack(">I" if big else "<I", data[position + 4 : position + 8])[0]
+    length = data.number(position + 4, 4, "big" if big else "little")
     return data[position : position + 4], position + 8, length, position + 8 + length + length % 2
 
 
@@ -140,7 +140,7 @@ def _is_chain(data: Bytes, kind: str, position: int) -> bool:
     while position < len(data):
         chunk = _chunk(data, kind, position, big=kind == "aiff")
         if chunk is None or not _is_name(chunk[0]) or chunk[1] + chunk[2] > len(data):
-            return bool(_NO_SAMPLES.match(data, position))
+            return bool(_NO_SAMPLES.match(data[position : position + 8]))
         position = chunk[3]
     return True
 

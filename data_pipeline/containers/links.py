@@ -1,13 +1,55 @@
 """What the bytes of an audio file say about its length, before anything is decoded."""
 
 import dataclasses
-import mmap
+import re
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 from data_pipeline.errors import AudioError
 
-Bytes = mmap.mmap
-"""A file, read where it is looked at."""
+_WINDOW, _OVERLAP = 1 << 16, 64
+
+
+class Bytes:
+    """The bytes of a file, read where they are looked at.
+
+    Not mapped into memory: where a disk fails, or a file shrinks meanwhile, that ends the process.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, 2)
+        self._window, self._at = b"", 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, span: slice) -> bytes:
+        begin, end = span.start or 0, min(span.stop, self._size)
+        if begin >= end:
+            return b""
+        if begin < self._at or end > self._at + len(self._window):
+            self._file.seek(begin)
+            self._window, self._at = self._file.read(max(_WINDOW, end - begin)), begin
+        return self._window[begin - self._at : end - self._at]
+
+    def number(self, at: int, num_bytes: int, order: Literal["little", "big"]) -> int:
+        """Return the unsigned integer at a byte; the bytes behind the end of the file count as missing."""
+        return int.from_bytes(self[at : at + num_bytes], order)
+
+    def search(self, pattern: re.Pattern[bytes], begin: int = 0, end: int | None = None) -> int:
+        """Find the first match, of up to 64 bytes, that begins at `begin` or later; -1 if there is none."""
+        end = len(self) if end is None else min(end, len(self))
+        while begin < end:
+            match = pattern.search(self[begin : min(begin + _WINDOW, end)])
+            if match:
+                return begin + match.start()
+            begin += _WINDOW - _OVERLAP
+        return -1
+
+    def find(self, text: bytes, begin: int = 0, end: int | None = None) -> int:
+        """Find the first occurrence of up to 64 bytes."""
+        return self.search(re.compile(re.escape(text)), begin, end)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ _KBITS = {
 }
 _RATES = (44_100, 48_000, 32_000)
 _MEND = "if it was cut on purpose, `ffmpeg -i OLD -c copy NEW` mends that"
-_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+_SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _skip(data: Bytes, position: int, *, at_frame: bool) -> int:
     """Where to look next for a frame: behind a tag, or at the next bytes that may begin one."""
     if at_frame and (length := _tag_length(data, position)):
         return position + length
-    match = _SYNC.search(data, position + 1)
-    return match.start() if match else len(data)
+    following = data.search(_SYNC, position + 1)
+    return following if following >= 0 else len(data)
 
 
 def _tag_length(data: Bytes, position: int) -> int:
@@ -167,7 +167,7 @@ def id3_length(start: bytes) -> int:
 def _statement(data: bytes, frame: _Frame) -> tuple[int | None, int]:
     """Number of frames that a frame without sound states (None for one with sound), and samples to trim from both ends."""
     if data[36:40] == b"VBRI":
-        return struct.unpack(">I", data[50:54])[0], 0
+        return int.from_bytes(data[50:54], "big"), 0
     begin = 4 + frame.side_bytes
     if data[begin : begin + 4] not in (b"Xing", b"Info") or len(data) < begin + 12:
         return None, 0
