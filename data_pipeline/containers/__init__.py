@@ -1,7 +1,6 @@
 """What an audio file says about its length, found in its bytes without decoding, and whether all of it is there."""
 
 import functools
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from data_pipeline.containers.links import Bytes, Contents, Link, joined, trunca
 
 __all__ = ["Contents", "Link", "check_end", "contents", "is_open_ended", "joined", "libsndfile_reads", "truncated"]
 
-_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # With its first block, which is 34 bytes long.
+_FLAC_INFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # Its first block, the last one or not, is 34 bytes long.
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # Its object of file properties.
@@ -38,9 +37,10 @@ def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
         elif data[:4] == b"OggS":
             found = ogg.contents(path, data)
         elif data[begin : begin + 4] == b"fLaC":
-            begins = [0]
-            while (next_begin := data.search(_FLAC, max(begin, begins[-1]) + 1)) >= 0:
-                begins.append(next_begin)
+            begins, at = [0], begin
+            while (at := data.find(b"fLaC", at + 4)) >= 0:
+                if data[at + 4 : at + 8] in _FLAC_INFO:
+                    begins.append(at)
             found = Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], size], strict=True)))
         elif path.suffix.lower() == ".mp3":
             found = mpeg.contents(path, data, begin)

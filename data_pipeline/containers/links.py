@@ -7,7 +7,7 @@ from typing import BinaryIO, Literal
 
 from data_pipeline.errors import AudioError
 
-_WINDOW, _OVERLAP = 1 << 16, 64
+_WINDOW, _OVERLAP = 1 << 18, 64
 
 
 class Bytes:
@@ -48,8 +48,14 @@ class Bytes:
         return -1
 
     def find(self, text: bytes, begin: int = 0, end: int | None = None) -> int:
-        """Find the first occurrence of up to 64 bytes."""
-        return self.search(re.compile(re.escape(text)), begin, end)
+        """Find the first occurrence of up to 64 bytes that begins at `begin` or later; -1 if there is none."""
+        end = len(self) if end is None else min(end, len(self))
+        while begin < end:
+            at = self[begin : min(begin + _WINDOW, end)].find(text)
+            if at >= 0:
+                return begin + at
+            begin += _WINDOW - _OVERLAP
+        return -1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ _KBITS = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44_100, 48_000, 32_000)
+_STATED_BYTES = 40  # The name of a statement stands within them.
 _MEND = "if it was cut on purpose, `ffmpeg -i OLD -c copy NEW` mends that"
 _SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")
 
@@ -93,7 +94,10 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
             raise truncated(path, f"its last frame has {size - position} of {frame.length} bytes ({_MEND})")
         if parts and frame.format != parts[-1].frame.format:
             raise joined(path, position, parts[-1].frame.format, frame.format)
-        stated, trimmed = _statement(data[position : position + min(frame.length, 256)], frame)
+        stated, trimmed = None, 0
+        start = data[position : position + _STATED_BYTES]
+        if b"Xing" in start or b"Info" in start or b"VBRI" in start:
+            stated, trimmed = _statement(data[position : position + frame.length], frame)
         complete = parts and parts[-1].count + 1 >= (parts[-1].stated or 0)
         if stated is not None or not parts or (tagged and complete):
             parts.append(_Part(position, frame, 0, stated, trimmed))
