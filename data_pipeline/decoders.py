@@ -43,11 +43,14 @@ class AudioInfo:
         num_channels: 1 for mono, 2 for stereo.
         num_samples: per channel, where the file states it for this stream and its bytes bear it out; None if only decoding can
             tell.  Exact for PCM and FLAC; lossy files may decode to up to 0.25 s less.
+        guess: the length that the file suggests where `num_samples` is None, for progress bars and the choice of a format that
+            has room; None if it suggests none.
     """
 
     sample_rate: int
     num_channels: int
     num_samples: int | None
+    guess: int | None = None
 
 
 def require_ffmpeg() -> None:
@@ -89,7 +92,7 @@ def _ffprobe_cached(path: Path, size: int, mtime_ns: int) -> tuple[AudioInfo, ..
     del size, mtime_ns  # Only keys of the cache.
     require_ffmpeg()
     containers.check_end(path)
-    entries = "stream=sample_rate,channels,duration_ts,time_base:format=format_name"
+    entries = "stream=sample_rate,channels,duration_ts,time_base:format=duration,format_name"
     command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", f"file:{path}"]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
     if result.returncode:
@@ -109,7 +112,10 @@ def _ffprobe_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInf
     stated = _FORMATS_WITH_DURATION & set(container.get("format_name", "").split(","))
     if stated and "duration_ts" in stream and "time_base" in stream:
         num_samples = int(stream["duration_ts"] * Fraction(stream["time_base"]) * sample_rate)
-    return AudioInfo(sample_rate, int(stream["channels"]), num_samples)
+    guess = None
+    if num_samples is None and "duration" in container:
+        guess = round(float(container["duration"]) * sample_rate)
+    return AudioInfo(sample_rate, int(stream["channels"]), num_samples, guess)
 
 
 def ffmpeg_blocks(

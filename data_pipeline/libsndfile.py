@@ -174,7 +174,7 @@ def _source(path: Path, size: int, mtime_ns: int) -> Source | str:
             seconds = " + ".join(f"{least / sample_rate:.2f}" for least in certain)
             say_once(f"{path}: holds {len(certain)} recordings, one behind the other ({seconds} s); all are read, as one.")
     num_samples = None if None in lengths else sum(length for length in lengths if length is not None)
-    info = AudioInfo(sample_rate, num_channels, num_samples)
+    info = AudioInfo(sample_rate, num_channels, num_samples, sum(certain) if num_samples is None else None)
     return Source(path, info, subtype, found.links, frozenset(by_ffmpeg), sum(certain))
 
 

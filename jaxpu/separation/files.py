@@ -186,7 +186,9 @@ def _write(
     with contextlib.ExitStack() as stack:
         target_writer, accompaniment_writer = (
             stack.enter_context(
-                audio.Writer(output, info.sample_rate, info.num_channels, subtype=subtype, num_samples=info.num_samples)
+                audio.Writer(
+                    output, info.sample_rate, info.num_channels, subtype=subtype, num_samples=info.num_samples or info.guess
+                )
             )
             for output in outputs
         )
@@ -254,12 +256,12 @@ def separate(
 
 
 def _duration_s(path: Path) -> float:
-    """Duration by the header; 0 if it does not say, or the file is unreadable, which its separation will report."""
+    """Duration by the header, or its guess; 0 if it does not say, or the file is unreadable, which its separation will report."""
     try:
         info = audio.probe(path)
     except (AudioError, OSError):
         return 0.0
-    return (info.num_samples or 0) / info.sample_rate
+    return (info.num_samples or info.guess or 0) / info.sample_rate
 
 
 def output_folders(

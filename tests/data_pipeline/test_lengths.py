@@ -384,3 +384,17 @@ def test_a_zero_length_file_is_not_to_be_removed(tmp_path):
     with pytest.raises(AudioError, match=r"a\.wav: .*zero length") as error:
         probe(path)
     assert "emove" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("guess.mp3", "ffmpeg -i first.wav -write_xing 0 -q:a 2 OUT"),
+        ("guess.mkv", "ffmpeg -i first.wav OUT"),
+        ("guess.wma", "ffmpeg -i first.wav OUT"),
+    ],
+)
+def test_a_length_that_is_no_promise_is_a_guess(folder, name, commands):
+    info = probe(made(folder, name, commands))
+    assert info.num_samples is None
+    assert info.guess / info.sample_rate == pytest.approx(FIRST_S, abs=0.2)
