@@ -101,10 +101,10 @@ class Source:
             promised: number of its samples.
             reason: message of the decoder.
         """
-        sole, last = len(self.links) == 1, 0
+        sole, last = len(self.links) == 1, link.least is not None  # Frames that were counted are there.
         with contextlib.suppress(*ERRORS), _opened(self.path, link, sole) as file:
             file.seek(file.frames - 1)
-            last = len(file.read(1))
+            last = last or len(file.read(1)) > 0
         with contextlib.suppress(*ERRORS), _opened(self.path, link, sole) as file:
             file.seek(position)
             while count := len(file.read(1024)):

@@ -21,6 +21,7 @@ _KBITS = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44_100, 48_000, 32_000)
+_STATED_FRAMES = 2  # Encoders disagree whether their statement counts itself and the last frame.
 _STATED_BYTES = 40  # The name of a statement stands within them.
 _MEND = "if it was cut on purpose, `ffmpeg -i OLD -c copy NEW` mends that"
 _SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")
@@ -83,13 +84,14 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
     tagged = False
     while position < size:
         frame = frame_at(position)
-        # A frame counts if another one, a tag or the end follows it.
-        if frame is None or (position != end and not _is_followed(data, frame_at, position, frame)):
+        # A frame counts if it follows one of its format, or if another one, a tag or the end follows it.
+        expected = parts and position == end and frame is not None and frame.format == parts[-1].frame.format
+        if frame is None or not (expected or _is_followed(data, frame_at, position, frame)):
             tagged = tagged or data[position : position + 3] == b"ID3"
             position = _skip(data, position, at_frame=frame is None)
             continue
         if position + frame.length > size:
-            if position != end or (parts and parts[-1].stated and parts[-1].count + 1 >= parts[-1].stated):
+            if not expected or (parts and parts[-1].stated and parts[-1].count + _STATED_FRAMES >= parts[-1].stated):
                 break  # Stray bytes: all that was promised is there.
             raise truncated(path, f"its last frame has {size - position} of {frame.length} bytes ({_MEND})")
         if parts and frame.format != parts[-1].frame.format:
@@ -98,7 +100,7 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
         start = data[position : position + _STATED_BYTES]
         if b"Xing" in start or b"Info" in start or b"VBRI" in start:
             stated, trimmed = _statement(data[position : position + frame.length], frame)
-        complete = parts and parts[-1].count + 1 >= (parts[-1].stated or 0)
+        complete = parts and parts[-1].count + _STATED_FRAMES >= (parts[-1].stated or 0)
         if stated is not None or not parts or (tagged and complete):
             parts.append(_Part(position, frame, 0, stated, trimmed))
         tagged = False
@@ -108,7 +110,7 @@ def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
     if not parts:
         return None
     for part in parts:
-        if part.stated is not None and part.stated > part.count + 1:
+        if part.stated is not None and part.stated > part.count + _STATED_FRAMES:
             raise truncated(path, f"its header promises {part.stated} frames, the file has {part.count} ({_MEND})")
     return Contents(tuple(part.link() for part in parts))
 

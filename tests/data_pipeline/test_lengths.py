@@ -347,6 +347,16 @@ def test_an_mp3_whose_header_promises_less_is_read_whole_and_more_is_truncated(f
         read(path)
 
 
+def test_an_mp3_with_a_damaged_frame_is_not_called_truncated(folder):
+    path = made(folder, "flipped.mp3", "ffmpeg -i first.wav OUT")
+    data = bytearray(path.read_bytes())
+    at = data.index(data[data.index(b"Info") - 36 :][:2], len(data) // 2)  # The header of a frame in the middle.
+    data[at + 3] |= 0xC0  # Says that it is mono.
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"is damaged near 0\.\d+ s"):
+        read(path)
+
+
 def test_a_recording_cut_in_the_middle_of_a_frame_is_mended_by_the_command_that_the_message_names(folder):
     cut = made(folder, "cut.mp3", "ffmpeg -i first.wav -write_xing 0 a.mp3; head -c 15000 a.mp3 > OUT")
     with pytest.raises(AudioError, match="ffmpeg -i OLD -c copy NEW"):
