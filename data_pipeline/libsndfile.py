@@ -171,7 +171,7 @@ def _source(path: Path, size: int, mtime_ns: int) -> Source | str:
         for note in found.notes:
             say_once(note)
         if sum(least > 0 for least in certain) > 1:
-            seconds = " + ".join(f"{least / sample_rate:.2f}" for least in certain)
+            seconds = " + ".join([f"{least / sample_rate:.2f}" for least in certain[:5]] + ["..."] * (len(certain) > 5))
             say_once(f"{path}: holds {len(certain)} recordings, one behind the other ({seconds} s); all are read, as one.")
     num_samples = None if None in lengths else sum(length for length in lengths if length is not None)
     info = AudioInfo(sample_rate, num_channels, num_samples, sum(certain) if num_samples is None else None)

@@ -4,10 +4,23 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.containers import chunks, mpeg, ogg
+from data_pipeline.containers import chunks, links, mpeg, ogg
 from data_pipeline.containers.links import Bytes, Contents, Link, joined, truncated
 
-__all__ = ["Contents", "Link", "check_end", "contents", "is_open_ended", "joined", "libsndfile_reads", "truncated"]
+__all__ = [
+    "Contents",
+    "Link",
+    "check_end",
+    "chunks",
+    "contents",
+    "is_open_ended",
+    "joined",
+    "libsndfile_reads",
+    "links",
+    "mpeg",
+    "ogg",
+    "truncated",
+]
 
 _FLAC_INFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # Its first block, the last one or not, is 34 bytes long.
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
