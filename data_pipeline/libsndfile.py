@@ -194,25 +194,23 @@ def check_written(path: Path, num_samples: int) -> None:
     """
     if num_samples == 0:
         return
-    found = source(path)
-    length = found.info.num_samples
-    if length is None or length < num_samples or (length > num_samples and found.subtype not in _LOSSY):
-        raise UnreadableError(f"its header tells {length} samples of {num_samples}")
+    counted = containers.contents(path).links[0].least
     try:
         with soundfile.SoundFile(path) as file:
+            length, lossy = file.frames, file.subtype in _LOSSY
             begin = max(0, length - BLOCK_SAMPLES)
             file.seek(begin)
             position = begin + len(file.read(BLOCK_SAMPLES))
     except ERRORS as error:
         raise UnreadableError(reason_of(error)) from error
+    if length < num_samples or (length > num_samples and not lossy) or (counted is not None and counted < num_samples):
+        raise UnreadableError(f"its header tells {length} samples of {num_samples}")
     if position < length:
         raise UnreadableError(f"it can be decoded up to sample {position} of {length}")
 
 
 def _length(file: soundfile.SoundFile, link: Link) -> tuple[str, int | None, int]:
     """Why libsndfile does not read all of a recording, or ""; its length, or None; and the number of samples certainly there."""
-    if file.format == "OGG" and file.channels > 2:
-        return "libsndfile leaves its channels in another order than .wav and .flac have", None, 0
     if file.frames >= _UNKNOWN_LENGTH:
         return "its header leaves the length open", None, 0
     if link.least is None and file.subtype.startswith("MPEG") and file.format != "MP3":

@@ -75,6 +75,14 @@ def expect(text: str, path: Path):
 # --- Reading ---
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_signals_of_any_length_and_number_of_channels_are_written_and_read(tmp_path, suffix):
+    for channels in (1, 2) if suffix == ".mp3" else (1, 2, 6):
+        for num_samples in (1, 1152, 4097, audio.BLOCK_SAMPLES + 1):
+            path = write(tmp_path / f"a{suffix}", music(num_samples, channels))
+            assert read(path).shape == (channels, num_samples)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
     [
