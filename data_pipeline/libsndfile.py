@@ -39,7 +39,7 @@ class Source:
     Attributes:
         path: of the file.
         info: rate, channels and length of all its recordings.
-        subtype: libsndfile's name of the coding.
+        subtype: libsndfile's name of the coding, of the first one.
         links: its recordings.
         by_ffmpeg: those of which libsndfile would read less than there is.
         least: number of samples that are certainly there.
@@ -80,10 +80,10 @@ class Source:
         return decoders.ffmpeg_blocks(self.path, info, 0, block_samples, span=(link.begin, link.end), before=before)
 
     def _libsndfile_blocks(self, link: Link, block_samples: int, before: int) -> Blocks:
-        # libsndfile's own conversion from 16 bit to float gives the same numbers, six times slower.
-        dtype, scale = ("int16", np.float32(2**-15)) if self.subtype == "PCM_16" else ("float32", np.float32(1))
         position = 0
         with _opened(self.path, link, len(self.links) == 1) as file:
+            # libsndfile's own conversion from 16 bit to float gives the same numbers, six times slower.
+            dtype, scale = ("int16", np.float32(2**-15)) if file.subtype == "PCM_16" else ("float32", np.float32(1))
             try:
                 while len(data := file.read(block_samples, dtype=dtype, always_2d=True)):
                     position += len(data)

@@ -206,6 +206,12 @@ def test_joined_recordings_are_read_to_the_bit_and_said_once(folder, capfd):
     assert "1.50 + 1.00 s" in said
 
 
+def test_joined_recordings_may_have_different_sample_formats(folder):
+    path = made(folder, "formats.wav", "ffmpeg -i second.wav -c:a pcm_f32le b.wav; cat first.wav b.wav > OUT")
+    expected = np.concatenate([read(folder / "first.wav"), read(folder / "second.wav")], axis=1)
+    np.testing.assert_array_equal(read(path), expected)
+
+
 # --- WAV: lengths that are none ---
 
 
