@@ -1,5 +1,6 @@
 """Progress bar of all commands: a bar on a terminal and in a notebook, occasional lines in a log."""
 
+import contextlib
 import functools
 import sys
 from typing import Any
@@ -50,4 +51,5 @@ def progress_bar(total: float, title: str, unit: str = "it", *, show: bool = Tru
 @functools.lru_cache(maxsize=4096)
 def say_once(text: str) -> None:
     """Print a line on standard error, above a bar if one is drawn; the same line is printed once in a process."""
-    Bar.write(f"jaxpu: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # Nobody reads it any more.
+        Bar.write(f"jaxpu: {text}", file=sys.stderr)
