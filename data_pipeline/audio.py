@@ -4,19 +4,16 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
-import soundfile
 import soxr
 
-from data_pipeline import decoders
+from data_pipeline import containers, decoders, libsndfile
+from data_pipeline.audio_writer import WRITE_SUFFIXES, Overshoot, Writer
 from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, require_ffmpeg
 from data_pipeline.errors import AudioError
-from data_pipeline.files import replacing
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -24,6 +21,7 @@ __all__ = [
     "WRITE_SUFFIXES",
     "AudioInfo",
     "Blocks",
+    "Overshoot",
     "Writer",
     "mean_and_deviation",
     "probe",
@@ -38,22 +36,6 @@ _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3
 
 AUDIO_SUFFIXES: frozenset[str] = _SOUNDFILE_SUFFIXES | {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".ac3"}
 """Suffixes of recordings, in lower case, for searching folders."""
-
-# The last two frames of an mp3: encoders disagree whether the header counts them.
-_LOSSY_TOLERANCE = 2 * 1152
-_WAV_MAX_BYTES = (1 << 32) - 4096
-
-_PCM_BITS = {"PCM_16": 16, "PCM_24": 24}
-_OGG_MAX_RATE = 200_000
-
-_WRITE_FORMATS: dict[str, tuple[str, str]] = {
-    ".wav": ("WAV", "FLOAT"),
-    ".flac": ("FLAC", "PCM_24"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
-WRITE_SUFFIXES: tuple[str, ...] = tuple(_WRITE_FORMATS)
-"""Suffixes of the formats that `Writer` supports."""
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
@@ -72,12 +54,7 @@ def probe(path: str | os.PathLike[str], *, stream: int = 0) -> AudioInfo:
         AudioError: the file is missing, unreadable, visibly truncated or of zero length.
     """
     path = Path(path)
-    file, ffprobe_streams = _open(path, stream)
-    if file is None:
-        info = ffprobe_streams[stream]
-    else:
-        with file:
-            info = _soundfile_info(file)
+    info, _ = _open(path, stream)
     if info.num_samples == 0:
         raise _zero_length(path)
     return info
@@ -104,20 +81,14 @@ def read_blocks(
 
     Raises:
         AudioError: the file is unreadable, truncated or of zero length, or contains NaN or infinite samples.  Truncation is
-            detected from the header, codec or container; .wma, raw .aac and headerless .mp3 cut between two frames look
-            complete.  Missing samples are never replaced by zeros.
+            detected from the header, codec or container; raw .aac, .mp2 and .ac3, headerless .mp3 and live streams cut between
+            two frames look complete.  Missing samples are never replaced by zeros.
     """
     path = Path(path)
     if block_samples <= 0:
         raise ValueError(f"block_samples is {block_samples}; it must be positive.")
-    file, ffprobe_streams = _open(path, stream)
-    if file is None:
-        info = ffprobe_streams[stream]
-        blocks = decoders.ffmpeg_blocks(path, info, stream, block_samples)
-    else:
-        info = _soundfile_info(file)
-        blocks = _soundfile_blocks(path, file, info, block_samples)
-    with contextlib.closing(blocks):
+    info, decode = _open(path, stream)
+    with contextlib.closing(decode(block_samples)) as blocks:
         checked = _checked(path, blocks, info.sample_rate)
         yield from resample_blocks(checked, info.sample_rate, sample_rate or info.sample_rate, block_samples)
 
@@ -178,111 +149,8 @@ def mean_and_deviation(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
     return mean, deviation if deviation > 1e-7 * abs(mean) else 1.0
 
 
-class Writer:
-    """Writer of an audio file, block by block; the file appears under its name only when it is complete.
-
-    The blocks go to a hidden file in the same folder, which is renamed at the end of the `with` statement, or removed after an
-    error.  Integer formats round to the nearest step and clip at full scale, so that PCM read by `read_blocks` is written back
-    bit for bit.
-
-    Args:
-        path: audio file in an existing folder; the suffix (.wav, .flac, .ogg, .mp3) determines the format.
-        sample_rate: in Hz.
-        num_channels: number of channels of every block.
-        subtype: for .wav FLOAT (default), PCM_16 or PCM_24; for .flac PCM_24 (default) or PCM_16.
-        num_samples: expected length; if known, a .wav above 4 GiB is written as RF64.
-
-    Raises:
-        AudioError: the format is unknown or does not support the rate or the channels, or the disk refuses the data.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        sample_rate: int,
-        num_channels: int,
-        *,
-        subtype: str | None = None,
-        num_samples: int | None = None,
-    ) -> None:
-        self.path = Path(path)
-        suffix = self.path.suffix.lower()
-        if suffix not in _WRITE_FORMATS:
-            raise AudioError(
-                f"{self.path}: cannot write {suffix or 'a file without suffix'}; use one of {', '.join(WRITE_SUFFIXES)}."
-            )
-        if suffix == ".ogg" and sample_rate > _OGG_MAX_RATE:
-            # libsndfile 1.2 crashes there instead of refusing.
-            raise AudioError(f"{self.path}: .ogg cannot hold {sample_rate} Hz, only up to {_OGG_MAX_RATE}. Write .wav or .flac.")
-        container, default = _WRITE_FORMATS[suffix]
-        self.subtype = subtype or default
-        allowed = {"WAV": ("FLOAT", "PCM_16", "PCM_24"), "FLAC": ("PCM_24", "PCM_16")}.get(container, (default,))
-        if self.subtype not in allowed:
-            raise AudioError(f"{self.path}: {suffix} cannot be written as {self.subtype}; use one of {', '.join(allowed)}.")
-        self._bytes_per_sample = num_channels * _PCM_BITS.get(self.subtype, 32) // 8
-        self._max_samples = _WAV_MAX_BYTES // self._bytes_per_sample if container == "WAV" else None
-        if self._max_samples is not None and num_samples is not None and num_samples > self._max_samples:
-            container, self._max_samples = "RF64", None
-        self._num_channels = num_channels
-        self._written = 0
-        if not self.path.parent.is_dir():
-            raise AudioError(f"{self.path}: the folder {self.path.parent} does not exist. Create it first.")
-        with contextlib.ExitStack() as stack:
-            partial = stack.enter_context(replacing(self.path))
-            try:
-                file = soundfile.SoundFile(partial, "w", sample_rate, num_channels, self.subtype, format=container)
-            except (soundfile.SoundFileError, OSError) as error:
-                raise AudioError(
-                    f"{self.path}: {suffix} cannot hold {num_channels} channels at {sample_rate} Hz "
-                    f"({decoders.reason_of(error)}). Write .wav or .flac, or resample first."
-                ) from error
-            self._file = stack.enter_context(file)
-            self._stack = stack.pop_all()
-
-    def write(self, block: np.ndarray) -> None:
-        """Append a float block (channels, n); full scale is 1."""
-        if block.ndim != 2 or block.shape[0] != self._num_channels:
-            raise ValueError(f"{self.path}: a block has shape {block.shape}; it must be ({self._num_channels}, samples).")
-        self._written += block.shape[1]
-        if self._max_samples is not None and self._written > self._max_samples:
-            raise AudioError(f"{self.path}: a .wav holds at most 4 GiB. Pass num_samples to write RF64, or write .flac.")
-        # libsndfile's encoders have trouble with very long buffers.
-        for begin in range(0, block.shape[1], BLOCK_SAMPLES):
-            data = _quantised(block[:, begin : begin + BLOCK_SAMPLES].T, self.subtype)
-            try:
-                self._file.write(np.ascontiguousarray(data))
-            # soundfile asserts that all was written: this is how it reports a full disk.
-            except (soundfile.SoundFileError, OSError, AssertionError) as error:
-                raise self._refused(error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        try:
-            self._stack.__exit__(kind, error, traceback)
-        except (soundfile.SoundFileError, OSError) as failure:
-            raise self._refused(failure) from failure
-
-    def _refused(self, error: BaseException) -> AudioError:
-        free = shutil.disk_usage(self.path.parent).free
-        return AudioError(
-            f"{self.path}: cannot be written ({decoders.reason_of(error)}). The disk has {free / 1e6:.0f} MB left; is it full?"
-        )
-
-
-def _quantised(data: np.ndarray, subtype: str) -> np.ndarray:
-    """Quantise floats for libsndfile, whose own conversion scales by 32767 in writing but 32768 in reading."""
-    bits = _PCM_BITS.get(subtype)
-    if bits is None:
-        return data.astype(np.float32, copy=False)
-    full_scale = 1 << (bits - 1)
-    steps = np.clip(np.rint(data.astype(np.float64) * full_scale), -full_scale, full_scale - 1).astype(np.int32)
-    return steps.astype(np.int16) if bits == 16 else steps << 8  # 24 bits are the upper ones of libsndfile's 32.
-
-
 def _zero_length(path: Path) -> AudioError:
-    return AudioError(f"{path}: holds no audio samples (zero length). Remove it, or record it again.")
+    return AudioError(f"{path}: holds no audio samples (zero length). Copy it again, or leave it out.")
 
 
 def _require_file(path: Path) -> None:
@@ -292,52 +160,32 @@ def _require_file(path: Path) -> None:
         raise AudioError(f"{path}: is an empty file (0 bytes, zero length). Copy or download it again.")
 
 
-def _open(path: Path, stream: int) -> tuple[soundfile.SoundFile | None, tuple[AudioInfo, ...]]:
-    """Open a file with libsndfile if possible; otherwise return None and the audio streams found by ffprobe."""
+def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:
+    """Open a file with libsndfile if it reads all of it, otherwise with ffmpeg; also return the function that decodes it."""
     _require_file(path)
     reason = ""
-    if path.suffix.lower() in _SOUNDFILE_SUFFIXES and stream == 0:
-        decoders.check_complete(path)
+    if stream == 0 and (path.suffix.lower() in _SOUNDFILE_SUFFIXES or containers.libsndfile_reads(path)):
         try:
-            file = soundfile.SoundFile(path)
-            # A FLAC from a pipe does not store its length: libsndfile then reports the largest integer, and fails at the end.
-            if file.frames < 1 << 62:
-                return file, ()
-            file.close()
-        except (soundfile.SoundFileError, OSError) as error:
-            reason = f"libsndfile says: {decoders.reason_of(error)}; "
+            source = libsndfile.source(path)
+        except libsndfile.UnreadableError as error:
+            reason = str(error)
+        else:
+            # Of other coded formats, ffmpeg knows more.
+            if source.uncompressed or path.suffix.lower() in _SOUNDFILE_SUFFIXES:
+                return source.info, source.blocks
     if shutil.which("ffmpeg") is None and reason:
-        raise AudioError(f"{path}: cannot be read as audio ({reason}ffmpeg is not installed, which reads more formats).")
+        raise AudioError(f"{path}: cannot be read as audio ({reason}; ffmpeg is not installed, which reads more formats).")
     try:
         streams = decoders.ffprobe_streams(path)
     except AudioError as error:
-        raise AudioError(f"{error} ({reason.rstrip('; ')})" if reason else str(error)) from error
+        raise AudioError(f"{error} ({reason})" if reason else str(error)) from error
     if stream >= len(streams):
         raise AudioError(
             f"{path}: has {len(streams)} audio stream(s), so there is no stream {stream}. Is it a complete .stem.mp4?"
         )
-    return None, streams
-
-
-def _soundfile_info(file: soundfile.SoundFile) -> AudioInfo:
-    return AudioInfo(file.samplerate, file.channels, file.frames)
-
-
-def _soundfile_blocks(path: Path, file: soundfile.SoundFile, info: AudioInfo, block_samples: int) -> Blocks:
-    lossy = file.subtype in ("MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS", "OPUS")
-    # libsndfile's own conversion from 16 bit to float gives the same numbers, six times slower.
-    dtype, scale = ("int16", np.float32(2**-15)) if file.subtype == "PCM_16" else ("float32", np.float32(1))
-    position = 0
-    with file:
-        try:
-            while len(data := file.read(block_samples, dtype=dtype, always_2d=True)):
-                position += len(data)
-                yield np.multiply(data.T, scale, order="C", dtype=np.float32)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise decoders.truncated(
-                path, f"decoding stops near {position / info.sample_rate:.2f} s ({decoders.reason_of(error)}), or it is corrupt"
-            ) from error
-    decoders.check_length(path, info, position, tolerance=_LOSSY_TOLERANCE if lossy else 0)
+    info = streams[stream]
+    strict = not containers.is_open_ended(path)
+    return info, lambda block_samples: decoders.ffmpeg_blocks(path, info, stream, block_samples, strict=strict)
 
 
 def _checked(path: Path, blocks: Iterator[np.ndarray], sample_rate: int) -> Blocks:

@@ -1,10 +1,9 @@
-"""Decoding for `data_pipeline.audio`: ffmpeg, ffprobe, and checks of containers whose truncation libsndfile does not notice."""
+"""Decoding for `data_pipeline.audio` with ffmpeg and ffprobe."""
 
 import dataclasses
 import functools
 import json
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -14,7 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from data_pipeline import containers
 from data_pipeline.errors import AudioError
+from data_pipeline.progress import say_once
 
 BLOCK_SAMPLES = 1 << 17
 """Default block length in samples per channel: about 3 s at 44.1 kHz."""
@@ -22,10 +23,13 @@ BLOCK_SAMPLES = 1 << 17
 Blocks = Generator[np.ndarray, None, None]
 """Consecutive blocks of a signal, float32 (channels, n)."""
 
-# Containers that store the duration; for others ffprobe estimates it from the bit rate or the file size.
-_FORMATS_WITH_DURATION = frozenset({"mov", "matroska"})
+# Containers that store the duration of every stream.  Of others, ffprobe tells that of the longest, such as the picture, or
+# estimates it from the bit rate or the size of the file.
+_FORMATS_WITH_DURATION = frozenset({"mov"})
 # Because of priming and edit lists, a stream may decode to a few frames less than its container declares.
 _CONTAINER_TOLERANCE_S = 0.25
+# A decoder may hold back its last frames at an error.
+_END_S = 0.5
 # ffmpeg exits with success on some truncated files, but prints one of these words.
 _TRUNCATION_WORDS = ("prematurely", "partial file", "truncated")
 
@@ -37,13 +41,16 @@ class AudioInfo:
     Attributes:
         sample_rate: in Hz.
         num_channels: 1 for mono, 2 for stereo.
-        num_samples: per channel; None if only decoding can tell.  Exact for PCM and FLAC; lossy files may decode to up to 0.25 s
-            less.
+        num_samples: per channel, where the file states it for this stream and its bytes bear it out; None if only decoding can
+            tell.  Exact for PCM and FLAC; lossy files may decode to up to 0.25 s less.
+        guess: the length that the file suggests where `num_samples` is None, for progress bars and the choice of a format that
+            has room; None if it suggests none.
     """
 
     sample_rate: int
     num_channels: int
     num_samples: int | None
+    guess: int | None = None
 
 
 def require_ffmpeg() -> None:
@@ -62,49 +69,16 @@ def reason_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def truncated(path: Path, detail: str) -> AudioError:
-    """Make the error for a file that ends too early."""
-    return AudioError(f"{path}: is truncated: {detail}. Copy or download it again.")
+def damaged(path: Path, at_s: float, reason: str) -> AudioError:
+    """Make the error for a file that cannot be decoded from some time on, though it does not end there."""
+    return AudioError(
+        f"{path}: is damaged near {at_s:.2f} s: decoding fails there ({reason}). Copy or download it again, or export it again."
+    )
 
 
-def check_length(path: Path, info: AudioInfo, position: int, tolerance: float) -> None:
-    """Raise AudioError if decoding ended at `position`, more than `tolerance` samples before the end that the header promises."""
-    if info.num_samples is not None and info.num_samples - position > tolerance:
-        raise truncated(path, f"its header promises {info.num_samples} samples, but decoding ends after {position}")
-
-
-def check_complete(path: Path) -> None:
-    """Raise AudioError if a RIFF, AIFF or Ogg file ends before its container does: libsndfile would silently read less."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        magic = file.read(12)
-        if magic[:4] in (b"RIFF", b"RF64", b"RIFX", b"FORM"):
-            _check_chunks(path, file, magic, size)
-        elif magic[:4] == b"OggS":
-            # An Ogg page is at most 65,307 bytes long, so the last one lies in this tail.
-            file.seek(max(0, size - (1 << 17)))
-            tail = file.read()
-            page = tail[tail.rfind(b"OggS") :]
-            complete = len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-            if not (complete and page[5] & 4):
-                raise truncated(path, "its last Ogg page is incomplete or does not end the stream")
-
-
-def _check_chunks(path: Path, file: IO[bytes], magic: bytes, size: int) -> None:
-    order = ">" if magic[:4] in (b"RIFX", b"FORM") else "<"
-    long_size: int | None = None
-    while len(header := file.read(8)) == 8:
-        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
-        begin = file.tell()
-        if name == b"ds64" and len(sizes := file.read(16)) == 16:  # RF64 stores the 64-bit length of `data` here.
-            long_size = struct.unpack("<8xQ", sizes)[0]
-        if name in (b"data", b"SSND"):
-            # A file written to a pipe has the largest number, or none, for an unknown length.
-            promised = long_size if length == 0xFFFFFFFF else length
-            if promised is not None and begin + promised > size:
-                raise truncated(path, f"its header promises {promised} bytes of samples, the file has {size - begin}")
-            return
-        file.seek(begin + length + length % 2)
+def shorter_than_promised(path: Path, promised: int, position: int) -> AudioError:
+    """Make the error for a file that ends before its header says."""
+    return containers.truncated(path, f"its header promises {promised} samples, but decoding ends after {position}")
 
 
 def ffprobe_streams(path: Path) -> tuple[AudioInfo, ...]:
@@ -117,11 +91,12 @@ def ffprobe_streams(path: Path) -> tuple[AudioInfo, ...]:
 def _ffprobe_cached(path: Path, size: int, mtime_ns: int) -> tuple[AudioInfo, ...]:
     del size, mtime_ns  # Only keys of the cache.
     require_ffmpeg()
+    containers.check_end(path)
     entries = "stream=sample_rate,channels,duration_ts,time_base:format=duration,format_name"
     command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", f"file:{path}"]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
     if result.returncode:
-        raise AudioError(f"{path}: cannot be read as audio, or is truncated; ffprobe says: {_last_line(result.stderr, path)}.")
+        raise AudioError(f"{path}: cannot be read as audio; ffprobe says: {_last_line(result.stderr, path)}.")
     report = json.loads(result.stdout)
     streams = tuple(_ffprobe_info(stream, report.get("format", {})) for stream in report.get("streams", []))
     if not streams:
@@ -134,41 +109,53 @@ def _ffprobe_cached(path: Path, size: int, mtime_ns: int) -> tuple[AudioInfo, ..
 def _ffprobe_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInfo:
     sample_rate = int(stream["sample_rate"])
     num_samples = None
-    if _FORMATS_WITH_DURATION & set(container.get("format_name", "").split(",")):
-        if "duration_ts" in stream and "time_base" in stream:
-            num_samples = int(stream["duration_ts"] * Fraction(stream["time_base"]) * sample_rate)
-        elif "duration" in container:
-            num_samples = round(float(container["duration"]) * sample_rate)
-    return AudioInfo(sample_rate, int(stream["channels"]), num_samples)
+    stated = _FORMATS_WITH_DURATION & set(container.get("format_name", "").split(","))
+    if stated and "duration_ts" in stream and "time_base" in stream:
+        num_samples = int(stream["duration_ts"] * Fraction(stream["time_base"]) * sample_rate)
+    guess = None
+    if num_samples is None and "duration" in container:
+        guess = round(float(container["duration"]) * sample_rate)
+    return AudioInfo(sample_rate, int(stream["channels"]), num_samples, guess)
 
 
-def ffmpeg_blocks(path: Path, info: AudioInfo, stream: int, block_samples: int) -> Blocks:
-    """Read an audio stream with ffmpeg at its own rate; otherwise like `data_pipeline.audio.read_blocks`."""
+def ffmpeg_blocks(
+    path: Path,
+    info: AudioInfo,
+    stream: int,
+    block_samples: int,
+    *,
+    strict: bool = True,
+    span: tuple[int, int] | None = None,
+    before: int = 0,
+) -> Blocks:
+    """Read an audio stream with ffmpeg at its own rate; otherwise like `data_pipeline.audio.read_blocks`.
+
+    Args:
+        path: an audio file.
+        info: of the stream.
+        stream: its number among the audio streams.
+        block_samples: block length in samples per channel.
+        strict: fail at what ffmpeg takes for damage, as it does the last packet where a header leaves the length open.
+        span: read only these bytes of an .mp3.
+        before: number of samples that lie before them, for messages.
+    """
     require_ffmpeg()
-    # A few samples past the declared end are the encoder's padding.
-    end = 1 << 62 if info.num_samples is None else info.num_samples
+    source = ["-i", f"file:{path}"]
+    if span is not None:
+        source = ["-f", "mp3", "-i", f"subfile,,start,{span[0]},end,{span[1]},,:file:{path}"]
     sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), "-ac", str(info.num_channels)]
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-threads", "1", "-i", f"file:{path}", "-map", f"0:a:{stream}"]
+    arguments = ["-threads", "1", *source, "-map", f"0:a:{stream}", *sample_format, "pipe:1"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *(["-xerror"] if strict else []), *arguments]
     # The messages go to a file: a pipe that nobody reads meanwhile would fill up and block ffmpeg.
     with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(
-            [*command, *sample_format, "pipe:1"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
         assert process.stdout is not None
-        bytes_per_sample = 4 * info.num_channels
-        position, ended = 0, False
+        decoded, ended = 0, False
         try:
-            while position < end and not ended:
-                wanted = min(block_samples, end - position)
-                data = process.stdout.read(wanted * bytes_per_sample)
-                count = len(data) // bytes_per_sample
-                ended = count < wanted
-                if count:
-                    samples = np.frombuffer(data, np.float32, count * info.num_channels)
-                    yield np.ascontiguousarray(samples.reshape(count, info.num_channels).T)
-                position += count
-            while not ended:  # Skip the padding; then ffmpeg reports whether it succeeded.
-                ended = not process.stdout.read(1 << 16)
+            for block in _without_padding(_blocks_of(process.stdout, info.num_channels, block_samples), info, block_samples):
+                decoded += block.shape[1]
+                yield block
+            ended = True
         finally:
             if not ended:
                 process.kill()
@@ -176,11 +163,66 @@ def ffmpeg_blocks(path: Path, info: AudioInfo, stream: int, block_samples: int) 
             process.wait()
         messages.seek(0)
         text = messages.read().decode(errors="replace")
-    if process.returncode or any(word in text for word in _TRUNCATION_WORDS):
-        raise truncated(
-            path, f"decoding stops near {position / info.sample_rate:.2f} s ({_last_line(text, path)}), or it is corrupt"
-        )
-    check_length(path, info, position, tolerance=_CONTAINER_TOLERANCE_S * info.sample_rate)
+    reason = _last_line(text, path)
+    if any(word in text for word in _TRUNCATION_WORDS) or (process.returncode and decoded and _is_end(arguments, info, decoded)):
+        raise containers.truncated(path, f"decoding ends near {(before + decoded) / info.sample_rate:.2f} s ({reason})")
+    if process.returncode and before + decoded == 0:
+        raise AudioError(f"{path}: cannot be decoded; ffmpeg says: {reason}. Convert it with the program that made it.")
+    if process.returncode:
+        raise damaged(path, (before + decoded) / info.sample_rate, reason)
+    _check_length(path, info, decoded)
+
+
+def _is_end(arguments: list[str], info: AudioInfo, decoded: int) -> bool:
+    """Whether ffmpeg, told to go on behind errors, finds hardly more than what it decoded before the first one."""
+    if info.num_samples is not None:
+        return False  # What its container states is there, see `containers.check_end`.
+    command = ["ffmpeg", "-nostdin", "-v", "quiet", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        whole = sum(block.shape[1] for block in _blocks_of(process.stdout, info.num_channels, BLOCK_SAMPLES))
+    return 0 < whole < decoded + _END_S * info.sample_rate
+
+
+def _blocks_of(pipe: IO[bytes], num_channels: int, block_samples: int) -> Blocks:
+    while data := pipe.read(block_samples * 4 * num_channels):
+        count = len(data) // (4 * num_channels)
+        samples = np.frombuffer(data, np.float32, count * num_channels)
+        yield np.ascontiguousarray(samples.reshape(count, num_channels).T)
+
+
+def _without_padding(blocks: Blocks, info: AudioInfo, block_samples: int) -> Blocks:
+    """Cut a signal at its declared end if the encoder's padding is all that follows; if more does, the declaration is wrong."""
+    if info.num_samples is None:
+        yield from blocks
+        return
+    end, padding = info.num_samples, round(_CONTAINER_TOLERANCE_S * info.sample_rate)
+    position = 0
+    held: list[np.ndarray] = []
+    for block in blocks:
+        position += block.shape[1]
+        held.append(block)
+        if position <= end or position > end + padding:
+            yield from held
+            held = []
+    for block in held:
+        position -= block.shape[1]
+    for block in held:
+        if position < end:
+            yield np.ascontiguousarray(block[:, : end - position])
+        position += block.shape[1]
+
+
+def _check_length(path: Path, info: AudioInfo, position: int) -> None:
+    """Raise AudioError if ffmpeg decoded less than the container declares; say so if it decoded more."""
+    if info.num_samples is None:
+        return
+    tolerance = _CONTAINER_TOLERANCE_S * info.sample_rate
+    if info.num_samples - position > tolerance:
+        raise shorter_than_promised(path, info.num_samples, position)
+    if position - info.num_samples > tolerance:
+        declared, decoded = info.num_samples / info.sample_rate, position / info.sample_rate
+        say_once(f"{path}: its container declares {declared:.2f} s, but it holds {decoded:.2f} s; all are read.")
 
 
 def _last_line(text: str, path: Path) -> str:

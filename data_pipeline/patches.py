@@ -1,5 +1,6 @@
 """Complex STFT patches of a track, clip by clip, in constant memory."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -209,7 +210,7 @@ class TrackPatches:
         energies = {name: meter.energies for name, meter in meters.items()}
         for signal, recording in recordings.items():
             if activity.is_silent(energies[signal]):
-                raise DataError(f"{recording.name}: is silent throughout. Replace it, or leave it out (--skip-bad).")
+                raise _silent(recording, spec.stereo)
         return num_samples, energies
 
     def _deciding(self, signal: str, energies: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -267,6 +268,18 @@ class TrackPatches:
                     file.write(mixed.data)
                     file.flush()
         return unmixed
+
+
+def _silent(recording: Recording, stereo: bool) -> DataError:
+    """Make the error for a signal without sound; in mono, two channels of opposite polarity have none."""
+    if not stereo and recording.num_channels == 2:
+        with contextlib.closing(recording.blocks(recording.sample_rate, stereo=True)) as blocks:
+            if any(block.any() for block in blocks):
+                return DataError(
+                    f"{recording.name}: its two channels cancel in the mono downmix, since their polarity is opposite. Prepare "
+                    "stereo, or swap the polarity of one: `ffmpeg -i OLD -af 'pan=stereo|c0=c0|c1=-1*c1' NEW`."
+                )
+    return DataError(f"{recording.name}: is silent throughout. Replace it, or leave it out (--skip-bad).")
 
 
 def clip_statistics(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Progress bar of all commands: a bar on a terminal and in a notebook, occasional lines in a log."""
 
+import contextlib
+import functools
 import sys
 from typing import Any
 
@@ -44,3 +46,10 @@ def progress_bar(total: float, title: str, unit: str = "it", *, show: bool = Tru
         options = {"bar_format": "{desc}: {percentage:3.0f}% {r_bar}", **options}
         options |= {"file": _Lines(sys.stderr), "mininterval": SECONDS_BETWEEN_LINES, "miniters": 1}
     return Bar(total=total, desc=title, unit=unit, disable=not show, **options)
+
+
+@functools.lru_cache(maxsize=4096)
+def say_once(text: str) -> None:
+    """Print a line on standard error, above a bar if one is drawn; the same line is printed once in a process."""
+    with contextlib.suppress(OSError, ValueError):  # Nobody reads it any more.
+        Bar.write(f"jaxpu: {text}", file=sys.stderr)

@@ -186,13 +186,13 @@ def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
         infos.append(audio.probe(part.path, stream=part.stream))
     for field, unit in (("num_channels", "channel(s)"), ("sample_rate", "Hz"), ("num_samples", "samples")):
         values = [getattr(info, field) for info in infos]
-        if len(set(values)) > 1:
+        if len(set(values) - {None}) > 1:  # A length of None shows itself in decoding.
             raise AudioError(
                 f"{name}: its files disagree: "
                 + ", ".join(f"{_label(part)} has {value} {unit}" for part, value in zip(parts, values, strict=True))
                 + ". The mixture and all stems of a track must have the same length, rate and channels."
             )
-    return infos[0]
+    return next((info for info in infos if info.num_samples is not None), infos[0])
 
 
 def _missing(path: Path) -> AudioError:

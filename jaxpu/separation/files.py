@@ -19,7 +19,7 @@ import soundfile
 from data_pipeline import activity, audio
 from data_pipeline.audio import AudioInfo
 from data_pipeline.errors import AudioError
-from data_pipeline.progress import progress_bar
+from data_pipeline.progress import progress_bar, say_once
 from data_pipeline.tracks import audio_files
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.exact_sum import quantised, summable
@@ -135,7 +135,8 @@ def separate_file(
 
     They sum to the recording.  In integer formats the target is rounded to a step of the format and the accompaniment is the
     difference: the sum is exact for recordings on the same grid, else within a step.  Where one of them would exceed full scale,
-    the target is limited so that both fit and the sum is kept.  (A float recording beyond full scale is itself clipped there.)
+    the target is limited so that both fit and the sum is kept.  A float recording beyond full scale is itself clipped there,
+    with a line on standard error.
     In float files the target is rounded, sample by sample, so that the float32 sum of the two files equals the recording bit for
     bit wherever float32 numbers allow it: for every recording of up to 24 bits with target and accompaniment below 2 (6 dB above
     full scale).  A sample of a float recording that is finer than the spacing of float32 at the larger of target and
@@ -185,19 +186,28 @@ def _write(
     with contextlib.ExitStack() as stack:
         target_writer, accompaniment_writer = (
             stack.enter_context(
-                audio.Writer(output, info.sample_rate, info.num_channels, subtype=subtype, num_samples=info.num_samples)
+                audio.Writer(
+                    output, info.sample_rate, info.num_channels, subtype=subtype, num_samples=info.num_samples or info.guess
+                )
             )
             for output in outputs
         )
         step = _PCM_STEPS.get(target_writer.subtype)
+        overshoot = audio.Overshoot()
         for mixture, target in separated:
             if step is None:
                 target = summable(mixture, target)
             else:
+                overshoot.add(mixture)
                 mixture, target = quantised(mixture, target, step)
             target_writer.write(target)
             accompaniment_writer.write(mixture - target)
             on_samples(mixture.shape[1])
+    if overshoot.count:
+        say_once(
+            f"{outputs[0].parent}: {overshoot.count} samples of the recording exceed full scale (peak {overshoot.peak_db:+.1f} "
+            f"dB) and were clipped: {target_writer.subtype} cannot hold them. `--format wav --subtype FLOAT` does."
+        )
 
 
 def separate(
@@ -246,12 +256,12 @@ def separate(
 
 
 def _duration_s(path: Path) -> float:
-    """Duration by the header; 0 if it does not say, or the file is unreadable, which its separation will report."""
+    """Duration by the header, or its guess; 0 if it does not say, or the file is unreadable, which its separation will report."""
     try:
         info = audio.probe(path)
     except (AudioError, OSError):
         return 0.0
-    return (info.num_samples or 0) / info.sample_rate
+    return (info.num_samples or info.guess or 0) / info.sample_rate
 
 
 def output_folders(

@@ -1,3 +1,5 @@
+import re
+import shutil
 import subprocess
 import sys
 
@@ -224,6 +226,19 @@ def test_unusable_recordings_are_named(tmp_path, waveform, message):
     track = two_folders(tmp_path, waveform)
     with pytest.raises((DataError, AudioError), match=message):
         PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch")
+
+
+def test_channels_that_cancel_are_named_and_the_remedy_helps(tmp_path):
+    signal = noise(0, 9000)
+    track = two_folders(tmp_path, np.stack([signal, -signal], axis=1))
+    with pytest.raises(DataError, match=r"a recording.wav: its two channels cancel .* swap the polarity") as error:
+        PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch")
+    path = track.mixture.parts[0].path
+    options = re.search(r"-af '(.*?)'", str(error.value))[1]
+    mended = tmp_path / "mended.wav"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-af", options, mended], check=True)
+    shutil.move(mended, path)
+    assert PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch").num_samples == 9000
 
 
 def test_values_beyond_float16_are_an_error_and_never_infinite(tmp_path):

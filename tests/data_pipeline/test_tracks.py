@@ -203,6 +203,17 @@ def test_stems_that_disagree_are_refused(tmp_path, stem, changes, text):
         read(track.target)
 
 
+def test_a_length_that_only_decoding_tells_is_no_disagreement(tmp_path):
+    song(tmp_path / "train" / "A")
+    mixture = tmp_path / "train" / "A" / "mixture.wav"
+    command = ["ffmpeg", "-v", "error", "-i", mixture, "-f", "flac", "-"]
+    mixture.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    track = tracks_of(detect_source(tmp_path))[0]
+    assert track.mixture.num_samples is None
+    assert track.check().num_samples == 4000
+    assert read(track.target).shape == (2, 4000)
+
+
 def test_a_missing_stem_is_named(tmp_path):
     song(tmp_path / "train" / "A")
     (tmp_path / "train" / "A" / "bass.wav").unlink()

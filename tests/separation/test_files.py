@@ -339,10 +339,23 @@ def test_integer_parts_beyond_full_scale_are_limited_and_still_sum(tmp_path: Pat
     np.testing.assert_array_equal(target + accompaniment, mixture)
 
 
-def test_float_recordings_beyond_full_scale_are_clipped_in_integer_files(model: TrainedModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "step"), [(SeparationOptions(subtype="PCM_16"), 2**-15), (SeparationOptions(suffix="flac"), 2**-23)]
+)
+def test_float_recordings_beyond_full_scale_are_clipped_in_integer_files_and_it_is_said(
+    model: TrainedModel, tmp_path: Path, options: SeparationOptions, step: float, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "loud.wav", noise(1, 10_000, scale=3.0))
-    target, accompaniment = map(read, separate_file(model, path, tmp_path / "out", SeparationOptions(subtype="PCM_16")))
-    np.testing.assert_allclose(target + accompaniment, np.clip(read(path), -1, 1 - 2**-15), rtol=0, atol=2**-15)
+    target, accompaniment = map(read, separate_file(model, path, tmp_path / "out", options))
+    np.testing.assert_allclose(target + accompaniment, np.clip(read(path), -1, 1 - step), rtol=0, atol=step)
+    count, peak_db = np.count_nonzero(np.abs(read(path)) > 1), 20 * np.log10(np.abs(read(path)).max())
+    said = capfd.readouterr().err
+    assert f"{tmp_path / 'out'}: {count} samples" in said
+    assert f"peak {peak_db:+.1f} dB" in said
+    assert "--format wav --subtype FLOAT" in said
+    target, accompaniment = map(read, separate_file(model, path, tmp_path / "float", SeparationOptions()))
+    np.testing.assert_allclose(target + accompaniment, read(path), rtol=0, atol=1e-6)
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""What an audio file says about its length, found in its bytes without decoding, and whether all of it is there."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.containers import chunks, links, mpeg, ogg
+from data_pipeline.containers.links import Bytes, Contents, Link, joined, truncated
+
+__all__ = [
+    "Contents",
+    "Link",
+    "check_end",
+    "chunks",
+    "contents",
+    "is_open_ended",
+    "joined",
+    "libsndfile_reads",
+    "links",
+    "mpeg",
+    "ogg",
+    "truncated",
+]
+
+_FLAC_INFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # Its first block, the last one or not, is 34 bytes long.
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # Its object of file properties.
+
+
+def contents(path: Path) -> Contents:
+    """Find the recordings of a file in a format that libsndfile reads; cached until the file changes.
+
+    Raises:
+        AudioError: the file ends too early, or it holds recordings of different formats.
+    """
+    status = path.stat()
+    return _contents(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
+    del mtime_ns  # Only a key of the cache.
+    with path.open("rb") as file:
+        data = Bytes(file)
+        begin = mpeg.id3_length(data[:10]) if data[:3] == b"ID3" and size > 10 else 0
+        found: Contents | None = None
+        if kind := chunks.kind_of(data):
+            found = chunks.contents(path, data, kind)
+        elif data[:4] == b"OggS":
+            found = ogg.contents(path, data)
+        elif data[begin : begin + 4] == b"fLaC":
+            begins, at = [0], begin
+            while (at := data.find(b"fLaC", at + 4)) >= 0:
+                if data[at + 4 : at + 8] in _FLAC_INFO:
+                    begins.append(at)
+            found = Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], size], strict=True)))
+        elif path.suffix.lower() == ".mp3":
+            found = mpeg.contents(path, data, begin)
+        return found or Contents((Link(0, size),))
+
+
+def is_open_ended(path: Path) -> bool:
+    """Whether the header of a WAV or a relative of it leaves open how many bytes of samples follow."""
+    return any(link.samples is not None for link in contents(path).links)
+
+
+def libsndfile_reads(path: Path) -> bool:
+    """Whether the header is of a format that libsndfile reads, whatever the suffix."""
+    with path.open("rb") as file:
+        data = Bytes(file)
+        return bool(chunks.kind_of(data))
+
+
+def check_end(path: Path) -> None:
+    """Check where a file ends that only ffmpeg reads, since ffmpeg says nothing of a second recording and little of truncation.
+
+    Raises:
+        AudioError: the file ends too early, or a second recording follows the first.
+    """
+    status = path.stat()
+    _check_end(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_end(path: Path, size: int, mtime_ns: int) -> None:
+    del size, mtime_ns  # Only keys of the cache.
+    checks: dict[bytes, Callable[[Path, Bytes], None]] = {_EBML: _check_matroska, _ASF[:4]: _check_asf, b"TTA1": _check_second}
+    checks[b"wvpk"] = _check_wavpack
+    with path.open("rb") as file:
+        data = Bytes(file)
+        check = _check_mp4 if data[4:8] == b"ftyp" else checks.get(data[:4])
+        if check is not None:
+            check(path, data)
+
+
+def _check_matroska(path: Path, data: Bytes) -> None:
+    header, size = _element(data, 4)
+    begin, segment = _element(data, header + size + 4) if size is not None else (0, None)
+    if size is None or data[header + size : header + size + 4] != _SEGMENT:
+        return
+    # A live stream leaves the length open.
+    end = data.find(data[: min(header + size, 64)], begin) if segment is None else begin + segment
+    if end > len(data):
+        raise truncated(path, f"its header promises {end} bytes, the file has {len(data)}")
+    if end > 0 and data[end : end + 4] == _EBML:
+        raise joined(path, end)
+
+
+def _element(data: Bytes, position: int) -> tuple[int, int | None]:
+    """First byte and length of the content of an EBML element whose length stands here; a length of None is unknown."""
+    first = data.number(position, 1, "big")
+    if not first:
+        return position, None
+    num_bytes = 9 - first.bit_length()
+    value = data.number(position, num_bytes, "big") & ((1 << 7 * num_bytes) - 1)
+    return position + num_bytes, None if value == (1 << 7 * num_bytes) - 1 else value
+
+
+def _check_asf(path: Path, data: Bytes) -> None:
+    _check_second(path, data)
+    at = data.find(_ASF_FILE, 0, 1 << 20)
+    if at < 0 or at + 92 > len(data):
+        return
+    size, flags = data.number(at + 40, 8, "little"), data.number(at + 88, 4, "little")
+    if not flags & 1 and size > len(data):  # The flag marks a live stream, whose length is unknown.
+        raise truncated(path, f"its header promises {size} bytes, the file has {len(data)}")
+
+
+def _check_second(path: Path, data: Bytes) -> None:
+    second = data.find(data[:14], 14)
+    if second > 0:
+        raise joined(path, second)
+
+
+def _check_wavpack(path: Path, data: Bytes) -> None:
+    position, last = 0, 0
+    while (position := data.find(b"wvpk", position)) >= 0 and position + 32 <= len(data):
+        size, index = data.number(position + 4, 4, "little"), data.number(position + 16, 4, "little")
+        if index < last:  # Each block states its first sample.
+            raise joined(path, position)
+        position, last = position + 8 + size, index
+
+
+def _check_mp4(path: Path, data: Bytes) -> None:
+    position = 0
+    while position + 16 <= len(data):
+        size, name = data.number(position, 4, "big"), data[position + 4 : position + 8]
+        if size == 1:
+            size = data.number(position + 8, 8, "big")
+        if name == b"ftyp" and position:
+            raise joined(path, position)
+        if size < 8:
+            return  # 0: the last box, as long as the file.
+        position += size
+        if position > len(data) and name in (b"moof", b"mdat", b"moov"):
+            raise truncated(path, f"its last box ends at byte {position}, the file has {len(data)}")
