@@ -19,7 +19,6 @@ from data_pipeline.errors import AudioError
 from data_pipeline.files import replacing
 
 __all__ = [
-    "AUDIO_SUFFIXES",
     "BLOCK_SAMPLES",
     "WRITE_SUFFIXES",
     "AudioInfo",
@@ -35,9 +34,6 @@ __all__ = [
 
 # libsndfile reads these; ffmpeg reads all others.
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
-
-AUDIO_SUFFIXES: frozenset[str] = _SOUNDFILE_SUFFIXES | {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".ac3"}
-"""Suffixes of recordings, in lower case, for searching folders."""
 
 # The last two frames of an mp3: encoders disagree whether the header counts them.
 _LOSSY_TOLERANCE = 2 * 1152
@@ -230,7 +226,7 @@ class Writer:
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(self.path))
             try:
-                file = soundfile.SoundFile(partial, "w", sample_rate, num_channels, self.subtype, format=container)
+                file = soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, num_channels, self.subtype, format=container)
             except (soundfile.SoundFileError, OSError) as error:
                 raise AudioError(
                     f"{self.path}: {suffix} cannot hold {num_channels} channels at {sample_rate} Hz "
@@ -299,7 +295,7 @@ def _open(path: Path, stream: int) -> tuple[soundfile.SoundFile | None, tuple[Au
     if path.suffix.lower() in _SOUNDFILE_SUFFIXES and stream == 0:
         decoders.check_complete(path)
         try:
-            file = soundfile.SoundFile(path)
+            file = soundfile.SoundFile(os.fsencode(path))  # soundfile itself refuses names that are not UTF-8.
             # A FLAC from a pipe does not store its length: libsndfile then reports the largest integer, and fails at the end.
             if file.frames < 1 << 62:
                 return file, ()

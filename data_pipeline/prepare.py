@@ -114,7 +114,7 @@ def prepare(
     needing_stems = _needing_stems(config)
     if needing_stems and not source.has_stems:
         raise DataError(f"{needing_stems} needs stems, and two folders have none. Choose another value.")
-    tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed)
+    tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed, say=options.say)
     work = _plan_work([track for track in tracks if track.split != "test"], config, directory / UNFINISHED_FOLDER)
     whole = fingerprint([job.key for job in work.jobs], sorted(work.bad))
     if _is_prepared(directory, whole, options):
