@@ -88,13 +88,18 @@ class FoundRecordings:
         """The recordings.  Raises AudioError if there are none, or if a folder cannot be searched."""
         if self.unreadable:
             raise AudioError("\n".join(self.unreadable.values()))
-        if self.paths:
-            return self.paths
+        if not self.paths:
+            raise AudioError(self.no_recordings())
+        return self.paths
+
+    def no_recordings(self) -> str:
+        """The error message for a folder without recordings."""
         if not self.left_out:
-            raise AudioError(f"{self.folder}: is an empty folder. Put recordings into it.")
-        raise AudioError(
-            f"{self.summary().replace(': 0 recordings', ': has no audio')}. Recordings are recognised by their suffix, such as "
-            ".wav, .flac, .mp3 or .m4a, others by ffprobe, if it is installed."
+            return f"{self.folder}: is an empty folder. Put recordings into it."
+        line = self.summary().replace(": 0 recordings", ": has no recordings", 1)
+        return (
+            f"{line}. Recordings are recognised by their suffix, such as .wav, .flac, .mp3 or .m4a, others by ffprobe, if it is "
+            "installed."
         )
 
 
@@ -108,7 +113,7 @@ def find_recordings(folder: Path, *, without: Path | None = None) -> FoundRecord
 
     Args:
         folder: the folder; it may itself be hidden.
-        without: a folder inside it that is not searched.
+        without: a folder that is not searched if it lies inside, or a link leads there.
 
     Raises:
         AudioError: `folder` does not exist or is none.
@@ -116,8 +121,11 @@ def find_recordings(folder: Path, *, without: Path | None = None) -> FoundRecord
     if not folder.is_dir():
         raise AudioError(f"{folder}: is not a folder." if folder.exists() else f"{folder}: does not exist.")
     found = FoundRecordings(folder)
+    root, unsearched = folder.resolve(), None if without is None else without.resolve()
+    if unsearched in (root, *root.parents):
+        unsearched = None
     questions = itertools.count()
-    for path in _files(found, without.resolve() if without is not None else None):
+    for path in _files(found, root, unsearched):
         if _is_recording(path, found, questions):
             found.paths.append(path)
     found.paths.sort()
@@ -135,9 +143,8 @@ def check_apart(first: FoundRecordings, second: FoundRecordings) -> None:
             )
 
 
-def _files(found: FoundRecordings, without: Path | None) -> Iterator[Path]:
+def _files(found: FoundRecordings, root: Path, without: Path | None) -> Iterator[Path]:
     """Files of the folder, each real file once: links come last, so that a file keeps its own name where it has one."""
-    root = found.folder.resolve()
     seen: set[Path] = set()
     folders, linked_folders, linked_files = [(found.folder, root)], [], []
     while folders or linked_folders:

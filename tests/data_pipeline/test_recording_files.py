@@ -17,20 +17,18 @@ from data_pipeline.prepare import prepare
 from data_pipeline.recording_files import FoundRecordings, find_recordings
 from data_pipeline.tracks import TwoFolders, find_tracks
 
-# Suffixes with the encoder that ffmpeg takes for them, or with the options that it needs.
+# Suffixes, with options where ffmpeg needs some.
 FORMATS = [
-    *"mkv mp2 m4b caf tta wv aifc au w64 mka mov avi ac3 eac3 voc wma m4a mp4 webm aac opus mpg spx wav flac ogg mp3".split(" "),
-    "rf64 -f wav -rf64 always",
-    "3gp -c:a aac",
-    "ra -f rm -c:a ac3",
+    *("mkv", "mp2", "m4b", "caf", "tta", "wv", "aifc", "au", "w64", "mka", "mov", "avi", "ac3", "eac3", "voc", "wma", "m4a"),
+    *("mp4", "webm", "aac", "opus", "mpg", "spx", "wav", "flac", "ogg", "mp3"),
+    *("rf64 -f wav -rf64 always", "3gp -c:a aac", "ra -f rm -c:a ac3"),
 ]
 
 
-def sound(path: Path, *options: str, seconds: float = 0.2) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", f"sine=duration={seconds}:sample_rate=48000", *options, path]
+def sound(*outputs: object) -> None:
+    """Write a tone with ffmpeg to files, each with its options before it."""
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=duration=0.2:sample_rate=48000", *map(str, outputs)]
     subprocess.run(command, check=True)
-    return path
 
 
 def names(found: FoundRecordings) -> list[str]:
@@ -39,13 +37,17 @@ def names(found: FoundRecordings) -> list[str]:
 
 @pytest.fixture(scope="module")
 def wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sound(tmp_path_factory.mktemp("wav") / "song.wav")
+    path = tmp_path_factory.mktemp("wav") / "song.wav"
+    sound(path)
+    return path
 
 
 def test_every_format_that_ffmpeg_writes_is_found_with_and_without_its_suffix(tmp_path: Path) -> None:
+    outputs: list[object] = []
     for number, line in enumerate(FORMATS):
         suffix, *options = line.split()
-        sound(tmp_path / f"{number}.{suffix}", *options)
+        outputs += [*options, tmp_path / f"{number}.{suffix}"]
+    sound(*outputs)
     wanted = len(FORMATS)
     assert len(find_recordings(tmp_path).paths) == wanted
     for path in list(tmp_path.iterdir()):
