@@ -59,7 +59,7 @@ def export(
                 f"{scores} has the scores of a checkpoint other than that of step {model.info['step']} of {run}. "
                 f"Evaluate this one: jaxpu evaluate {run} CORPUS"
             )
-    files = {archive.CARD_FILE: card(document, program=program).encode()}
+    files = {archive.CARD_FILE: card(document, program=program).encode(errors="replace")}
     if program:
         files[archive.PROGRAM_FILE] = serialize(model)
     else:
