@@ -146,7 +146,9 @@ def check_apart(first: FoundRecordings, second: FoundRecordings) -> None:
 def _files(found: FoundRecordings, root: Path, without: Path | None) -> Iterator[Path]:
     """Files of the folder, each real file once: links come last, so that a file keeps its own name where it has one."""
     seen: set[Path] = set()
-    folders, linked_folders, linked_files = [(found.folder, root)], [], []
+    folders = [(found.folder, root)]
+    linked_folders: list[tuple[Path, Path]] = []
+    linked_files: list[tuple[Path, Path]] = []
     while folders or linked_folders:
         linked_folders.sort(reverse=True)
         folder, real = folders.pop() if folders else linked_folders.pop()

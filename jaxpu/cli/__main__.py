@@ -62,7 +62,7 @@ Every field of a config can be set on the command line: jaxpu train baseline --o
 `jaxpu COMMAND --help` shows examples and all options; `jaxpu train CONFIG --help` shows them with the values of the config.
 `--json` prints one JSON document on standard output, and all other messages on standard error.
 Exit status: 0 done; 1 failed, for the reason on standard error; 2 invalid command line or config;
-130 interrupted: run `train`, `sweep`, `prepare` or `demo` again to resume.
+130 interrupted (Ctrl-C, SIGTERM or SIGHUP): run `train`, `sweep`, `prepare` or `demo` again to resume.
 """
 
 COMMANDS: dict[str, Command] = {
@@ -104,22 +104,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             answer = _command(argv[0]).run(argv[1:])
-        if answer.text:
-            print(json.dumps(_finite(answer.document), indent=2) if as_json else answer.text, flush=True)
-        return answer.status
+        text = json.dumps(_finite(answer.document), indent=2) if answer.text and as_json else answer.text
+        return _print(text, answer.status) if text else answer.status
     except KeyboardInterrupt:
         return _say("interrupted.", INTERRUPTED)
-    except BrokenPipeError:  # As of `jaxpu info ... | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except BrokenPipeError:  # As of `jaxpu prepare ... | head`.
+        return _drop_output()
     except OSError as error:  # Most likely about a path that the user gave.
         return _say(f"{error.filename or argv[0]}: {error.strerror or error}. Check the path and its permissions.", FAILED)
     except UserError as error:
         return _say(str(error), error.exit_status)
 
 
+def _print(text: str, status: int) -> int:
+    """Print an answer; return the status, or that of a failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # As of `jaxpu info ... | head`.
+        return _drop_output()
+    except OSError as error:
+        return _say(f"standard output: {error.strerror or error}. The command itself is done.", _drop_output())
+    return status
+
+
+def _drop_output() -> int:
+    """Drop what standard output does not take: Python would try again, and fail, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
 def _say(message: str, status: int) -> int:
-    print(f"jaxpu: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # The terminal is gone.
+        print(f"jaxpu: {message}", file=sys.stderr)
     return status
 
 
