@@ -117,6 +117,11 @@ class DataConfig:
             raise ValueError(
                 f"DataConfig.target is {self.target!r}; it must hold different names, at least one, none empty or with a slash."
             )
+        if "-".join(self.target).casefold() == "accompaniment":
+            raise ValueError(
+                f"DataConfig.target is {self.target!r}, the name of the other file that separation writes. Choose another, such "
+                "as instruments."
+            )
         if not 0 < self.validation_share < 1:
             raise ValueError(f"DataConfig.validation_share is {self.validation_share}; it must lie between 0 and 1.")
         if self.target_to_accompaniment_db is not None:

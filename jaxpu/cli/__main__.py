@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, printable
 from jaxpu import __version__
 from jaxpu.cli import (
     compare,
@@ -26,7 +26,7 @@ from jaxpu.cli import (
     synthesize,
     train,
 )
-from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Command, UsageError
+from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Command, UsageError, next_line
 from jaxpu.config_files import config_names
 
 USAGE = """jaxpu: separate one sound from recordings, without ever having that sound alone.
@@ -62,7 +62,8 @@ Every field of a config can be set on the command line: jaxpu train baseline --o
 `jaxpu COMMAND --help` shows examples and all options; `jaxpu train CONFIG --help` shows them with the values of the config.
 `--json` prints one JSON document on standard output, and all other messages on standard error.
 Exit status: 0 done; 1 failed, for the reason on standard error; 2 invalid command line or config;
-130 interrupted (Ctrl-C, SIGTERM or SIGHUP): run `train`, `sweep`, `prepare` or `demo` again to resume.
+130 interrupted (Ctrl-C, SIGTERM or SIGHUP): run `demo`, `prepare`, `train`, `sweep` or
+`synthesize` again to resume.
 """
 
 COMMANDS: dict[str, Command] = {
@@ -79,6 +80,9 @@ COMMANDS: dict[str, Command] = {
     "synthesize": Command(synthesize.SynthesizeArguments, synthesize.run),
     "completion": Command(completion.CompletionArguments, lambda args: completion.run(args, COMMANDS)),
 }
+
+RESUMABLE = ("demo", "prepare", "train", "sweep", "synthesize")
+"""Commands that resume when they are run again."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps(_finite(answer.document), indent=2) if answer.text and as_json else answer.text
         return _print(text, answer.status) if text else answer.status
     except KeyboardInterrupt:
-        return _say("interrupted.", INTERRUPTED)
+        resume = f" {next_line(*argv)}" if argv[0] in RESUMABLE else ""
+        return _say(f"interrupted.{resume}", INTERRUPTED)
     except BrokenPipeError:  # As of `jaxpu prepare ... | head`.
         return _drop_output()
     except OSError as error:  # Most likely about a path that the user gave.
@@ -119,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print(text: str, status: int) -> int:
     """Print an answer; return the status, or that of a failure."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:  # As of `jaxpu info ... | head`.
         return _drop_output()
     except OSError as error:
@@ -135,7 +140,7 @@ def _drop_output() -> int:
 
 def _say(message: str, status: int) -> int:
     with contextlib.suppress(OSError):  # The terminal is gone.
-        print(f"jaxpu: {message}", file=sys.stderr)
+        print(f"jaxpu: {printable(message)}", file=sys.stderr)
     return status
 
 

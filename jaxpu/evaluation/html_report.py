@@ -6,6 +6,7 @@ It is made from files in the run directories: `metrics.jsonl`, and `evaluation/`
 import dataclasses
 import json
 import os
+import shlex
 import string
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -122,7 +123,8 @@ def _open(run_dir: Path, evaluation_dir: Path, label: str) -> Evaluated:
     path = evaluation_dir / SCORES_FILE
     if not path.is_file():
         raise EvaluationError(
-            f"{path} does not exist: the run has not been evaluated. Run `jaxpu evaluate {run_dir} CORPUS --report`."
+            f"{path} does not exist: the run has not been evaluated. Run "
+            f"`jaxpu evaluate {shlex.quote(str(run_dir))} CORPUS --report`."
         )
     return Evaluated(run_dir, evaluation_dir, label, json.loads(path.read_text(encoding="utf-8")), read_log(run_dir))
 

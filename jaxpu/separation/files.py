@@ -18,7 +18,7 @@ import soundfile
 
 from data_pipeline import audio
 from data_pipeline.audio import AudioInfo
-from data_pipeline.errors import AudioError, failure
+from data_pipeline.errors import AudioError, failure, printable
 from data_pipeline.progress import progress_bar
 from jaxpu.config import Config
 from jaxpu.core.network import TrainedModel
@@ -257,7 +257,7 @@ def separate(
     found = find_inputs(inputs, out_dir, stem_names(model.config))
     report = SeparationReport({}, found.failed)
     if progress and found.lines:
-        print(*found.lines, sep="\n", file=sys.stderr)
+        print(*map(printable, found.lines), sep="\n", file=sys.stderr)
     durations = {path: _duration_s(path) for path in found.folders}
     total = sum(durations.values())
     with progress_bar(total, "separate", show=progress, unit_scale=True, bar_format=_BAR_FORMAT) as bar:

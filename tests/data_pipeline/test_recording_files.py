@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import AudioError
 from data_pipeline.prepare import prepare
 from data_pipeline.recording_files import FoundRecordings, find_recordings
@@ -160,19 +161,23 @@ def test_files_of_unknown_kind_are_asked_about_only_so_often(tmp_path: Path, wav
     assert names(find_recordings(tmp_path)) == ["0.mkv", "1.mkv", "2.mkv"]
 
 
-def test_prepare_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("with/1.w64", "with/...2.wav", "without/1.caf", "without/linked/2.aifc"):
+def test_prepare_says_what_it_leaves_out_and_takes_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, latin1 = np.random.default_rng(0), os.fsdecode(b"caf\xe9")
+    for name in ("with/1.w64", f"with/{latin1}.wav", "without/1.caf", "without/linked/2.aifc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         kind = {".caf": "CAF", ".aifc": "AIFF", ".w64": "W64", ".wav": "WAV"}[Path(name).suffix]
-        soundfile.write(tmp_path / name, rng.normal(0, 0.1, 24_000), 8000, format=kind)
+        soundfile.write(os.fsencode(tmp_path / name), rng.normal(0, 0.1, 24_000), 8000, format=kind)
     (tmp_path / "without" / "linked").rename(tmp_path / "elsewhere")
     (tmp_path / "without" / "linked").symlink_to("../elsewhere")
     (tmp_path / "with" / "notes.txt").touch()
+    (tmp_path / "with" / f"{latin1} too.wav").write_text("no sound")
     patch = PatchSpec(sample_rate=8000, clip_samples=4000, n_fft=256, win_length=256, hop_length=128)
     source = TwoFolders(tmp_path / "with", tmp_path / "without")
-    dataset = prepare(source, DataConfig(patch=patch), tmp_path / "data", num_workers=1)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f"{tmp_path / 'with'}: 2 recordings; left out 1 .txt"
-    assert printed[1] == f"{tmp_path / 'without'}: 2 recordings"
-    assert len(dataset.info["tracks"]) == 4
+    dataset = prepare(source, DataConfig(patch=patch), tmp_path / "data", num_workers=1, skip_bad=True)
+    printed = capsys.readouterr().out
+    lines = printed.encode("utf-8", "strict").decode().splitlines()
+    assert lines[:2] == [f"{tmp_path / 'with'}: 3 recordings; left out 1 .txt", f"{tmp_path / 'without'}: 2 recordings"]
+    assert r"caf\udce9 too.wav: " in printed
+    names = {track["name"] for track in PatchDataset.open(tmp_path / "data").info["tracks"]}
+    assert names == {"with_target/1.w64", f"with_target/{latin1}.wav", "without_target/1.caf", "without_target/linked/2.aifc"}
+    assert dataset.info["skipped"].keys() == {f"with_target/{latin1} too.wav"}

@@ -535,6 +535,15 @@ def test_bad_recordings_do_not_stop_the_good_ones(
     assert "100%" in capsys.readouterr().err
 
 
+def test_a_bug_that_a_recording_meets_is_its_message(model: TrainedModel, tmp_path: Path) -> None:
+    paths = [write(tmp_path / "in" / f"{name}.wav", noise(1, 3000)) for name in ("a", "b")]
+    report = separate(model, paths, tmp_path / "out", SeparationOptions(chunk_s=0), progress=False)
+    assert set(report.failed) == set(paths)
+    for path, text in report.failed.items():
+        assert text.startswith(f"{path}: ValueError: chunk_s is 0")
+        assert "(jaxpu.separation.files, line " in text
+
+
 MEASURE_MEMORY = """
 import resource, sys
 from pathlib import Path
