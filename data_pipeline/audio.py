@@ -16,7 +16,6 @@ from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, require_ffm
 from data_pipeline.errors import AudioError
 
 __all__ = [
-    "AUDIO_SUFFIXES",
     "BLOCK_SAMPLES",
     "WRITE_SUFFIXES",
     "AudioInfo",
@@ -33,9 +32,6 @@ __all__ = [
 
 # libsndfile reads these; ffmpeg reads all others.
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
-
-AUDIO_SUFFIXES: frozenset[str] = _SOUNDFILE_SUFFIXES | {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".ac3"}
-"""Suffixes of recordings, in lower case, for searching folders."""
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:

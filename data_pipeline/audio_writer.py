@@ -108,7 +108,7 @@ class Writer:
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(self.path))
             try:
-                file = soundfile.SoundFile(partial, "w", sample_rate, num_channels, self.subtype, format=container)
+                file = soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, num_channels, self.subtype, format=container)
             except (soundfile.SoundFileError, OSError) as error:
                 raise AudioError(
                     f"{self.path}: {suffix} cannot hold {num_channels} channels at {sample_rate} Hz "

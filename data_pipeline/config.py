@@ -116,6 +116,8 @@ class DataConfig:
         valid = 0 < len(names) == len(set(names)) and all(map(_can_name_a_file, names)) and len("-".join(names).encode()) <= 200
         requirement = "different names, at least one, none empty or with a slash or control characters, together up to 200 bytes"
         require(valid, self, "target", requirement)
+        clashes = "-".join(names).casefold() == "accompaniment"
+        require(not clashes, self, "target", "another name, such as instruments: the other file of a separation is accompaniment")
         require(0 < self.validation_share < 1, self, "validation_share", "between 0 and 1")
         low, high = self.target_to_accompaniment_db or (0.0, 0.0)
         require(-200 <= low <= high <= 200, self, "target_to_accompaniment_db", "two numbers from -200 to 200, the lower first")

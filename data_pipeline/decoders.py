@@ -65,7 +65,7 @@ def require_ffmpeg() -> None:
 
 def reason_of(error: BaseException) -> str:
     """Message of an error, or the name of its class if it has none."""
-    text = str(error).strip().rstrip(".")
+    text = str(getattr(error, "error_string", error)).strip().rstrip(".")  # libsndfile's, without the file's name.
     return text or type(error).__name__
 
 

@@ -1,6 +1,7 @@
 """Errors that speak to the user: each message names the thing, its value, what it must be and the remedy."""
 
 import reprlib
+import traceback
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 80, 80, 80
@@ -47,3 +48,31 @@ def require(condition: bool, owner: object, field: str, requirement: str) -> Non
     """Raise a `ConfigError` that names the field and its value, unless the condition holds."""
     if not condition:
         raise ConfigError(f"{type(owner).__name__}.{field} is {shown(getattr(owner, field))}; it must be {requirement}.")
+
+
+def failure(name: object, error: Exception) -> str:
+    """The message for a recording that failed, so that the others can go on.
+
+    Args:
+        name: the recording.
+        error: any error.  One that is not meant for users is a bug in jaxpu: the message has its type and its place.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    kind, lines = type(error).__name__, str(error).strip().splitlines() or [""]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:  # As XLA says it.
+        return f"{name}: does not fit into memory ({kind}). Close other programs, use fewer processes, or split the recording."
+    if isinstance(error, OSError):
+        return f"{name}: {lines[0]} ({kind}). Check the recording, the disks and the permissions."
+    ours = [
+        f"{module}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if (module := frame.f_globals.get("__name__", "")).partition(".")[0] in ("data_pipeline", "jaxpu")
+    ]
+    place = ours[-1] if ours else "no place known"
+    return f"{name}: {kind}: {lines[0]} ({place}). This is a bug in jaxpu: please report it with this line."
+
+
+def printable(text: str) -> str:
+    r"""The text with `\udce9` and the like for bytes of file names that are not UTF-8, which no stream takes as they are."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

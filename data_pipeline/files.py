@@ -24,9 +24,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file in one step: a file under that name is complete."""
+    """Write a UTF-8 text file in one step: a file under that name is complete.
+
+    What is not Unicode, as in file names that are not UTF-8, becomes question marks.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def available_processors() -> int:

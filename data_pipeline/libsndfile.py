@@ -196,7 +196,7 @@ def check_written(path: Path, num_samples: int) -> None:
         return
     counted = containers.contents(path).links[0].least
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             length, lossy = file.frames, file.subtype in _LOSSY
             begin = max(0, length - BLOCK_SAMPLES)
             file.seek(begin)
@@ -237,11 +237,11 @@ def _opened(path: Path, link: Link, sole: bool) -> Iterator[soundfile.SoundFile]
     """Open one of the recordings of a file."""
     with contextlib.ExitStack() as stack:
         if sole and link.samples is None:
-            yield stack.enter_context(soundfile.SoundFile(path))
+            yield stack.enter_context(soundfile.SoundFile(os.fsencode(path)))
             return
         raw = link.raw if link.samples is not None else None
         if raw is None:
-            part: Path | io.RawIOBase = path if sole else stack.enter_context(_Slice(path, link.begin, link.end))
+            part: bytes | io.RawIOBase = os.fsencode(path) if sole else stack.enter_context(_Slice(path, link.begin, link.end))
             file = stack.enter_context(soundfile.SoundFile(part))
             if link.samples is None or file.subtype not in _BYTES:
                 yield file

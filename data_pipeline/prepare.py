@@ -23,7 +23,7 @@ from data_pipeline.audio import AudioInfo, resampled_length
 from data_pipeline.beam import map_over_beam
 from data_pipeline.config import DataConfig, fingerprint
 from data_pipeline.dataset import PatchDataset
-from data_pipeline.errors import AudioError, DataError
+from data_pipeline.errors import DataError, failure, printable
 from data_pipeline.files import available_processors
 from data_pipeline.layout import FORMAT, SIGNALS, UNFINISHED_FOLDER, read_info
 from data_pipeline.progress import progress_bar
@@ -52,7 +52,7 @@ class _Options:
 
     def say(self, message: str) -> None:
         if self.progress:
-            print(message)
+            print(printable(message))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def prepare(
     needing_stems = _needing_stems(config)
     if needing_stems and not source.has_stems:
         raise DataError(f"{needing_stems} needs stems, and two folders have none. Choose another value.")
-    tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed)
+    tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed, say=options.say)
     work = _plan_work([track for track in tracks if track.split != "test"], config, directory / UNFINISHED_FOLDER)
     whole = fingerprint([job.key for job in work.jobs], sorted(work.bad))
     if _is_prepared(directory, whole, options):
@@ -150,8 +150,8 @@ def _plan_work(tracks: list[Track], config: DataConfig, unfinished: Path) -> _Wo
     for number, track in enumerate(tracks):
         try:
             identity = {name: recording.identity() for name, recording in track.recordings().items()}
-        except AudioError as error:
-            work.bad[track.name] = str(error)
+        except Exception as error:
+            work.bad[track.name] = failure(track.name, error)
             continue
         key = fingerprint(FORMAT, dataclasses.asdict(config), number, track.name, track.split, identity)
         work.jobs.append(Job(number, key, track))
@@ -185,7 +185,7 @@ def _make_tracks(work: _Work, options: _Options) -> list[MadeTrack]:
         for job, error in _outcomes(work, remaining, num_workers, options.beam_options):
             if error is not None:
                 work.bad[job.track.name] = error
-                bar.write(error)
+                bar.write(printable(error))
             bar.update()
     if work.bad and not options.skip_bad:
         raise DataError(f"{len(work.bad)} of {num_tracks} tracks cannot be used:\n{_listed(work.bad)}\n{_BAD_REMEDY}")
@@ -232,8 +232,8 @@ def _check_headers(jobs: list[Job], bad: dict[str, str]) -> dict[int, AudioInfo]
     for job in jobs:
         try:
             headers[job.id] = job.track.check()
-        except AudioError as error:
-            bad[job.track.name] = str(error)
+        except Exception as error:
+            bad[job.track.name] = failure(job.track.name, error)
     return headers
 
 

@@ -7,10 +7,10 @@ import json
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from data_pipeline.config import DataConfig
-from data_pipeline.errors import AudioError, DataError, WriteError
+from data_pipeline.errors import DataError, WriteError, failure
 from data_pipeline.folder_check import StatisticsMeter
 from data_pipeline.patches import PatchMaker
 from data_pipeline.publishing import MadeTrack, shard_file
@@ -50,7 +50,8 @@ def make_track_once(job: Job, config: DataConfig, folder: Path) -> str | None:
 def make_track(job: Job, config: DataConfig, folder: Path) -> str | None:
     """Make folder/KEY with the records of a track and their description; it appears when it is complete.
 
-    Returns an error message if the recordings cannot be used, else None.  Raises WriteError if the disk refuses the data.
+    Returns an error message if the recordings cannot be used, for any reason, else None.  Raises WriteError if the disk refuses
+    the data.
     """
     # A process number would not do: a process on another machine may have the same.
     temporary = folder / f"{job.key}.{secrets.token_hex(8)}"
@@ -63,8 +64,8 @@ def make_track(job: Job, config: DataConfig, folder: Path) -> str | None:
             temporary.replace(folder / job.key)
     except WriteError:
         raise
-    except (AudioError, DataError) as error:
-        return str(error)
+    except Exception as error:  # Whatever is wrong with one recording, the others are prepared.
+        return failure(job.track.name, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return None
@@ -133,5 +134,6 @@ class _Result(TypedDict):
     num_samples: int
     num_clips: int
     kept: dict[str, int]
+    rms: NotRequired[dict[str, float]]
     unmixed: int
     statistics: dict[str, Any] | None

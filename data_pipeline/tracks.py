@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import yaml
 from data_pipeline import audio
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
+from data_pipeline.recording_files import check_apart, find_recordings
 from data_pipeline.recordings import Part, Recording, Split, Track
 
 STEM_SUFFIX = ".stem.mp4"
@@ -70,7 +71,14 @@ def detect_source(path: str | os.PathLike[str]) -> Musdb18 | Musdb18HQ:
     )
 
 
-def find_tracks(source: Source, target: tuple[str, ...], *, validation_share: float, seed: int) -> list[Track]:
+def find_tracks(
+    source: Source,
+    target: tuple[str, ...],
+    *,
+    validation_share: float,
+    seed: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Track]:
     """List the tracks of a source, sorted by split folder and name, without opening their files.  See `Track.check`.
 
     If some training tracks are on musdb's list of validation tracks, those are the validation split.  Otherwise the fraction
@@ -82,12 +90,13 @@ def find_tracks(source: Source, target: tuple[str, ...], *, validation_share: fl
         target: stems that make up the target; ignored without stems.
         validation_share: between 0 and 1.
         seed: seed of the validation tracks.
+        say: gets a line for each of two folders: how many recordings were found, and what was left out.
 
     Raises:
-        AudioError: a folder is missing or has no audio, or the target does not exist.
+        AudioError: a folder is missing, cannot be read or has no audio, or the target does not exist.
     """
     if isinstance(source, TwoFolders):
-        return _two_folder_tracks(source, validation_share, seed)
+        return _two_folder_tracks(source, validation_share, seed, say)
     unknown = [name for name in target if name not in STEMS]
     if unknown or not 0 < len(target) < len(STEMS):
         raise AudioError(
@@ -196,7 +205,7 @@ def _stem_track(name: str, split: Split, root: Path, parts: Mapping[str, Part], 
     )
 
 
-def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int) -> list[Track]:
+def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int, say: Callable[[str], None]) -> list[Track]:
     with_target, without_target = source.with_target.resolve(), source.without_target.resolve()
     if with_target == without_target or with_target in without_target.parents or without_target in with_target.parents:
         raise AudioError(
@@ -204,34 +213,18 @@ def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int) -
             "Put recordings with the target and recordings without it into separate folders."
         )
     tracks = []
-    for index, (role, folder) in enumerate((("with_target", source.with_target), ("without_target", source.without_target))):
-        names = {path.relative_to(folder).as_posix(): path for path in audio_files(folder)}
+    folders = (source.with_target, source.without_target)
+    found = [find_recordings(folder) for folder in folders]
+    check_apart(*found)
+    for index, (role, folder) in enumerate(zip(("with_target", "without_target"), folders, strict=True)):
+        names = {path.relative_to(folder).as_posix(): path for path in found[index].require()}
+        say(found[index].summary())
         held_out = _draw(sorted(names), validation_share, seed + index)
         for name in sorted(names):
             recording = Recording(f"{role}/{name}", folder, (Part(names[name]),))
             mixture, accompaniment = (recording, None) if index == 0 else (None, recording)
             tracks.append(Track(recording.name, "validation" if name in held_out else "train", mixture, accompaniment))
     return tracks
-
-
-def audio_files(folder: Path) -> list[Path]:
-    """List all audio files in a folder and its subfolders.  Raises AudioError if there are none."""
-    if not folder.is_dir():
-        raise AudioError(f"{folder}: is not a folder." if folder.exists() else f"{folder}: does not exist.")
-    files = [
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file()
-    ]
-    found = [path for path in files if path.suffix.lower() in audio.AUDIO_SUFFIXES]
-    if not files:
-        raise AudioError(f"{folder}: is an empty folder. Put recordings into it.")
-    if not found:
-        raise AudioError(
-            f"{folder}: has {len(files)} files, but no audio among them. "
-            f"Audio is recognised by its suffix: {', '.join(sorted(audio.AUDIO_SUFFIXES))}."
-        )
-    return found
 
 
 def _draw(names: list[str], share: float, seed: int, at_least: int = 1) -> set[str]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxpu.cli.__main__ import main
+from jaxpu.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

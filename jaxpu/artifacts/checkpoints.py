@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, printable
 from data_pipeline.stored_json import check_json
 from jaxpu import parallel
 from jaxpu.artifacts import archive
@@ -148,7 +148,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         which: `best` by the run's selection criterion, or `last`; ignored for an archive, which holds one model.
 
     Raises:
-        CheckpointError: `path` holds no checkpoint, or a damaged one.
+        CheckpointError: `path` holds no checkpoint or a damaged one, is no text, or holds parameters that are NaN or infinite.
         ArchiveError: the archive is damaged, or its parameters do not fit its network.
     """
     path = Path(path)
@@ -156,6 +156,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         description = archive.read_description(path)
         config = from_json(description["config"])
         variables = jax.device_put(archive.read_variables(path, variable_shapes(config)), parallel.one_device())
+        check_finite(variables, path)
         return TrainedModel(config, variables, description["info"])
     directory = (path / "checkpoints").absolute()
     if not directory.is_dir():
@@ -163,6 +164,8 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         hint = f"There are runs in it: {', '.join(runs[:3])}." if runs else "Give what `jaxpu train` or `jaxpu export` wrote."
         missing = "has no folder `checkpoints`" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} is neither a run directory nor an exported archive: it {missing}. {hint}")
+    if printable(str(directory)) != str(directory):
+        raise CheckpointError(f"{path}: its path is not UTF-8, and Orbax cannot open it. Rename the folder.")
     with _damage_named(directory), ocp.training.Checkpointer(directory) as checkpointer:
         # A checkpoint without a score is a removal that a kill cut short.
         found = [checkpoint for checkpoint in checkpointer.checkpoints if _is_scored(checkpoint.metrics)]
@@ -174,6 +177,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         variables = checkpointer.load_checkpointables(
             chosen.step, {"variables": jax.tree.map(_abstract, metadata.metadata["variables"])}
         )["variables"]
+    check_finite(variables, path)
     return TrainedModel(from_json(record["config"]), variables, record["info"])
 
 
@@ -200,3 +204,19 @@ def _record(metadata: Any, annotation: Any, where: str) -> dict[str, Any]:
     check_json(metadata.custom_metadata, annotation, where, CheckpointError, "Restore it from a copy, or train the model again.")
     record: dict[str, Any] = metadata.custom_metadata
     return record
+
+
+def check_finite(variables: Any, path: Path) -> None:
+    """Raise CheckpointError, naming the model, if some of its parameters are NaN or infinite: its output would be silence or NaN.
+
+    Args:
+        variables: a tree of arrays.
+        path: run directory or archive, for the message.
+    """
+    leaves = {name: np.asarray(leaf) for name, leaf in _by_name(variables).items()}
+    bad = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
+    if bad:
+        raise CheckpointError(
+            f"{path}: has parameters that are NaN or infinite, in {len(bad)} of {len(leaves)} arrays, first in {bad[0]}. It "
+            "cannot separate anything: copy it again if it is damaged, else train with a lower learning rate."
+        )

@@ -1,6 +1,7 @@
 """Packaging of a run as an archive to share: parameters or program, config, licence, scores and model card."""
 
 import re
+import shlex
 from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -57,9 +58,9 @@ def export(
         if document["scores"] is None:
             raise ArchiveError(
                 f"{scores} has the scores of a checkpoint other than that of step {model.info['step']} of {run}. "
-                f"Evaluate this one: jaxpu evaluate {run} CORPUS"
+                f"Evaluate this one: jaxpu evaluate {shlex.quote(str(run))} CORPUS"
             )
-    files = {archive.CARD_FILE: card(document, program=program).encode()}
+    files = {archive.CARD_FILE: card(document, program=program).encode(errors="replace")}
     if program:
         files[archive.PROGRAM_FILE] = serialize(model)
     else:

@@ -6,6 +6,7 @@
 import ast
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,7 @@ def _config_rows(document: dict[str, Any]) -> Rows:
         ("class prior", priors.get(prior, f"{prior} is set; `jaxpu estimate-prior` estimates that of prepared data")),
         ("stems", _used(document["uses_stems"])),
         ("training", f"{train.num_steps} steps of {train.batch_size} clips, selected by {train.select_by}"),
-        ("next", f"jaxpu prepare {document['name']} --help"),
+        ("next", f"jaxpu prepare {shlex.quote(document['name'])} --help"),
     ]
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, printable
 from jaxpu import __version__
 from jaxpu.cli import (
     compare,
@@ -26,7 +26,7 @@ from jaxpu.cli import (
     synthesize,
     train,
 )
-from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Command, UsageError
+from jaxpu.cli.command import DONE, FAILED, INTERRUPTED, Command, UsageError, next_line
 from jaxpu.config_files import config_names
 
 USAGE = """jaxpu: separate one sound from recordings, without ever having that sound alone.
@@ -62,7 +62,8 @@ Every field of a config can be set on the command line: jaxpu train baseline --o
 `jaxpu COMMAND --help` shows examples and all options; `jaxpu train CONFIG --help` shows them with the values of the config.
 `--json` prints one JSON document on standard output, and all other messages on standard error.
 Exit status: 0 done; 1 failed, for the reason on standard error; 2 invalid command line or config;
-130 interrupted: run `train`, `sweep`, `prepare` or `demo` again to resume.
+130 interrupted (Ctrl-C, SIGTERM or SIGHUP): run `demo`, `prepare`, `train`, `sweep` or
+`synthesize` again to resume.
 """
 
 COMMANDS: dict[str, Command] = {
@@ -79,6 +80,9 @@ COMMANDS: dict[str, Command] = {
     "synthesize": Command(synthesize.SynthesizeArguments, synthesize.run),
     "completion": Command(completion.CompletionArguments, lambda args: completion.run(args, COMMANDS)),
 }
+
+RESUMABLE = ("demo", "prepare", "train", "sweep", "synthesize")
+"""Commands that resume when they are run again."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,22 +108,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             answer = _command(argv[0]).run(argv[1:])
-        if answer.text:
-            print(json.dumps(_finite(answer.document), indent=2) if as_json else answer.text, flush=True)
-        return answer.status
+        text = json.dumps(_finite(answer.document), indent=2) if answer.text and as_json else answer.text
+        return _print(text, answer.status) if text else answer.status
     except KeyboardInterrupt:
-        return _say("interrupted.", INTERRUPTED)
-    except BrokenPipeError:  # As of `jaxpu info ... | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        resume = f" {next_line(*argv)}" if argv[0] in RESUMABLE else ""
+        return _say(f"interrupted.{resume}", INTERRUPTED)
+    except BrokenPipeError:  # As of `jaxpu prepare ... | head`.
+        return _drop_output()
     except OSError as error:  # Most likely about a path that the user gave.
         return _say(f"{error.filename or argv[0]}: {error.strerror or error}. Check the path and its permissions.", FAILED)
     except UserError as error:
         return _say(str(error), error.exit_status)
 
 
+def _print(text: str, status: int) -> int:
+    """Print an answer; return the status, or that of a failure."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:  # As of `jaxpu info ... | head`.
+        return _drop_output()
+    except OSError as error:
+        return _say(f"standard output: {error.strerror or error}. The command itself is done.", _drop_output())
+    return status
+
+
+def _drop_output() -> int:
+    """Drop what standard output does not take: Python would try again, and fail, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
 def _say(message: str, status: int) -> int:
-    print(f"jaxpu: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # The terminal is gone.
+        print(f"jaxpu: {printable(message)}", file=sys.stderr)
     return status
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, printable
 from jaxpu.config import Config
 from jaxpu.config_files import config_names, load_config
 
@@ -82,6 +82,23 @@ def parse(cls: type[Arguments], command: str, args: Sequence[str], examples: str
         # The config decides the kinds of network and objective: their fields are options, not a choice of subcommands.
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise UsageError if the value of the option `--workers` is not a number of processes."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}; it must be at least 1.")
+
+
+def check_folders(*folders: Path) -> None:
+    """Raise UsageError if a folder of data or of a run has a path that TensorFlow and Orbax cannot open."""
+    for folder in folders:
+        path = str(folder.absolute())
+        if printable(path) != path:
+            raise UsageError(
+                f"{folder}: its path is not UTF-8. Recordings may have such names, but not the folders of data and runs: "
+                "TensorFlow and Orbax refuse them. Choose another folder."
+            )
 
 
 def wants_help(args: Sequence[str]) -> bool:

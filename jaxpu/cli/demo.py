@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, next_line, parse
+from jaxpu.cli.command import Answer, check_folders, next_line, parse
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 
@@ -43,6 +43,7 @@ def run(args: Sequence[str]) -> Answer:
     arguments = parse(DemoArguments, "demo", args, EXAMPLES, DemoArguments(load_config("demo")))
     from jaxpu.cli.demo_pipeline import demo
 
+    check_folders(arguments.out)
     demo(
         arguments.config,
         arguments.out,

@@ -17,7 +17,7 @@ from jaxpu.config import Config
 from jaxpu.evaluation.evaluate import evaluate, format_table
 from jaxpu.monitoring.plots import plot_separation
 from jaxpu.separation.files import separate
-from jaxpu.training.loop import train
+from jaxpu.training.loop import ASKED_TO_STOP, train
 
 
 def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int = 4, seconds: float = 20.0) -> None:
@@ -31,6 +31,9 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
         num_train: number of training songs.
         num_test: number of test songs.
         seconds: length of each song in seconds.
+
+    Raises:
+        KeyboardInterrupt: training was asked to stop, and has saved a checkpoint.
     """
     out = Path(out)
     started = time.perf_counter()
@@ -40,7 +43,8 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     print(f"2/5 Preparing patches in {out / 'data'}", flush=True)
     prepare(corpus, config.data, out / "data")
     print(f"3/5 Training in {out / 'run'} on {parallel.describe()}", flush=True)
-    train(config, out / "data", out / "run")
+    if train(config, out / "data", out / "run")["stopped"] == ASKED_TO_STOP:
+        raise KeyboardInterrupt
     print("4/5 Evaluating on the test songs", flush=True)
     model = load_model(out / "run")
     table = evaluate(model, corpus, out / "evaluation")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, Workers, parse
+from jaxpu.cli.command import Answer, Json, Workers, check_workers, parse
 from jaxpu.config.cluster import Cluster
 
 EXAMPLES = """\
@@ -52,6 +52,7 @@ class EvaluateArguments:
 def run(args: Sequence[str]) -> Answer:
     """Score a model."""
     arguments = parse(EvaluateArguments, "evaluate", args, EXAMPLES)
+    check_workers(arguments.workers)
     from data_pipeline.tracks import detect_source
     from jaxpu import parallel
     from jaxpu.artifacts.checkpoints import load_model

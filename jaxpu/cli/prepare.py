@@ -8,7 +8,18 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, UsageError, Workers, config_argument, config_options, next_line, parse
+from jaxpu.cli.command import (
+    Answer,
+    Json,
+    UsageError,
+    Workers,
+    check_folders,
+    check_workers,
+    config_argument,
+    config_options,
+    next_line,
+    parse,
+)
 from jaxpu.config import Config
 
 EXAMPLES = """\
@@ -21,8 +32,8 @@ EXAMPLES = """\
 class PrepareArguments:
     """Convert recordings to training data: STFT patches in TFRecord files.
 
-    Give one source: `--with` and `--without`, `--musdb18`, or `--musdb18hq`. Folders are searched recursively, for any format
-    that ffmpeg reads.
+    Give one source: `--with` and `--without`, `--musdb18`, or `--musdb18hq`. Folders are searched recursively, also
+    through links, for any format that ffmpeg reads; a line for each says what was left out.
 
     Attributes:
         config: configuration; this command uses the fields `--data.*` alone.
@@ -55,6 +66,7 @@ def run(args: Sequence[str]) -> Answer:
     """Prepare data."""
     name, config, rest = config_argument("prepare", args)
     arguments = parse(PrepareArguments, f"prepare {name}", rest, EXAMPLES, PrepareArguments(config))
+    check_workers(arguments.workers)
     from data_pipeline.prepare import prepare
     from data_pipeline.tracks import Musdb18, Musdb18HQ, Source, TwoFolders, download_musdb7s
     from jaxpu.artifacts.info import describe_data
@@ -74,9 +86,10 @@ def run(args: Sequence[str]) -> Answer:
         raise UsageError(
             f"The command line has {len(sources)} sources. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
         )
+    out = arguments.out or Path("data") / name
+    check_folders(out)
     if arguments.download and arguments.musdb18 is not None:
         download_musdb7s(arguments.musdb18)
-    out = arguments.out or Path("data") / name
     dataset = prepare(
         sources[0],
         arguments.config.data,

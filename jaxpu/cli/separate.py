@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from data_pipeline.errors import printable
 from jaxpu.cli.command import DONE, FAILED, Answer, Json, UsageError, parse
 
 EXAMPLES = """\
@@ -20,10 +21,13 @@ EXAMPLES = """\
 class SeparateArguments:
     """Separate recordings into target and accompaniment, each with the recording's sample rate, channels and length.
 
+    Folders are searched recursively, also through links, for any format that ffmpeg reads; a line for each says what was left
+    out.
+
     Attributes:
         model: run directory, or archive written by `jaxpu export`.
         inputs: recordings, and folders of recordings.
-        out: folder for the separated files.
+        out: folder for the separated files; inside an input folder it is not searched.
         format: file format: wav, flac, ogg or mp3.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
         json: print the written files and the failures as one JSON document.
@@ -54,10 +58,10 @@ def run(args: Sequence[str]) -> Answer:
     options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype)
     report = separate(load_model(arguments.model), arguments.inputs, arguments.out, options)
     for message in report.failed.values():
-        print(f"jaxpu: {message}", file=sys.stderr)
+        print(f"jaxpu: {printable(message)}", file=sys.stderr)
     document = {
         "written": {str(recording): [str(path) for path in paths] for recording, paths in report.written.items()},
         "failed": {str(recording): message for recording, message in report.failed.items()},
     }
     text = "\n".join(str(path) for paths in report.written.values() for path in paths)
-    return Answer(text, document, FAILED if report.failed else DONE)
+    return Answer(text, document, DONE if report.written and not report.failed else FAILED)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, UsageError, config_argument, next_line, parse
+from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, UsageError, check_folders, config_argument, next_line, parse
 from jaxpu.config import Config
 
 EXAMPLES = """\
@@ -61,6 +61,7 @@ def run(args: Sequence[str]) -> Answer:
         raise UsageError(f"--over names a hyperparameter twice: {', '.join(arguments.over)}. Put all its values in one --over.")
     run = arguments.run or Path("runs") / f"sweep-{name}"
     data = arguments.data or Path("data") / name
+    check_folders(data, run)
     table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
     interrupted = any(row["stopped"] == ASKED_TO_STOP for row in table)
     best = run / table[0]["folder"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, config_argument, next_line, parse
+from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, check_folders, config_argument, next_line, parse
 from jaxpu.config import Config
 from jaxpu.config.cluster import Cluster
 
@@ -46,8 +46,10 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu.training.loop import ASKED_TO_STOP, train
 
     run = arguments.run or Path("runs") / name
+    data = arguments.data or Path("data") / name
+    check_folders(data, run)
     with parallel.joined(arguments.cluster):
-        results = train(arguments.config, arguments.data or Path("data") / name, run)
+        results = train(arguments.config, data, run)
     status = INTERRUPTED if results["stopped"] == ASKED_TO_STOP else DONE
     if parallel.process_index() > 0:
         return Answer(status=status)

@@ -5,6 +5,7 @@ It is made from files in the run directories: `metrics.jsonl`, and `evaluation/`
 
 import dataclasses
 import os
+import shlex
 import string
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -123,7 +124,8 @@ def _open(run_dir: Path, evaluation_dir: Path, label: str) -> Evaluated:
         scores = read_scores(path)
     except FileNotFoundError as error:
         raise EvaluationError(
-            f"{path} does not exist: the run has not been evaluated. Run `jaxpu evaluate {run_dir} CORPUS --report`."
+            f"{path} does not exist: the run has not been evaluated. Run "
+            f"`jaxpu evaluate {shlex.quote(str(run_dir))} CORPUS --report`."
         ) from error
     return Evaluated(run_dir, evaluation_dir, label, scores, read_log(run_dir))
 

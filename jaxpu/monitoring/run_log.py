@@ -114,7 +114,7 @@ class RunLog:
 
 
 class StopSignal:
-    """Record SIGTERM and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
+    """Record SIGTERM, SIGHUP and SIGINT, so that the loop can save a checkpoint first; a second SIGINT ends the process at once.
 
     Only this process receives it: `jaxpu.parallel.any_process` tells the others.
     """
@@ -126,7 +126,10 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         # Only the main thread may handle signals; notebooks and tests may run training elsewhere.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # Under nohup, training outlives its terminal.
+                numbers.remove(signal.SIGHUP)
+            for number in numbers:
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 

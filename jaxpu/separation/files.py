@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,20 @@ import soundfile
 
 from data_pipeline import activity, audio
 from data_pipeline.audio import AudioInfo
-from data_pipeline.errors import AudioError
+from data_pipeline.errors import AudioError, failure, printable
 from data_pipeline.progress import progress_bar, say_once
-from data_pipeline.tracks import audio_files
+from jaxpu.config import Config
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.exact_sum import quantised, summable
+from jaxpu.separation.inputs import find_inputs
 from jaxpu.separation.overlap_add import Blocks, target_blocks
 
 CHUNK_S = 5.0
 """Default length of a chunk in seconds.  The network's activations take most of the memory: those of PULSE's network 80 MB per
 second of stereo at 44.1 kHz."""
+
+MOST_CHANNELS = 64
+"""A waveform with more channels than these, and than samples, is taken for a transposed one."""
 
 _PCM_STEPS = {"PCM_16": 2.0**-15, "PCM_24": 2.0**-23}
 _LOSSLESS_SUFFIXES = (".wav", ".flac")
@@ -68,7 +72,7 @@ class SeparationOptions:
         if self.subtype is not None or suffix not in _LOSSLESS_SUFFIXES:
             return suffix, self.subtype
         try:
-            own = soundfile.info(path).subtype
+            own = soundfile.info(os.fsencode(path)).subtype
         except (soundfile.SoundFileError, OSError):
             return suffix, None  # A file that only ffmpeg reads, or one for which `audio.probe` says what is wrong.
         return suffix, own if own in _PCM_STEPS or (own == "FLOAT" and suffix == ".wav") else None
@@ -98,8 +102,8 @@ def separate_waveform(
 
     Args:
         model: from `jaxpu.load_model`.
-        waveform: float32 (channels, samples), any number of both.  A model trained on stereo separates every channel on its own;
-            one trained on mono computes one mask from the downmix and applies it to all channels.
+        waveform: floats (channels, samples), of NumPy or JAX, any number of both.  A model trained on stereo separates every
+            channel on its own; one trained on mono computes one mask from the downmix and applies it to all channels.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk.
 
@@ -107,20 +111,42 @@ def separate_waveform(
         The target, float32 (channels, samples); the accompaniment is `waveform` minus it.
 
     Raises:
-        ValueError: on another shape, or samples that are NaN or infinite.
+        ValueError: on another shape, also (samples, channels); integers; samples that are NaN or infinite.
+        AudioError: the model makes samples that are NaN or infinite.
     """
-    if waveform.ndim != 2 or len(waveform) == 0:
-        raise ValueError(f"waveform has shape {waveform.shape}; it must be (channels, samples) with at least one channel.")
-    if not np.isfinite(waveform).all():
-        raise ValueError("waveform has samples that are NaN or infinite; remove them first.")
-    waveform = waveform.astype(np.float32, copy=False)
+    waveform = _checked(waveform)
 
     def read() -> Blocks:
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):
             yield waveform[:, begin : begin + audio.BLOCK_SAMPLES]
 
-    targets = [summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s)]
+    targets = [summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s, "waveform")]
     return np.concatenate(targets, axis=1) if targets else np.zeros_like(waveform)
+
+
+def _checked(waveform: np.ndarray) -> np.ndarray:
+    """The waveform as float32; raises ValueError if it is not floats (channels, samples)."""
+    waveform = np.asarray(waveform)
+    shape = waveform.shape
+    if waveform.ndim != 2 or len(waveform) == 0:
+        raise ValueError(f"waveform has shape {shape}; it must be (channels, samples) with at least one channel.")
+    if len(waveform) > max(shape[1], MOST_CHANNELS):
+        raise ValueError(
+            f"waveform has shape {shape}, which looks like (samples, channels); it must be (channels, samples). Pass waveform.T."
+        )
+    if np.issubdtype(waveform.dtype, np.integer):
+        full_scale = 1 << (np.iinfo(waveform.dtype).bits - 1)
+        raise ValueError(
+            f"waveform has dtype {waveform.dtype}; it must be floats with full scale 1. Divide it by {full_scale}, or by the "
+            "full scale that it has."
+        )
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(f"waveform has dtype {waveform.dtype}; it must be real floats with full scale 1.")
+    with np.errstate(over="ignore"):
+        waveform = waveform.astype(np.float32, copy=False)
+    if not np.isfinite(waveform).all():
+        raise ValueError("waveform has samples that are NaN or infinite; remove them first.")
+    return waveform
 
 
 def separate_file(
@@ -155,17 +181,18 @@ def separate_file(
         The two paths, the target's first.
 
     Raises:
-        AudioError: the recording cannot be read, or the format cannot hold its rate or channels, or the disk is full.
+        AudioError: the recording cannot be read, or the format cannot hold its rate or channels, or the disk is full, or the
+            model makes samples that are NaN or infinite.
     """
     path, out_dir = Path(path), Path(out_dir)
     suffix, subtype = options.format_for(path)
     info = audio.probe(path)
-    outputs = [out_dir / f"{stem}{suffix}" for stem in ("-".join(model.config.data.target), "accompaniment")]
+    outputs = [out_dir / f"{stem}{suffix}" for stem in stem_names(model.config)]
     for output in outputs:
         if output.exists() and output.samefile(path):
             raise AudioError(f"{path}: would be overwritten by its own separation. Choose another output folder than {out_dir}.")
     out_dir.mkdir(parents=True, exist_ok=True)
-    separated = _separated(model, functools.partial(audio.read_blocks, path), info.sample_rate, options.chunk_s)
+    separated = _separated(model, functools.partial(audio.read_blocks, path), info.sample_rate, options.chunk_s, str(path))
     try:
         _write(separated, outputs, info, subtype, on_samples)
     except BaseException:
@@ -173,6 +200,11 @@ def separate_file(
             out_dir.rmdir()  # Succeeds only for an empty folder.
         raise
     return outputs
+
+
+def stem_names(config: Config) -> tuple[str, str]:
+    """Names of the files of the target and of the accompaniment, without suffix."""
+    return "-".join(config.data.target), "accompaniment"
 
 
 def _write(
@@ -218,24 +250,29 @@ def separate(
     *,
     progress: bool = True,
 ) -> SeparationReport:
-    """Separate files, and all audio files in folders and their subfolders; an unreadable file does not stop the others.
+    """Separate files, and all recordings in folders and their subfolders; one that fails does not stop the others.
 
-    Every recording gets a folder of its own in `out_dir`, see `output_folders`.
+    Every recording gets a folder of its own in `out_dir`, see `jaxpu.separation.inputs.find_inputs`.
 
     Args:
         model: from `jaxpu.load_model`.
         inputs: files and folders.
         out_dir: made if it does not exist; its contents are never input, even if it lies inside an input folder.
         options: format of the files and length of the chunks.
-        progress: show a bar.
+        progress: print what is left out of folders, and show a bar, on standard error.
+
+    Raises:
+        AudioError: output would lie among the recordings of an input folder.
     """
-    report = SeparationReport({}, {})
-    folders = output_folders(inputs, out_dir, report.failed)
-    durations = {path: _duration_s(path) for path in folders}
+    found = find_inputs(inputs, out_dir, stem_names(model.config))
+    report = SeparationReport({}, found.failed)
+    if progress and found.lines:
+        print(*map(printable, found.lines), sep="\n", file=sys.stderr)
+    durations = {path: _duration_s(path) for path in found.folders}
     total = sum(durations.values())
     with progress_bar(total, "separate", show=progress, unit_scale=True, bar_format=_BAR_FORMAT) as bar:
         done = 0.0
-        for path, folder in folders.items():
+        for path, folder in found.folders.items():
             bar.set_postfix_str(path.name, refresh=False)
             try:
                 rate = audio.probe(path).sample_rate
@@ -246,10 +283,8 @@ def separate(
                     options,
                     on_samples=lambda count, rate=rate: bar.update(count / rate),  # type: ignore[misc]
                 )
-            except AudioError as error:
-                report.failed[path] = str(error)
-            except OSError as error:
-                report.failed[path] = f"{path}: cannot be separated: {error}."
+            except Exception as error:  # Whatever is wrong with one recording, the others are separated.
+                report.failed[path] = failure(path, error)
             done += durations[path]
             bar.update(done - bar.n)  # A failed file counts as done.
     return report
@@ -259,82 +294,13 @@ def _duration_s(path: Path) -> float:
     """Duration by the header, or its guess; 0 if it does not say, or the file is unreadable, which its separation will report."""
     try:
         info = audio.probe(path)
-    except (AudioError, OSError):
+    except Exception:
         return 0.0
     return (info.num_samples or info.guess or 0) / info.sample_rate
 
 
-def output_folders(
-    inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.PathLike[str], failed: dict[Path, str]
-) -> dict[Path, Path]:
-    """Choose a folder for every recording, so that none overwrites the output of another.
-
-    A file `song.mp3` goes to `out_dir/song`.  The files of a folder keep their paths inside it, below the folder's name if there
-    are several inputs.  Recordings that would still share a folder keep their suffix (`out_dir/song.mp3`), and those that would
-    share one even then are numbered (`out_dir/song.mp3-2`), in the order of the inputs.
-
-    Args:
-        inputs: files and folders.
-        out_dir: the folder of all output.
-        failed: gets a message for every folder without recordings.
-
-    Returns:
-        Output folders by recording, in the order of the inputs, folders sorted; each recording once.
-    """
-    out_dir = Path(out_dir)
-    names = _names(inputs, out_dir, failed)
-    stems = {path: name.with_name(name.stem.removesuffix(".stem")) for path, name in names.items()}
-    counts = Counter(map(_folded, stems.values()))
-    folders: dict[Path, Path] = {}
-    taken: set[str] = set()
-    for path, stem in stems.items():
-        wanted = stem if counts[_folded(stem)] == 1 else names[path]
-        numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
-        chosen = next(name for name in itertools.chain([wanted], numbered) if _folded(name) not in taken)
-        taken.add(_folded(chosen))
-        folders[path] = out_dir / chosen
-    return folders
-
-
-def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, failed: dict[Path, str]) -> Mapping[Path, Path]:
-    """Recordings of the inputs, each once, with their paths relative to the input folder, or to the folder of all inputs."""
-    names: dict[Path, Path] = {}
-    seen: set[Path] = set()
-    for item in map(Path, inputs):
-        if item.is_dir():
-            prefix = Path() if len(inputs) == 1 else Path(item.resolve().name)
-            try:
-                found = {path: prefix / path.relative_to(item) for path in _recordings(item, out_dir)}
-            except AudioError as error:
-                failed[item] = str(error)
-                continue
-        else:
-            found = {item: Path(item.name)}
-        for path, name in found.items():
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
-                names[path] = name
-    return names
-
-
-def _folded(name: Path) -> str:
-    """Equal for names that are one on file systems that ignore case."""
-    return str(name).casefold()
-
-
-def _recordings(folder: Path, out_dir: Path) -> list[Path]:
-    """Recordings of an input folder, sorted, without those that an earlier separation wrote into it."""
-    found, out_dir = sorted(audio_files(folder)), out_dir.resolve()
-    if folder.resolve() not in out_dir.parents:
-        return found
-    recordings = [path for path in found if out_dir not in path.resolve().parents]
-    if not recordings:
-        raise AudioError(f"{folder}: has no recordings outside the output folder {out_dir}. Choose other inputs.")
-    return recordings
-
-
 def _separated(
-    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float
+    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float, name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Separate a signal block by block.
 
@@ -343,9 +309,13 @@ def _separated(
         read: begins to read the signal, at its own rate.
         sample_rate: of the signal, in Hz.
         chunk_s: seconds of a chunk.
+        name: of the signal, in messages.
 
     Yields:
         A block of the signal and its target, float32 (channels, samples) each.
+
+    Raises:
+        AudioError: the target has samples that are NaN or infinite.
     """
     if not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
@@ -357,12 +327,21 @@ def _separated(
     blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))
     blocks = audio.resample_blocks(blocks, patch.sample_rate, sample_rate)
     target: np.ndarray | None = None
+    position = 0
     for mixture in mixtures:
         while target is None or target.shape[1] < mixture.shape[1]:
             # Resampling there and back may lose a sample at the end.
             block = next(blocks, np.zeros_like(mixture))
             target = block if target is None else np.concatenate([target, block], axis=1)
+        finite = np.isfinite(target[:, : mixture.shape[1]]).all(axis=0)
+        if not finite.all():
+            raise AudioError(
+                f"{name}: the model makes samples that are NaN or infinite, the first at "
+                f"{(position + int(np.argmin(finite))) / sample_rate:.3f} s. Lower the recording's level if it is far above full "
+                "scale; else the model is not usable: train it again with a lower learning rate."
+            )
         yield mixture, target[:, : mixture.shape[1]]
+        position += mixture.shape[1]
         target = target[:, mixture.shape[1] :]
 
 

@@ -108,9 +108,25 @@ def test_missing_checkpoints_are_named(tmp_path: Path) -> None:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "jaxpu train" in str(caught.value)
+    (tmp_path / os.fsdecode(b"r\xe9") / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="UTF-8"):
+        load_model(tmp_path / os.fsdecode(b"r\xe9"))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    variables = {
+        "params": {"good": jnp.zeros(3), "kernel": jnp.zeros((2, 5)).at[1, 2].set(value)},
+        "batch_stats": {"steps": jnp.int32(1)},
+    }
+    with RunCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state=make_state(1), variables=variables, score=0.0, config=CONFIG, info={})
+    with pytest.raises(CheckpointError, match=r"NaN or infinite, in 1 of 3 arrays, first in params/kernel") as caught:
+        load_model(tmp_path)
+    assert str(tmp_path) in str(caught.value)
 
 
 SAVE_FOREVER = """

@@ -19,6 +19,7 @@ import stempeg
 
 from data_pipeline.tracks import Musdb18, Musdb18HQ
 from jaxpu.cli.__main__ import COMMANDS, main
+from jaxpu.cli.command import config_options, next_line
 from jaxpu.cli.demo_pipeline import example_songs
 from jaxpu.config_files import config_names
 
@@ -29,6 +30,7 @@ SETTINGS = [
 ]
 SMALL_STEPS = ["--train.num-steps", "2", "--train.eval-every", "1", "--train.batch-size", "8"]
 SMALL_RUN = [*SMALL_STEPS, "--model.channels", "2", "--model.blocks", "1"]
+LATIN1 = os.fsdecode(b"caf\xe9")
 SOURCES = ["--with", "songs", "--without", "instrumentals"]
 
 
@@ -89,6 +91,29 @@ def test_each_command_suggests_the_next_with_the_options_given(workshop, capsys)
     assert sorted(path.relative_to("separated").as_posix() for path in Path("separated").rglob("*.wav")) == [
         f"{index}/{name}.wav" for index in range(3) for name in ("accompaniment", "vocals")
     ]
+
+
+def test_suggested_commands_can_be_pasted_into_a_shell():
+    words = ["it's", 'a "b" $HOME `ls`', "new\nline", "*", "", "Ü", "-o=x", "a;b"]
+    line = next_line("train", *words).removeprefix("Next: ")
+    script = f"jaxpu() {{ printf '%s\\0' \"$@\"; }}; {line}"
+    printed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.split("\0")[:-1] == ["train", *words]
+
+
+def test_suggested_commands_repeat_the_fields_of_the_config():
+    fields = [
+        "--data.target=guitar",
+        "--data.patch.stereo",
+        "--data.target-to-accompaniment-db",
+        "-5",
+        "10",
+        "--data.seed",
+        "1",
+    ]
+    other = ["--with", "a", "--without=b", "-o", "c", "--workers", "2", "--skip-bad", "--json"]
+    assert config_options([*other, *fields]) == fields
+    assert config_options([*fields[:2], *other, *fields[2:]]) == fields
 
 
 def test_json_is_all_of_standard_output(workshop, capfd):
@@ -258,6 +283,12 @@ def test_help_completion_and_configs_need_neither_jax_nor_tensorflow():
         (["prepare", "baseline", "--with", "songs"], 2, "--with --without"),
         (["prepare", "baseline", "--musdb18", "songs", "--musdb18hq", "songs"], 2, "2 --musdb18 --musdb18hq"),
         (["prepare", "baseline", "--download"], 2, "--download --musdb18"),
+        (["prepare", "baseline", "--with", "a", "--without", "b", "--workers", "0"], 2, "--workers 0"),
+        (["evaluate", "missing", "corpus", "--workers", "-1"], 2, "--workers -1"),
+        (["prepare", "baseline", "--with", "folder", "--without", "b", "-o", LATIN1], 2, r"\udce9 UTF-8"),
+        (["train", "baseline", "--run", LATIN1], 2, r"\udce9 UTF-8"),
+        (["sweep", "demo", "--over", "learning_rate=1e-3", "--prepared", LATIN1], 2, r"\udce9 UTF-8"),
+        (["demo", "-o", LATIN1], 2, r"\udce9 UTF-8"),
         (["prepare", "baseline", "--musdb18hq", "missing"], 1, "missing"),
         (["prepare", "baseline", "--with", "folder", "--without", "folder"], 1, "folder"),
         (["train", "baseline", "--prepared", "missing"], 1, "missing"),
@@ -311,6 +342,7 @@ def test_an_interrupted_command_says_so(tmp_path):
         ("baseline", ["--objective.class-prior", "guess"], "--objective.class-prior 'guess'"),
         ("baseline", ["--objective.gain-db", "3"], "--objective.gain-db"),
         ("baseline", ["--data.target", "bass/drums"], "DataConfig.target bass/drums"),
+        ("baseline", ["--data.target", "Accompaniment"], "DataConfig.target Accompaniment instruments"),
         ("baseline", ["--train.select-by", "luck"], "--train.select-by luck"),
         ("baseline", ["--data.patch.hop-length", "1000"], "PatchSpec.hop_length 1000"),
         # Bands are a name or pairs of numbers.

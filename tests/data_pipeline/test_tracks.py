@@ -326,7 +326,7 @@ def test_bad_folders_are_refused(tmp_path):
     good = source.with_target
     for bad, message in (
         (TwoFolders(good, empty), r"empty: is an empty folder\. Put recordings into it"),
-        (TwoFolders(text, good), r"text: has 1 files, but no audio among them.*\.wav"),
+        (TwoFolders(text, good), r"text: has no recordings; left out 1 \.txt\..*\.wav"),
         (TwoFolders(good, tmp_path / "none"), "none: does not exist"),
         (TwoFolders(good, file), "file: is not a folder"),
         (TwoFolders(good, good), "are the same folder, or one lies inside the other"),

@@ -21,7 +21,8 @@ from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, S
 from jaxpu.config.networks import ModelConfig
 from jaxpu.core.network import TrainedModel, make_mask_fn, variable_shapes
 from jaxpu.core.stft import istft, stft
-from jaxpu.separation.files import SeparationOptions, output_folders, separate, separate_file, separate_waveform
+from jaxpu.separation.files import SeparationOptions, separate, separate_file, separate_waveform
+from jaxpu.separation.inputs import find_inputs
 from jaxpu.separation.overlap_add import target_blocks
 
 RATE = 16_000
@@ -252,12 +253,35 @@ def test_a_model_of_mono_levels_the_downmix(level: str) -> None:
     ("waveform", "message"),
     [
         (np.zeros(100, np.float32), r"shape \(100,\); it must be \(channels, samples\)"),
+        (np.zeros((4000, 2), np.float32), r"shape \(4000, 2\).*Pass waveform\.T"),
         (np.full((1, 100), np.nan, np.float32), "NaN or infinite"),
+        (np.full((1, 100), 1e300), "NaN or infinite"),
+        (np.zeros((2, 4000), np.int16), r"int16; it must be floats .* by 32768"),
+        (np.zeros((2, 4000), bool), r"dtype bool; it must be real floats"),
+        (np.zeros((2, 4000), np.complex64), r"dtype complex64; it must be real floats"),
     ],
 )
 def test_bad_waveforms_are_refused(model: TrainedModel, waveform: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         separate_waveform(model, waveform, RATE)
+
+
+def test_any_floats_are_taken(model: TrainedModel) -> None:
+    waveform = noise(1, 4000).astype(np.float16)
+    expected = separate_waveform(model, waveform.astype(np.float32), RATE)
+    for same in (waveform, waveform.astype(np.float64), jnp.asarray(waveform), np.asfortranarray(waveform), waveform.tolist()):
+        np.testing.assert_array_equal(separate_waveform(model, same, RATE), expected)
+
+
+def test_output_that_is_not_finite_is_named_with_the_place(model: TrainedModel, tmp_path: Path) -> None:
+    waveform = noise(1, 3 * RATE)
+    waveform[:, RATE : 2 * RATE] *= np.float32(1e37)  # Its STFT overflows.
+    path = write(tmp_path / "song.wav", waveform)
+    with pytest.raises(AudioError, match=r"^waveform: .*NaN or infinite, the first at (0\.9|1\.0)\d\d s"):
+        separate_waveform(model, waveform, RATE)
+    report = separate(model, [path], tmp_path / "out", progress=False)
+    assert "song.wav: the model makes samples that are NaN" in report.failed[path]
+    assert not list((tmp_path / "out").rglob("*"))
 
 
 def test_chunks_of_no_length_are_refused(model: TrainedModel) -> None:
@@ -445,7 +469,7 @@ def test_stems_are_named_after_the_target(tmp_path: Path) -> None:
 
 def test_folders_keep_every_recording(model: TrainedModel, tmp_path: Path) -> None:
     music = tmp_path / "music"
-    names = ["a/song.wav", "b/song.wav", "b/song.flac", "b/.hidden.wav"]
+    names = ["a/song.wav", "b/song.wav", "b/song.flac", "b/...Baby.wav", ".hidden/song.wav"]
     waveforms = {name: noise(1, 2000, seed=seed) for seed, name in enumerate(names)}
     for name, waveform in waveforms.items():
         write(music / name, waveform, subtype="PCM_16")
@@ -456,6 +480,7 @@ def test_folders_keep_every_recording(model: TrainedModel, tmp_path: Path) -> No
         folders = {path.relative_to(music).as_posix(): outputs[0].parent for path, outputs in report.written.items()}
         assert {name: folder.relative_to(music / "separated").as_posix() for name, folder in folders.items()} == {
             "a/song.wav": "a/song",
+            "b/...Baby.wav": "b/...Baby",
             "b/song.flac": "b/song.flac",
             "b/song.wav": "b/song.wav",
         }
@@ -467,23 +492,57 @@ def test_a_folder_of_nothing_but_earlier_output_has_no_recordings(model: Trained
     write(tmp_path / "out" / "song" / "vocals.wav", noise(1, 1000))
     report = separate(model, [tmp_path], tmp_path / "out", progress=False)
     assert not report.written
-    assert f"{tmp_path}: has no recordings outside" in report.failed[tmp_path]
+    assert f"{tmp_path}: has no recordings; left out 1 output folder (out)" in report.failed[tmp_path]
+
+
+@pytest.mark.parametrize("out", ["songs", ".", "link", "songs/1"])
+def test_output_never_lies_among_the_recordings(model: TrainedModel, tmp_path: Path, out: str) -> None:
+    inputs = [tmp_path / "songs"]
+    write(tmp_path / "songs" / "1.wav", noise(1, 1000))
+    (tmp_path / "link").symlink_to("songs")
+    if out == ".":  # Then the files of `songs` and `more` go to `songs` and `more`.
+        write(tmp_path / "more" / "2.wav", noise(1, 1000))
+        inputs.append(tmp_path / "more")
+    if out == "songs/1":  # A folder inside is fine: it is not searched.
+        for _ in range(2):
+            assert len(separate(model, inputs, tmp_path / out, progress=False).written) == 1
+        return
+    with pytest.raises(AudioError, match=r"among the recordings of .*songs.*Choose another output folder"):
+        separate(model, inputs, tmp_path / out, progress=False)
+    assert len(list(tmp_path.rglob("*.wav"))) == len(inputs)
+
+
+def test_output_of_other_runs_is_no_input(model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "songs" / "1.wav", noise(1, 1000))
+    for name in ("first", "second"):
+        report = separate(model, [tmp_path / "songs"], tmp_path / "songs" / name)
+        assert list(report.written) == [tmp_path / "songs" / "1.wav"]
+    assert "songs: 1 recording; left out 1 folder of separated files (first/1)" in capsys.readouterr().err
+    # Asked for by name, it is.
+    assert len(separate(model, [tmp_path / "songs" / "first" / "1"], tmp_path / "out", progress=False).written) == 2
+
+
+def test_a_recording_given_twice_is_separated_once(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "songs" / "1.wav", noise(1, 1000))
+    (tmp_path / "link.wav").symlink_to(path)
+    (tmp_path / "linked").symlink_to("songs")
+    inputs = [tmp_path / "link.wav", path, tmp_path / "songs", tmp_path / "linked"]
+    assert list(separate(model, inputs, tmp_path / "out", progress=False).written) == [tmp_path / "link.wav"]
 
 
 def test_several_inputs_never_share_a_folder(tmp_path: Path) -> None:
     for name in ("x/song.wav", "y/song.wav", "y/Song.WAV", "song.stem.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    failed: dict[Path, str] = {}
     inputs = [tmp_path / "x", tmp_path / "y", tmp_path / "x" / "song.wav", tmp_path / "song.stem.mp4"]
-    folders = output_folders(inputs, "out", failed)
-    assert {path.relative_to(tmp_path).as_posix(): folder.as_posix() for path, folder in folders.items()} == {
+    found = find_inputs(inputs, "out")
+    assert {path.relative_to(tmp_path).as_posix(): folder.as_posix() for path, folder in found.folders.items()} == {
         "x/song.wav": "out/x/song",
         "y/Song.WAV": "out/y/Song.WAV",
         "y/song.wav": "out/y/song.wav-2",
         "song.stem.mp4": "out/song",
     }
-    assert not failed
+    assert not found.failed
 
 
 def test_bad_recordings_do_not_stop_the_good_ones(
@@ -509,6 +568,15 @@ def test_bad_recordings_do_not_stop_the_good_ones(
         "in/z/vocals.wav",
     ]
     assert "100%" in capsys.readouterr().err
+
+
+def test_a_bug_that_a_recording_meets_is_its_message(model: TrainedModel, tmp_path: Path) -> None:
+    paths = [write(tmp_path / "in" / f"{name}.wav", noise(1, 3000)) for name in ("a", "b")]
+    report = separate(model, paths, tmp_path / "out", SeparationOptions(chunk_s=0), progress=False)
+    assert set(report.failed) == set(paths)
+    for path, text in report.failed.items():
+        assert text.startswith(f"{path}: ValueError: chunk_s is 0")
+        assert "(jaxpu.separation.files, line " in text
 
 
 MEASURE_MEMORY = """

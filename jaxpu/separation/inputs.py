@@ -1,0 +1,110 @@
+"""The recordings to separate, and a folder for the output of each, so that none overwrites another's or becomes input itself."""
+
+import dataclasses
+import itertools
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from data_pipeline.errors import AudioError
+from data_pipeline.recording_files import FoundRecordings, find_recordings
+
+
+@dataclasses.dataclass
+class Inputs:
+    """The recordings of files and folders.
+
+    Attributes:
+        folders: output folder by recording, in the order of the inputs, those of a folder sorted; each recording once.
+        failed: error messages of inputs that have no recordings, and of folders that cannot be searched, by path.
+        lines: a line for every input folder: how many recordings were found, and what was left out.
+    """
+
+    folders: dict[Path, Path] = dataclasses.field(default_factory=dict)
+    failed: dict[Path, str] = dataclasses.field(default_factory=dict)
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+
+def find_inputs(inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.PathLike[str], stems: Collection[str] = ()) -> Inputs:
+    """Find the recordings and choose an output folder for each.
+
+    A file `song.mp3` goes to `out_dir/song`.  The files of a folder keep their paths inside it, below the folder's name if there
+    are several inputs.  Recordings that would still share a folder keep their suffix (`out_dir/song.mp3`), and those that would
+    share one even then are numbered (`out_dir/song.mp3-2`), in the order of the inputs.
+
+    Args:
+        inputs: files and folders.  A recording that is given twice, by a link for example, counts once.
+        out_dir: the folder of all output.  Inside an input folder it is not searched.
+        stems: names of the files that separation writes, such as "vocals" and "accompaniment".  A folder inside an input folder
+            whose recordings have these names and no others is the output of an earlier run, and left out.
+
+    Raises:
+        AudioError: output would lie among the recordings of an input folder, so that the next run would separate it again.
+    """
+    found, out_dir = Inputs(), Path(out_dir)
+    names = _names(inputs, out_dir, set(stems), found)
+    short = {path: name.with_name(name.stem.removesuffix(".stem")) for path, name in names.items()}
+    counts = Counter(map(_folded, short.values()))
+    taken: set[str] = set()
+    for path, name in short.items():
+        wanted = name if counts[_folded(name)] == 1 else names[path]
+        numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
+        chosen = next(each for each in itertools.chain([wanted], numbered) if _folded(each) not in taken)
+        taken.add(_folded(chosen))
+        found.folders[path] = out_dir / chosen
+    _check_apart([item for item in map(Path, inputs) if item.is_dir()], list(found.folders.values()), out_dir)
+    return found
+
+
+def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, stems: set[str], found: Inputs) -> dict[Path, Path]:
+    """Recordings of the inputs, each once, with their paths relative to the input folder, or to the folder of all inputs."""
+    names: dict[Path, Path] = {}
+    seen: set[str] = set()
+    for item in map(Path, inputs):
+        named = {item: Path(item.name)}
+        if item.is_dir():
+            prefix = Path() if len(inputs) == 1 else Path(item.resolve().name)
+            searched = find_recordings(item, without=out_dir)
+            _leave_out_output(searched, stems)
+            found.lines.append(searched.summary())
+            found.failed.update(searched.unreadable)
+            if not searched.paths and not searched.unreadable:
+                found.failed[item] = searched.no_recordings()
+            named = {path: prefix / path.relative_to(item) for path in searched.paths}
+        for path, name in named.items():
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                names[path] = name
+    return names
+
+
+def _leave_out_output(searched: FoundRecordings, stems: set[str]) -> None:
+    """Leave out the folders, but not the searched one itself, that hold the output of an earlier run and nothing else."""
+    names: dict[Path, set[str]] = {}
+    for path in searched.paths:
+        names.setdefault(path.parent, set()).add(path.stem)
+    outputs = {folder for folder, found in names.items() if found == stems and folder != searched.folder}
+    for folder in sorted(outputs):
+        searched.leave_out("folder of separated files", folder)
+    searched.paths = [path for path in searched.paths if path.parent not in outputs]
+
+
+def _folded(name: Path) -> str:
+    """Equal for names that are one on file systems that ignore case."""
+    return str(name).casefold()
+
+
+def _check_apart(inputs: Sequence[Path], outputs: Sequence[Path], out_dir: Path) -> None:
+    """Raise AudioError if an output folder lies in an input folder, which the next search would find there."""
+    real_out = out_dir.resolve()
+    for item in inputs:
+        real = item.resolve()
+        if real in real_out.parents:  # Not searched.
+            continue
+        inside = next((output for output in outputs if real in (output.resolve(), *output.resolve().parents)), None)
+        if inside is not None:
+            raise AudioError(
+                f"{inside}: this output would lie among the recordings of {item}, and the next run would separate it again. "
+                f"Choose another output folder than {out_dir}, such as {out_dir / 'separated'}."
+            )
