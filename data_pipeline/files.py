@@ -1,10 +1,16 @@
-"""Files that appear under their names only when they are complete, and the processors that may work on them."""
+"""Files that appear under their names only when they are complete, folders of one process, and the processors of this machine."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from data_pipeline.errors import UserError, WriteError
+
+LOCK_FILE = "lock"
+"""Name of the file that `locked` leaves in a folder."""
 
 
 @contextlib.contextmanager
@@ -27,6 +33,42 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one step: a file under that name is complete."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, refusal: UserError) -> Iterator[None]:
+    """Keep other processes out of a folder; the system releases the lock when this process ends in any way.
+
+    Args:
+        folder: an existing folder.
+        refusal: raised if another process has locked the folder.
+    """
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise refusal from error
+        except OSError:
+            pass  # Some network file systems have no locks.
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn an OSError of the body into a WriteError that names the path, the reason and the free space, and ends with `remedy`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: {refused(path, error)} {remedy}") from error
+
+
+def refused(path: Path, error: BaseException | str) -> str:
+    """The sentence that a disk refuses to write a path, with the reason and the free space."""
+    reason = (getattr(error, "strerror", None) or error) if isinstance(error, BaseException) else error
+    existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
+    with contextlib.suppress(OSError):
+        return f"cannot be written ({reason}). The disk has {shutil.disk_usage(existing).free / 1e6:.0f} MB free."
+    return f"cannot be written ({reason})."
 
 
 def available_processors() -> int:

@@ -1,5 +1,6 @@
 """Complex STFT patches of a track, clip by clip, in constant memory."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -138,13 +139,13 @@ class TrackPatches:
             recordings["mixture"] = track.mixture
         if track.accompaniment is not None:
             recordings["accompaniment"] = track.accompaniment
-        self._names = {signal: recording.name for signal, recording in recordings.items()}
         self._files = {signal: scratch / f"{signal}.f32" for signal in recordings}
+        self._recordings = recordings
         self.num_samples, energies = self._decode(recordings)
         spec = config.patch
         if self.num_samples < spec.clip_samples:
             raise DataError(
-                f"{next(iter(self._names.values()))}: is {self.num_samples / spec.sample_rate:.2f} s long, shorter than one clip "
+                f"{next(iter(recordings.values())).name}: is {self.num_samples / spec.sample_rate:.2f} s long, shorter than one clip "
                 f"of {spec.clip_s:.2f} s. Use shorter clips (clip_samples), or leave it out (--skip-bad)."
             )
         self.num_clips = self.num_samples // spec.clip_samples
@@ -155,8 +156,7 @@ class TrackPatches:
         """Iterate over the clips active in either signal: first those of the mixture, then of the accompaniment, by time."""
         stored = np.logical_or.reduce(list(self.kept.values()))
         for signal in self._files:
-            # The whole recording, including the samples after its last clip.
-            scale = mean_and_deviation(_blocks(self._files[signal])) if self._config.patch.level == "recording" else None
+            scale = self._scale(signal) if self._config.patch.level == "recording" else None
             for first, clips in self._clip_runs(signal):
                 chosen = np.flatnonzero(stored[first : first + len(clips)])
                 if not len(chosen):
@@ -166,11 +166,22 @@ class TrackPatches:
                     stft = self._maker.stft(levelled)
                 except FloatingPointError as error:
                     raise DataError(
-                        f"{self._names[signal]}: within {len(clips)} clips from {first * self._config.patch.clip_s:.1f} s on, an "
+                        f"{self._recordings[signal].name}: within {len(clips)} clips from {first * self._config.patch.clip_s:.1f} s on, an "
                         "STFT value exceeds 65504, the range of float16. Set dtype to float32 or level to clip."
                     ) from error
                 number = first + chosen
                 yield Patches(signal, number * self._config.patch.clip_samples, self.kept[signal][number], levels, stft)
+
+    def _scale(self, signal: Signal) -> tuple[float, float]:
+        """Mean and deviation of the whole recording, including the samples after its last clip.
+
+        Of a stretch, too: so its clips have the level at which they are separated, for recordings are separated as a whole.
+        """
+        recording, spec = self._recordings[signal], self._config.patch
+        if recording.span is None or self._config.target_to_accompaniment_db is not None:
+            return mean_and_deviation(_blocks(self._files[signal]))
+        with contextlib.closing(recording.whole.blocks(spec.sample_rate, spec.stereo)) as blocks:
+            return mean_and_deviation(blocks)
 
     def _decode(self, recordings: dict[Signal, Recording]) -> tuple[int, dict[str, np.ndarray]]:
         """Write the signals to their files, float32 (samples, channels); return their length and chunk energies."""
@@ -191,7 +202,7 @@ class TrackPatches:
                     )
                 for name, block, file, path in zip(recordings, blocks, files, self._files.values(), strict=True):
                     if max(block.max(), -block.min()) > MAX_PEAK:
-                        raise DataError(f"{self._names[name]}: has samples above {MAX_PEAK:g} times full scale. Export it again.")
+                        raise DataError(f"{recordings[name].name}: has samples above {MAX_PEAK:g} times full scale. Export it again.")
                     meters[name].add(block)
                     with writing(path):
                         file.write(np.ascontiguousarray(block.T).data)

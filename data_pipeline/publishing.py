@@ -58,7 +58,8 @@ class MadeDataset:
 
     Attributes:
         config: settings with which it was made.
-        fingerprint: hash of its sources and settings.
+        fingerprint: hash of its sources and settings, and of the stretches that are held out.
+        source_fingerprint: hash of its sources and settings alone.
         has_stems: whether its source has stems.
         uses_stems: settings that need stems; None if there are none.
         tracks: all tracks that can be used.
@@ -67,6 +68,7 @@ class MadeDataset:
 
     config: DataConfig
     fingerprint: str
+    source_fingerprint: str
     has_stems: bool
     uses_stems: str | None
     tracks: list[MadeTrack]
@@ -109,7 +111,7 @@ def shard_file(signal: str) -> str:
 def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> None:
     """Write metadata, index and the plan of renaming into directory/unfinished; report what was kept.
 
-    Raises DataError if no mixture or no accompaniment is left to train on.
+    Raises DataError if a split has no active mixture or no active accompaniment.
     """
     unfinished = directory / UNFINISHED_FOLDER
     shards, counts = _Shards(), {}
@@ -120,9 +122,10 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
             counts[f"{split}_{signal}"] = count = _count(tracks, signal, dataset.config.patch)
             share, minutes = f"{count['kept_share']:.1%}", f"{count['kept_s'] / 60:.1f} min"
             say(f"{split} {signal}: kept {count['kept']} of {count['clips']} clips ({share}, {minutes}).")
-            if split == "train" and not count["kept"]:
+            if not count["kept"]:
+                split_name = "training" if split == "train" else "validation"
                 raise DataError(
-                    f"{directory}: none of the {count['clips']} clips of the training split's {signal} was kept "
+                    f"{directory}: none of the {count['clips']} clips of the {split_name} split's {signal} was kept "
                     f"(activity_on = {dataset.config.activity_on}). Use activity_on = off, or louder or more recordings."
                 )
             if filled:
@@ -135,7 +138,7 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
         info = _info(dataset, shards, counts, comparison, index_bytes=(unfinished / INDEX_FILE).stat().st_size)
         (unfinished / INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
         moves = shards.moves + [(f"{UNFINISHED_FOLDER}/{name}", name) for name in _METADATA_FILES]
-        write_text(unfinished / _PLAN_FILE, json.dumps({"fingerprint": dataset.fingerprint, "moves": moves}, indent=1))
+        write_text(unfinished / _PLAN_FILE, json.dumps({"fingerprint": dataset.source_fingerprint, "moves": moves}, indent=1))
     say(f"{directory}: {info['bytes'] / 1e6:.1f} MB in {len(shards.moves)} files.")
 
 
@@ -146,6 +149,7 @@ def _info(
     return {
         "format": FORMAT,
         "fingerprint": dataset.fingerprint,
+        "source_fingerprint": dataset.source_fingerprint,
         "config": dataclasses.asdict(dataset.config),
         "has_stems": dataset.has_stems,
         "uses_stems": dataset.uses_stems,
@@ -171,7 +175,10 @@ def _info(
 
 
 def is_planned(directory: Path, fingerprint: str) -> bool:
-    """Whether a plan for this dataset exists, perhaps partly carried out, and every file is in its old or new place."""
+    """Whether a plan for a dataset of these sources and settings exists, perhaps partly carried out, with all of its files.
+
+    Every file is in its old or new place.
+    """
     try:
         planned = json.loads((directory / UNFINISHED_FOLDER / _PLAN_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
