@@ -55,7 +55,7 @@ def locked(folder: Path, refusal: UserError) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn an OSError of the body into a WriteError that names the path, the reason and the free space, and ends with `remedy`."""
+    """Turn an OSError of the body into a WriteError that names the path, the reason, the free space and the remedy."""
     try:
         yield
     except OSError as error:

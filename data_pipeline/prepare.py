@@ -128,6 +128,8 @@ def prepare(
             if stretches:
                 work = _with_stretches(work, stretches, options)
                 made = _make_tracks(work, options)
+            if work.bad:
+                options.say(f"Skipped {len(work.bad)} tracks:\n{_listed(work.bad)}")
             key = fingerprint(whole, [job.key for job in work.jobs]) if stretches else whole
             plan(directory, MadeDataset(config, key, whole, source.has_stems, needing_stems, made, work.bad), options.say)
         publish(directory)
@@ -214,8 +216,6 @@ def _make_tracks(work: _Work, options: _Options) -> list[MadeTrack]:
             bar.update()
     if work.bad and not options.skip_bad:
         raise DataError(f"{len(work.bad)} of {num_tracks} tracks cannot be used:\n{_listed(work.bad)}\n{_BAD_REMEDY}")
-    if work.bad:
-        options.say(f"Skipped {len(work.bad)} tracks:\n{_listed(work.bad)}")
     return [read_track(job, work.tracks_folder) for job in work.jobs if job.track.name not in work.bad]
 
 

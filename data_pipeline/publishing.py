@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline import residual
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
@@ -37,6 +38,7 @@ class MadeTrack:
         rows: (offset, start, active) of every record, by signal.
         files: size in bytes of every file, by name; a signal without records has no file.
         statistics: fields of `data_pipeline.folder_check.Statistics`; None for a track with stems, or without an active clip.
+        residual: fields of `data_pipeline.residual.Residual`; None without stems.
     """
 
     id: int
@@ -50,6 +52,7 @@ class MadeTrack:
     rows: dict[str, list[tuple[int, int, bool]]]
     files: dict[str, int]
     statistics: dict[str, Any] | None = None
+    residual: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,8 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
                 shards.add(f"{split}_{signal}", signal, filled, directory)
 
     comparison = None if dataset.has_stems else _compare(dataset, say)
+    if dataset.has_stems:
+        _warn_of_songs(dataset, say)
     with writing(unfinished):
         np.savez(unfinished / INDEX_FILE, **shards.index)
         _write_tfds_metadata(unfinished, dataset.config.patch, shards)
@@ -156,6 +161,7 @@ def _info(
         "bytes": sum(shards.sizes.values()),
         "counts": counts,
         "comparison": comparison,
+        "residual_db": {track.name: track.residual["db"] for track in dataset.tracks if track.residual},
         "unmixed_clips": sum(track.unmixed for track in dataset.tracks),
         "skipped": dataset.skipped,
         "tracks": [
@@ -233,6 +239,21 @@ def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]
         listed = "\n".join(f"  {name}" for name in comparison["suspicious"])
         say(f"Warning: these target-free recordings seem to contain the target. Listen to them:\n{listed}")
     return comparison
+
+
+def _warn_of_songs(dataset: MadeDataset, say: Callable[[str], None]) -> None:
+    """Print what is wrong with the songs of a source with stems: residuals, and a split of a single song."""
+    text = residual.warning({track.name: residual.Residual(**track.residual) for track in dataset.tracks if track.residual})
+    if text:
+        say(text)
+    for split in SPLITS:
+        names = [track.name for track in dataset.tracks if track.split == split and any(track.kept.values())]
+        if len(names) == 1:
+            say(
+                f"Warning: the {split} split has one song with active clips, {names[0]}. Training draws mixtures and "
+                "accompaniments from different songs (disjoint_tracks) and needs two: give more songs, or train with "
+                "--train.no-disjoint-tracks."
+            )
 
 
 def _index(tracks: list[MadeTrack], signal: str) -> Index:

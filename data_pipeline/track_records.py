@@ -100,6 +100,7 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
         "num_clips": track.num_clips,
         "kept": {signal: int(kept.sum()) for signal, kept in track.kept.items()},
         "unmixed": track.unmixed,
+        "residual": dataclasses.asdict(track.residual) if track.residual else None,
         "statistics": dataclasses.asdict(statistics) if statistics else None,
     }
 

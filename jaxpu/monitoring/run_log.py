@@ -29,10 +29,14 @@ def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes."""
+    """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes.
+
+    Attributes:
+        path: of `metrics.jsonl`.
+    """
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / LOG_FILE
+        self.path = run_dir / LOG_FILE
         self._active = parallel.process_index() == 0
         self._file: Any = None
         self._summaries: Any = None
@@ -46,9 +50,9 @@ class RunLog:
         """Drop the lines after `step`: a killed run has logged beyond its last checkpoint."""
         if not self._active:
             return
-        kept = [json.dumps(line) for line in read_log(self._path.parent) if line["step"] <= step]
-        write_text(self._path, "".join(line + "\n" for line in kept))
-        self._file = self._path.open("a", buffering=1)
+        kept = [json.dumps(line) for line in read_log(self.path.parent) if line["step"] <= step]
+        write_text(self.path, "".join(line + "\n" for line in kept))
+        self._file = self.path.open("a", buffering=1)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Write one line; `kind` is `train`, `evaluate` or `warning`."""
@@ -67,9 +71,11 @@ class RunLog:
             Bar.write(text, file=sys.stderr)
         self.write("warning", step, text=text)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            # A full disk refuses the last line once more; it has been reported.
+            with contextlib.suppress(*([OSError] if kind else [])):
+                self._file.close()
         if self._summaries is not None:
             self._summaries.close()
 

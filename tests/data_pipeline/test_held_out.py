@@ -84,7 +84,10 @@ def test_one_recording_each_gives_training_and_validation_apart(tmp_path: Path, 
     assert "with_target/0.flac [from 15.00 s]" in said[0]
     # 40 clips, of which the last quarter is held out, and one before it is left out.
     assert {split: dataset.num_clips(split, "mixture") for split in ("train", "validation")} == {"train": 29, "validation": 10}
-    assert {split: dataset.num_clips(split, "accompaniment") for split in ("train", "validation")} == {"train": 14, "validation": 5}
+    assert {split: dataset.num_clips(split, "accompaniment") for split in ("train", "validation")} == {
+        "train": 14,
+        "validation": 5,
+    }
     whole = prepare(
         folders(tmp_path / "more", [mixture, noise(2, 1.0)], [positive, noise(3, 1.0)]),
         dataclasses.replace(CONFIG, validation_share=0.01),
@@ -174,8 +177,8 @@ def test_the_level_of_a_stretch_is_that_of_its_recording(tmp_path: Path) -> None
 
 
 def test_a_recording_too_short_for_two_parts_is_refused(tmp_path: Path) -> None:
+    source = folders(tmp_path, [noise(0, 1.2)], [noise(1, 5.0), noise(2, 5.0)])
     with pytest.raises(DataError, match=r"with_target/0.flac: is too short to hold out a part for validation") as caught:
-        source = folders(tmp_path, [noise(0, 1.2)], [noise(1, 5.0), noise(2, 5.0)])
         prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     assert "0.50 s" in str(caught.value)
     shutil.rmtree(tmp_path / "with")
