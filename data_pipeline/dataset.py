@@ -149,9 +149,7 @@ class PatchDataset:
         reader = BatchReader(self.directory, self.spec, index, shards, choose, with_target)
         return reader.batches(start_step, num_steps)
 
-    def streams(
-        self, split: Split, *, disjoint_tracks: bool, with_target: bool, num_target_tracks: int | None = None
-    ) -> Clips:
+    def streams(self, split: Split, *, disjoint_tracks: bool, with_target: bool, num_target_tracks: int | None = None) -> Clips:
         """The clips from which each stream of `batches` draws, by role, as rows of the index; none is empty.
 
         Raises DataError if a stream would be empty, or if there are no targets.

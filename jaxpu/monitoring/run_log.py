@@ -1,12 +1,14 @@
 """The log of a run, and the signals that ask training to stop."""
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ class RunLog:
         self._file: Any = None
         self._summaries: Any = None
         if self._active and importlib.util.find_spec("tensorboard") is not None:
-            self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
+            with _as_os_errors(run_dir / "tensorboard"):
+                self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
 
     def __enter__(self) -> "RunLog":
         return self
@@ -60,7 +63,7 @@ class RunLog:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._summaries is not None:
-            with self._summaries.as_default(step=step):
+            with _as_os_errors(self.path.parent / "tensorboard"), self._summaries.as_default(step=step):
                 for name, value in values.items():
                     if isinstance(value, float):
                         tensorflow().summary.scalar(f"{kind}/{name}", value)
@@ -77,7 +80,23 @@ class RunLog:
             with contextlib.suppress(*([OSError] if kind else [])):
                 self._file.close()
         if self._summaries is not None:
-            self._summaries.close()
+            try:
+                with _as_os_errors(self.path.parent / "tensorboard"):
+                    self._summaries.close()
+            except OSError as error:
+                if not kind:  # TensorFlow writes late: the run itself is complete.
+                    print(f"Warning: {error.filename}: is incomplete ({error.strerror}).", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _as_os_errors(path: Path) -> Iterator[None]:
+    """Turn TensorFlow's errors into those of the operating system."""
+    errors = tensorflow().errors
+    try:
+        yield
+    except errors.OpError as error:
+        number = errno.ENOSPC if isinstance(error, errors.ResourceExhaustedError) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 class StopSignal:

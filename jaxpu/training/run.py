@@ -61,7 +61,8 @@ def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
 def _check_clips(config: Config, dataset: PatchDataset) -> None:
     """Raise DataError if training or validation has no clips for a batch; warn if a batch of training repeats clips."""
     objective = make_objective(config.objective)
-    for split, with_target in (("train", objective.needs_target), ("validation", dataset.has_stems)):
+    splits: dict[Literal["train", "validation"], bool] = {"train": objective.needs_target, "validation": dataset.has_stems}
+    for split, with_target in splits.items():
         clips = dataset.streams(
             split,
             disjoint_tracks=config.train.disjoint_tracks,
@@ -95,7 +96,10 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
         _by_first_process(lambda: _keep_config(config, run_dir / "config.json"))
         with writing(run_dir, FREE_SPACE):
             config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
-        with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
+        with contextlib.ExitStack() as stack:
+            with writing(run_dir, FREE_SPACE):
+                checkpoints = stack.enter_context(RunCheckpoints(run_dir))
+                log = stack.enter_context(RunLog(run_dir))
             yield Run(config, dataset, checkpoints, log, estimates)
 
 
