@@ -198,11 +198,14 @@ class Track:
         signals = {"mixture": self.mixture, "accompaniment": self.accompaniment, "target": self.target}
         return {name: recording for name, recording in signals.items() if recording is not None}
 
-    def check(self) -> AudioInfo:
-        """Read the headers of all files.  Raises AudioError if one is damaged or they disagree in length, rate or channels."""
-        recordings = self.recordings().values()
+    def check(self, *, all_stems: bool = False) -> AudioInfo:
+        """Read the headers of the files of all signals, or of all stems.
+
+        Raises AudioError if one is damaged or they disagree in length, rate or channels.
+        """
+        recordings = [*self.recordings().values(), *(self.stems.values() if all_stems else ())]
         parts = {part: None for recording in recordings for part in recording.parts}
-        return _within(_agreed_info(self.name, tuple(parts)), next(iter(recordings)).span)
+        return _within(_agreed_info(self.name, tuple(parts)), recordings[0].span)
 
 
 def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:

