@@ -177,8 +177,8 @@ def _with_stretches(work: _Work, stretches: list[Stretch], options: _Options) ->
         for each, part in zip((stretch.track_id, number), parts, strict=True):
             jobs[each] = _job(each, part, work.config)
         options.say(
-            f"No other validation clips of the {' and the '.join(stretch.signals)}: held out {parts[1].name}, one clip after "
-            f"{parts[0].name}."
+            f"No whole recording is left to validate the {' and the '.join(stretch.signals)}: {parts[1].name} is held out, one "
+            f"clip after {parts[0].name}."
         )
     return dataclasses.replace(work, jobs=list(jobs.values()))
 

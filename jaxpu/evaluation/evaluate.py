@@ -2,6 +2,7 @@
 
 The output folder gets `scores.json`, museval's file for each method and track (`museval/METHOD/SPLIT/TRACK.json`, which
 `museval.MethodStore.add_eval_dir` reads), and, if asked for, excerpts of some tracks (`jaxpu.evaluation.excerpts`).
+They are written at the end.  A track that fails costs its own scores alone; an evaluation that is killed starts anew.
 """
 
 import dataclasses

@@ -79,7 +79,7 @@ def test_one_recording_each_gives_training_and_validation_apart(tmp_path: Path, 
     mixture, positive = noise(0, 20.2), noise(1, 10.0)
     source = folders(tmp_path, [mixture], [positive])
     dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1)
-    said = [line for line in capfd.readouterr().out.splitlines() if "held out" in line]
+    said = [line for line in capfd.readouterr().out.splitlines() if "is held out" in line]
     assert len(said) == 2
     assert "with_target/0.flac [from 15.00 s]" in said[0]
     # 40 clips, of which the last quarter is held out, and one before it is left out.
@@ -142,7 +142,7 @@ def test_dropped_validation_clips_are_replaced_by_a_stretch(tmp_path: Path, capf
     quiet = drawn.mixture.parts[0].path
     soundfile.write(quiet, noise(5, 20.0, level=1e-4), RATE)
     dataset = prepare(source, config, tmp_path / "data", num_workers=1)
-    assert len([line for line in capfd.readouterr().out.splitlines() if "held out" in line]) == 1
+    assert len([line for line in capfd.readouterr().out.splitlines() if "is held out" in line]) == 1
     for split in ("train", "validation"):
         for signal in ("mixture", "accompaniment"):
             assert dataset.num_clips(split, signal) > 0
