@@ -58,13 +58,14 @@ def writing(path: Path, remedy: str) -> Iterator[None]:
     """Turn an OSError of the body into a WriteError that names the path, the reason, the free space and the remedy."""
     try:
         yield
+    except BrokenPipeError:  # Of a message, not of the file.
+        raise
     except OSError as error:
-        raise WriteError(f"{path}: {refused(path, error)} {remedy}") from error
+        raise WriteError(f"{path}: {refused(path, error.strerror or str(error))} {remedy}") from error
 
 
-def refused(path: Path, error: BaseException | str) -> str:
-    """The sentence that a disk refuses to write a path, with the reason and the free space."""
-    reason = (getattr(error, "strerror", None) or error) if isinstance(error, BaseException) else error
+def refused(path: Path, reason: str) -> str:
+    """The sentences that a disk refuses to write a path, for this reason, and how much space it has."""
     existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
     with contextlib.suppress(OSError):
         return f"cannot be written ({reason}). The disk has {shutil.disk_usage(existing).free / 1e6:.0f} MB free."

@@ -101,7 +101,9 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
                     step, arrays, overwrite=True, metrics={"score": score}, custom_metadata=metadata
                 )
             except Exception as error:  # Orbax and TensorStore raise a ValueError for a full disk.
-                self._failed, reason = True, _reason(error)
+                self._failed, reason = True, _reason_of_disk(error)
+                if reason is None:
+                    raise
             if self._failed:
                 wait_for_callbacks()
         if reason is not None:
@@ -144,12 +146,12 @@ def _remove_unfinished(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def _reason(error: Exception) -> str:
-    """The operating system's words in an error of TensorStore, which is long; else the error itself."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+def _reason_of_disk(error: Exception) -> str | None:
+    """The operating system's words in an error of Orbax or TensorStore, which is long; None in any other error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
     number = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(number[1])) if number else f"{type(error).__name__}: {error}"
+    return os.strerror(int(number[1])) if number else None
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
