@@ -21,7 +21,7 @@ from jaxpu.config import Config, ConfigError, uses_stems
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import INIT_STREAM, TrainState, init_state, separation_variables
-from jaxpu.estimation.resolve import with_estimates
+from jaxpu.estimation.resolve import ESTIMATORS, with_estimates
 from jaxpu.monitoring.run_log import RunLog
 from jaxpu.monitoring.watchdog import Watchdog
 
@@ -60,7 +60,9 @@ def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
 
 def _check_clips(config: Config, dataset: PatchDataset) -> None:
     """Raise DataError if training or validation has no clips for a batch; warn if a batch of training repeats clips."""
-    objective = make_objective(config.objective)
+    # What is still to be estimated does not change which clips are drawn.
+    to_estimate = [name for name in ESTIMATORS if getattr(config.objective, name, None) == "estimate"]
+    objective = make_objective(dataclasses.replace(config.objective, **dict.fromkeys(to_estimate, 0.5)))  # type: ignore[arg-type]
     splits: dict[Literal["train", "validation"], bool] = {"train": objective.needs_target, "validation": dataset.has_stems}
     for split, with_target in splits.items():
         clips = dataset.streams(

@@ -24,7 +24,7 @@ from data_pipeline.errors import DataError, WriteError
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Musdb18HQ, TwoFolders
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
-from jaxpu.config import Config, ConfigError, PatchCNNConfig, PUConfig, TrainConfig
+from jaxpu.config import Config, ConfigError, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
 from jaxpu.training.loop import train
@@ -293,5 +293,6 @@ def test_data_that_cannot_give_a_batch_are_refused_before_the_first_step(tmp_pat
 def test_a_batch_larger_than_the_split_is_said(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_data(change(batch_size=800), data_dir)
     assert re.search(r"the training split has \d+ unlabeled clips and \d+ positive clips, fewer", capsys.readouterr().err)
-    open_data(CONFIG, data_dir)
+    for objective in (PUConfig(), PUConfig(class_prior="estimate"), RemixConfig(positive_gain_db="estimate")):
+        open_data(dataclasses.replace(CONFIG, objective=objective), data_dir)
     assert capsys.readouterr().err == ""
