@@ -1,8 +1,10 @@
 """Single recordings and dropped validation clips: a stretch is held out, apart from the part to train on."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,9 +190,36 @@ def test_a_recording_too_short_for_two_parts_is_refused(tmp_path: Path) -> None:
     assert [dataset.num_clips(split, "mixture") for split in ("train", "validation")] == [1, 1]
 
 
-def test_an_older_dataset_without_validation_is_prepared_again(tmp_path: Path) -> None:
-    import json
+PREPARE = """
+import sys
+from pathlib import Path
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.prepare import prepare
+from data_pipeline.tracks import TwoFolders
+root = Path(sys.argv[1])
+prepare(TwoFolders(root / "with", root / "without"), eval(sys.argv[2]), root / "data", num_workers=1)
+"""
 
+
+@pytest.mark.slow
+def test_killed_after_the_choice_of_a_stretch_it_ends_the_same(tmp_path: Path) -> None:
+    source = folders(tmp_path, [noise(0, 60.0)], [noise(1, 60.0)])
+    command = [sys.executable, "-u", "-c", PREPARE, tmp_path, repr(CONFIG)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        assert any("is held out" in line for line in process.stdout)
+        process.kill()
+    with pytest.raises(DataError, match="has not finished"):
+        PatchDataset.open(tmp_path / "data")
+    killed = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    straight = prepare(source, CONFIG, tmp_path / "straight", num_workers=1, progress=False)
+    assert killed.info == straight.info
+    for split in ("train", "validation"):
+        assert stored(killed, split, "mixture") == stored(straight, split, "mixture")
+    assert not (tmp_path / "data" / "unfinished").exists()
+
+
+def test_an_older_dataset_without_validation_is_prepared_again(tmp_path: Path) -> None:
     source = folders(tmp_path, [noise(0, 5.0)], [noise(1, 5.0)])
     dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     path = tmp_path / "data" / "jaxpu.json"
