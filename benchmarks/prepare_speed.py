@@ -70,18 +70,22 @@ def main() -> None:
 
 
 def make_sources(root: Path, seconds: float) -> tuple[Source, Source, list[np.ndarray]]:
-    """A song with stems, a recording with and a short one without the target, and the two mono signals of the song."""
+    """A song with stems, a recording with the target, short ones beside both and without it, and the song's two mono signals.
+
+    Two of each, one of them for validation: of a single one, a stretch would be held out, and be made twice.
+    """
     generator = np.random.default_rng(0)
     length = int(seconds * RATE)
-    folder = root / "corpus" / "train" / "Song"
-    folder.mkdir(parents=True)
     stems = {name: generator.integers(-4000, 4000, (length, 2)).astype(np.int16) for name in STEMS}
     mixture = np.stack(list(stems.values())).sum(axis=0).astype(np.int16)
-    for name, stem in (stems | {"mixture": mixture}).items():
-        soundfile.write(folder / f"{name}.wav", stem, RATE, subtype="PCM_16")
-    for name, data in (("with", mixture[:, 0]), ("without", stems["bass"][: 2 * RATE, 0])):
+    for song, end in (("Song", length), ("Short song", 2 * RATE)):
+        (root / "corpus" / "train" / song).mkdir(parents=True)
+        for name, stem in (stems | {"mixture": mixture}).items():
+            soundfile.write(root / "corpus" / "train" / song / f"{name}.wav", stem[:end], RATE, subtype="PCM_16")
+    for name, first, end in (("with", mixture, length), ("without", stems["bass"], 2 * RATE)):
         (root / name).mkdir()
-        soundfile.write(root / name / "recording.wav", data, RATE, subtype="PCM_16")
+        for number, data in enumerate((first[:end, 0], stems["drums"][: 2 * RATE, 0])):
+            soundfile.write(root / name / f"{number}.wav", data, RATE, subtype="PCM_16")
     signals = [data.mean(axis=1, dtype=np.float32) / 32768 for data in (mixture, mixture - stems["vocals"])]
     return Musdb18HQ(root / "corpus"), TwoFolders(root / "with", root / "without"), signals
 

@@ -91,7 +91,7 @@ class PatchDataset:
         """Index of the stored clips, active or not.  Raises DataError if the split has none."""
         index = self._indices.get(f"{split}_{signal}")
         if index is None:
-            raise DataError(f"{self.directory}: has no {signal} clips in its {split} split. {_more_data(split)}")
+            raise DataError(f"{self.directory}: has no {signal} clips in its {split} split. {self._more_clips(halved=False)}")
         return index
 
     def shard_path(self, split: Split, signal: Signal, shard: int) -> Path:
@@ -142,17 +142,25 @@ class PatchDataset:
             DataError: at once if the dataset cannot provide such batches; during iteration if a file is damaged.
         """
         _check_bounds(batch_size, start_step, process_index, process_count)
-        active = self._active_clips(split, disjoint_tracks, with_target)
-        if with_target and num_target_tracks is not None:
-            active["target"] = self._clips_of_some_tracks(split, active["unlabeled"], num_target_tracks)
-        choose = _Order(active, seed, batch_size, process_index, process_count)
+        clips = self.streams(split, disjoint_tracks=disjoint_tracks, with_target=with_target, num_target_tracks=num_target_tracks)
+        choose = _Order(clips, seed, batch_size, process_index, process_count)
         index = {signal: self.index(split, signal) for signal in SIGNALS}
         shards = {signal: [self.directory / name for name in self.info["shards"][f"{split}_{signal}"]] for signal in SIGNALS}
         reader = BatchReader(self.directory, self.spec, index, shards, choose, with_target)
         return reader.batches(start_step, num_steps)
 
+    def streams(self, split: Split, *, disjoint_tracks: bool, with_target: bool, num_target_tracks: int | None = None) -> Clips:
+        """The clips from which each stream of `batches` draws, by role, as rows of the index; none is empty.
+
+        Raises DataError if a stream would be empty, or if there are no targets.
+        """
+        clips = self._active_clips(split, disjoint_tracks, with_target)
+        if with_target and num_target_tracks is not None:
+            clips["target"] = self._clips_of_some_tracks(split, clips["unlabeled"], num_target_tracks)
+        return clips
+
     def _active_clips(self, split: Split, disjoint_tracks: bool, with_target: bool) -> Clips:
-        """Clips from which each stream draws."""
+        """Clips from which unlabeled and positive clips are drawn."""
         if with_target and not self.has_stems:
             raise DataError(f"{self.directory}: has no targets, for its source has no stems. Use an objective that needs none.")
         mixture, accompaniment = self.index(split, "mixture"), self.index(split, "accompaniment")
@@ -170,9 +178,18 @@ class PatchDataset:
         clips = {"unlabeled": unlabeled, "positive": positive}
         for role, chosen in clips.items():
             if not len(chosen):
-                halves = "one of the two halves into which disjoint_tracks divides its tracks" if disjoint_tracks else "the split"
-                raise DataError(f"{self.directory}: {halves} has no active {role} clips in {split}. {_more_data(split)}")
+                halved = disjoint_tracks and self.has_stems
+                halves = "one of the two halves into which disjoint_tracks divides its tracks" if halved else "the split"
+                raise DataError(f"{self.directory}: {halves} has no active {role} clips in {split}. {self._more_clips(halved)}")
         return clips
+
+    def _more_clips(self, halved: bool) -> str:
+        """What gives a split without clips some."""
+        if halved:
+            return "Give more tracks, or set disjoint_tracks to False (--train.no-disjoint-tracks)."
+        if self.config.activity_on == "off":
+            return "Rerun `jaxpu prepare`, which holds out a stretch of a recording where it has to, or give more recordings."
+        return "Rerun `jaxpu prepare` with more recordings, or with activity_on = off."
 
     def _clips_of_some_tracks(self, split: Split, clips: np.ndarray, num_tracks: int) -> np.ndarray:
         """Select the clips of `num_tracks` of their tracks, drawn by the seed of `config`."""
@@ -236,9 +253,3 @@ def _flat(config: DataConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     patch = values.pop("patch")
     return values | {f"patch.{name}": value for name, value in patch.items()}
-
-
-def _more_data(split: Split) -> str:
-    if split == "validation":
-        return "Give more training tracks or a larger validation_share, or use activity_on = off or disjoint_tracks = False."
-    return "Give more tracks, or use activity_on = off or disjoint_tracks = False."

@@ -1,10 +1,16 @@
-"""Files that appear under their names only when they are complete, and the processors that may work on them."""
+"""Files that appear under their names only when they are complete, folders of one process, and the processors of this machine."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from data_pipeline.errors import UserError, WriteError
+
+LOCK_FILE = "lock"
+"""Name of the file that `locked` leaves in a folder."""
 
 
 @contextlib.contextmanager
@@ -30,6 +36,43 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, refusal: UserError) -> Iterator[None]:
+    """Keep other processes out of a folder; the system releases the lock when this process ends in any way.
+
+    Args:
+        folder: an existing folder.
+        refusal: raised if another process has locked the folder.
+    """
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise refusal from error
+        except OSError:
+            pass  # Some network file systems have no locks.
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn an OSError of the body into a WriteError that names the path, the reason, the free space and the remedy."""
+    try:
+        yield
+    except BrokenPipeError:  # Of a message, not of the file.
+        raise
+    except OSError as error:
+        raise WriteError(f"{path}: {refused(path, error.strerror or str(error))} {remedy}") from error
+
+
+def refused(path: Path, reason: str) -> str:
+    """The sentences that a disk refuses to write a path, for this reason, and how much space it has."""
+    existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
+    with contextlib.suppress(OSError):
+        return f"cannot be written ({reason}). The disk has {shutil.disk_usage(existing).free / 1e6:.0f} MB free."
+    return f"cannot be written ({reason})."
 
 
 def available_processors() -> int:

@@ -12,11 +12,12 @@ import librosa
 import numpy as np
 
 from data_pipeline import activity
-from data_pipeline.audio import mean_and_deviation
+from data_pipeline.audio import Blocks, mean_and_deviation
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
 from data_pipeline.layout import Signal
 from data_pipeline.recordings import Recording, Track
+from data_pipeline.residual import Residual, ResidualMeter, song_parts
 from data_pipeline.tfrecord import writing
 
 SILENT_DEVIATION = 1e-4
@@ -127,6 +128,7 @@ class TrackPatches:
         num_clips: number of whole clips.
         kept: by signal, bool (num_clips,): which clips are active.
         rms: by signal, the level of the recording without its pauses, see `activity.gated_level`.
+        residual: of the stems, see `data_pipeline.residual`; None without stems, or where the target has no file of its own.
         unmixed: number of clips that `target_to_accompaniment_db` leaves unchanged, since target or accompaniment is silent.
     """
 
@@ -140,14 +142,15 @@ class TrackPatches:
             recordings["mixture"] = track.mixture
         if track.accompaniment is not None:
             recordings["accompaniment"] = track.accompaniment
-        self._names = {signal: recording.name for signal, recording in recordings.items()}
         self._files = {signal: scratch / f"{signal}.f32" for signal in recordings}
+        self._recordings = recordings
+        self.residual: Residual | None = None
         self.num_samples, energies = self._decode(recordings)
         spec = config.patch
         if self.num_samples < spec.clip_samples:
             raise DataError(
-                f"{next(iter(self._names.values()))}: is {self.num_samples / spec.sample_rate:.2f} s long, shorter than one clip "
-                f"of {spec.clip_s:.2f} s. Use shorter clips (clip_samples), or leave it out (--skip-bad)."
+                f"{next(iter(recordings.values())).name}: is {self.num_samples / spec.sample_rate:.2f} s long, shorter than one "
+                f"clip of {spec.clip_s:.2f} s. Use shorter clips (clip_samples), or leave it out (--skip-bad)."
             )
         self.num_clips = self.num_samples // spec.clip_samples
         self.rms = {signal: activity.gated_level(energies[signal]) for signal in recordings}
@@ -158,8 +161,7 @@ class TrackPatches:
         """Iterate over the clips active in either signal: first those of the mixture, then of the accompaniment, by time."""
         stored = np.logical_or.reduce(list(self.kept.values()))
         for signal in self._files:
-            # The whole recording, including the samples after its last clip.
-            scale = mean_and_deviation(_blocks(self._files[signal])) if self._config.patch.level == "recording" else None
+            scale = self._scale(signal) if self._config.patch.level == "recording" else None
             for first, clips in self._clip_runs(signal):
                 chosen = np.flatnonzero(stored[first : first + len(clips)])
                 if not len(chosen):
@@ -169,11 +171,23 @@ class TrackPatches:
                     stft = self._maker.stft(levelled)
                 except FloatingPointError as error:
                     raise DataError(
-                        f"{self._names[signal]}: within {len(clips)} clips from {first * self._config.patch.clip_s:.1f} s on, an "
-                        "STFT value exceeds 65504, the range of float16. Set dtype to float32 or level to clip."
+                        f"{self._recordings[signal].name}: within {len(clips)} clips from "
+                        f"{first * self._config.patch.clip_s:.1f} s on, an STFT value exceeds 65504, the range of float16. "
+                        "Set dtype to float32 or level to clip."
                     ) from error
                 number = first + chosen
                 yield Patches(signal, number * self._config.patch.clip_samples, self.kept[signal][number], levels, stft)
+
+    def _scale(self, signal: Signal) -> tuple[float, float]:
+        """Mean and deviation of the whole recording, including the samples after its last clip.
+
+        Of a stretch, too: so its clips have the level at which they are separated, for recordings are separated as a whole.
+        """
+        recording, spec = self._recordings[signal], self._config.patch
+        if recording.span is None or self._config.target_to_accompaniment_db is not None:
+            return mean_and_deviation(_blocks(self._files[signal]))
+        with contextlib.closing(recording.whole.blocks(spec.sample_rate, spec.stereo)) as blocks:
+            return mean_and_deviation(blocks)
 
     def _decode(self, recordings: dict[Signal, Recording]) -> tuple[int, dict[str, np.ndarray]]:
         """Write the signals to their files, float32 (samples, channels); return their length and chunk energies."""
@@ -183,6 +197,8 @@ class TrackPatches:
         names = [*recordings, "target"] if len(recordings) == 2 else [*recordings]
         meters = {name: activity.EnergyMeter(spec.sample_rate) for name in names}
         num_samples = 0
+        stem_blocks = self._stem_blocks()
+        residual = ResidualMeter(spec.sample_rate, song_parts(self._track)) if self._track.stems else None
         try:
             for path in self._files.values():
                 with writing(path):
@@ -194,24 +210,37 @@ class TrackPatches:
                     )
                 for name, block, file, path in zip(recordings, blocks, files, self._files.values(), strict=True):
                     if max(block.max(), -block.min()) > MAX_PEAK:
-                        raise DataError(f"{self._names[name]}: has samples above {MAX_PEAK:g} times full scale. Export it again.")
+                        raise DataError(
+                            f"{recordings[name].name}: has samples above {MAX_PEAK:g} times full scale. Export it again."
+                        )
                     meters[name].add(block)
                     with writing(path):
                         file.write(np.ascontiguousarray(block.T).data)
                 if "target" in meters and self._config.activity_on == "target":
                     meters["target"].add(blocks[0] - blocks[1])
+                if residual is not None:
+                    residual.add(blocks[0], blocks[1], next(stem_blocks, None))
                 num_samples += blocks[0].shape[1]
         finally:
-            for stream in streams:
+            for stream in (*streams, stem_blocks):
                 stream.close()
             for file, path in zip(files, self._files.values(), strict=False):
                 with writing(path):
                     file.close()
+        self.residual = residual.result() if residual is not None else None
         energies = {name: meter.energies for name, meter in meters.items()}
         for signal, recording in recordings.items():
             if activity.is_silent(energies[signal]):
                 raise _silent(recording, spec.stereo)
         return num_samples, energies
+
+    def _stem_blocks(self) -> Blocks:
+        """Blocks of the sum of the target's own stems, which only `residual` needs; none if a file does not exist."""
+        stems = [self._track.stems[name] for name in self._config.target if name in self._track.stems]
+        parts = tuple(part for stem in stems for part in stem.parts)
+        if parts and all(part.path.exists() for part in parts):
+            target = dataclasses.replace(stems[0], plus=parts)
+            yield from target.blocks(self._config.patch.sample_rate, self._config.patch.stereo)
 
     def _deciding(self, signal: str, energies: dict[str, np.ndarray]) -> np.ndarray | None:
         """Chunk energies that decide which clips of a signal are kept; None keeps all."""

@@ -7,9 +7,7 @@ same command resumes.
 
 import concurrent.futures
 import concurrent.futures.process
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import math
 import os
@@ -24,7 +22,8 @@ from data_pipeline.beam import map_over_beam
 from data_pipeline.config import DataConfig, fingerprint
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError, failure, printable
-from data_pipeline.files import available_processors
+from data_pipeline.files import LOCK_FILE, available_processors, locked
+from data_pipeline.held_out import Stretch, choose_stretches
 from data_pipeline.layout import FORMAT, SIGNALS, UNFINISHED_FOLDER, read_info
 from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeDataset, MadeTrack, is_planned, plan, publish
@@ -121,10 +120,18 @@ def prepare(
         return PatchDataset.open(directory)
     with writing(directory):
         work.tracks_folder.mkdir(parents=True, exist_ok=True)
-    with _locked(work.unfinished / "lock"):
+    busy = DataError(f"{directory}: another process is preparing data there. Wait for it, or choose another folder.")
+    with locked(work.unfinished, busy):
         if not is_planned(directory, whole):
             made = _make_tracks(work, options)
-            plan(directory, MadeDataset(config, whole, source.has_stems, needing_stems, made, work.bad), options.say)
+            stretches = choose_stretches(made, config)
+            if stretches:
+                work = _with_stretches(work, stretches, options)
+                made = _make_tracks(work, options)
+            if work.bad:
+                options.say(f"Skipped {len(work.bad)} tracks:\n{_listed(work.bad)}")
+            key = fingerprint(whole, [job.key for job in work.jobs]) if stretches else whole
+            plan(directory, MadeDataset(config, key, whole, source.has_stems, needing_stems, made, work.bad), options.say)
         publish(directory)
     return PatchDataset.open(directory)
 
@@ -149,20 +156,40 @@ def _plan_work(tracks: list[Track], config: DataConfig, unfinished: Path) -> _Wo
     work = _Work(config, [], {}, unfinished)
     for number, track in enumerate(tracks):
         try:
-            identity = {name: recording.identity() for name, recording in track.recordings().items()}
+            work.jobs.append(_job(number, track, config))
         except Exception as error:
             work.bad[track.name] = failure(track.name, error)
-            continue
-        key = fingerprint(FORMAT, dataclasses.asdict(config), number, track.name, track.split, identity)
-        work.jobs.append(Job(number, key, track))
     return work
+
+
+def _job(number: int, track: Track, config: DataConfig) -> Job:
+    """The job of a track.  Raises AudioError if a file is missing."""
+    identity = {name: recording.identity() for name, recording in track.recordings().items()}
+    return Job(number, fingerprint(FORMAT, dataclasses.asdict(config), number, track.name, track.split, identity), track)
+
+
+def _with_stretches(work: _Work, stretches: list[Stretch], options: _Options) -> _Work:
+    """Divide tracks into a part to train on and a held-out part, which gets a number after all others."""
+    jobs = {job.id: job for job in work.jobs if job.track.name not in work.bad}
+    for number, stretch in enumerate(stretches, 1 + max(jobs)):
+        track = jobs[stretch.track_id].track
+        parts = stretch.parts(track, work.config)
+        for each, part in zip((stretch.track_id, number), parts, strict=True):
+            jobs[each] = _job(each, part, work.config)
+        options.say(
+            f"No whole recording is left to validate the {' and the '.join(stretch.signals)}: {parts[1].name} is held out, one "
+            f"clip after {parts[0].name}."
+        )
+    return dataclasses.replace(work, jobs=list(jobs.values()))
 
 
 def _is_prepared(directory: Path, whole: str, options: _Options) -> bool:
     """Whether the dataset with this fingerprint is finished.  Raises DataError if recordings are missing that must not be."""
     info = read_info(directory)
-    if info is None or info["fingerprint"] != whole:
+    if info is None or info.get("source_fingerprint", info["fingerprint"]) != whole:
         return False
+    if not all(info["counts"][f"validation_{signal}"]["kept"] for signal in SIGNALS):
+        return False  # Earlier versions held nothing out of a single recording.
     if info["skipped"] and not options.skip_bad:
         raise DataError(f"{directory}: was prepared without these recordings:\n{_listed(info['skipped'])}\n{_BAD_REMEDY}")
     options.say(f"{directory}: already prepared from the same recordings with the same settings.")
@@ -176,7 +203,7 @@ def _make_tracks(work: _Work, options: _Options) -> list[MadeTrack]:
     _clean(work)
     remaining = [job for job in work.jobs if not (work.tracks_folder / job.key).is_dir()]
     if len(remaining) < len(work.jobs):
-        options.say(f"{len(work.jobs) - len(remaining)} of {len(work.jobs)} tracks exist from an earlier run.")
+        options.say(f"{len(work.jobs) - len(remaining)} of {len(work.jobs)} tracks are finished already.")
     headers = _check_headers(remaining, work.bad)
     remaining = [job for job in remaining if job.id in headers]
     num_workers = _count_workers(options.num_workers, len(remaining))
@@ -189,8 +216,6 @@ def _make_tracks(work: _Work, options: _Options) -> list[MadeTrack]:
             bar.update()
     if work.bad and not options.skip_bad:
         raise DataError(f"{len(work.bad)} of {num_tracks} tracks cannot be used:\n{_listed(work.bad)}\n{_BAD_REMEDY}")
-    if work.bad:
-        options.say(f"Skipped {len(work.bad)} tracks:\n{_listed(work.bad)}")
     return [read_track(job, work.tracks_folder) for job in work.jobs if job.track.name not in work.bad]
 
 
@@ -198,27 +223,12 @@ def _listed(bad: dict[str, str]) -> str:
     return "\n".join(f"  {message}" for message in bad.values())
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out; the system releases the lock when this process ends in any way."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{path.parent.parent}: another process is preparing data there. Wait for it, or choose another folder."
-            ) from error
-        except OSError:
-            pass  # Some network file systems have no locks.
-        yield
-
-
 def _clean(work: _Work) -> None:
     """Remove incomplete files of killed processes, and tracks made from other sources or with other settings."""
     for path in work.unfinished.iterdir():
         if path.is_dir() and path != work.tracks_folder:
             shutil.rmtree(path)
-        elif path.is_file() and path.name != "lock":
+        elif path.is_file() and path.name != LOCK_FILE:
             path.unlink()
     keys = {job.key for job in work.jobs}
     for folder in work.tracks_folder.iterdir():

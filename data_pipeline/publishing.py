@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from data_pipeline import residual
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
@@ -40,6 +41,7 @@ class MadeTrack:
         files: size in bytes of every file, by name; a signal without records has no file.
         statistics: fields of `data_pipeline.folder_check.Statistics`; None for a track with stems, or without an active clip.
         rms: level of each signal without its pauses; empty for a track that an earlier version made.
+        residual: fields of `data_pipeline.residual.Residual`; None without stems.
     """
 
     id: int
@@ -54,6 +56,7 @@ class MadeTrack:
     files: dict[str, int]
     statistics: dict[str, Any] | None = None
     rms: dict[str, float] = dataclasses.field(default_factory=dict)
+    residual: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,8 @@ class MadeDataset:
 
     Attributes:
         config: settings with which it was made.
-        fingerprint: hash of its sources and settings.
+        fingerprint: hash of its sources and settings, and of the stretches that are held out.
+        source_fingerprint: hash of its sources and settings alone.
         has_stems: whether its source has stems.
         uses_stems: settings that need stems; None if there are none.
         tracks: all tracks that can be used.
@@ -71,6 +75,7 @@ class MadeDataset:
 
     config: DataConfig
     fingerprint: str
+    source_fingerprint: str
     has_stems: bool
     uses_stems: str | None
     tracks: list[MadeTrack]
@@ -113,7 +118,7 @@ def shard_file(signal: str) -> str:
 def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> None:
     """Write metadata, index and the plan of renaming into directory/unfinished; report what was kept.
 
-    Raises DataError if no mixture or no accompaniment is left to train on.
+    Raises DataError if a split has no active mixture or no active accompaniment.
     """
     unfinished = directory / UNFINISHED_FOLDER
     shards, counts = _Shards(), {}
@@ -124,22 +129,25 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
             counts[f"{split}_{signal}"] = count = _count(tracks, signal, dataset.config.patch)
             share, minutes = f"{count['kept_share']:.1%}", f"{count['kept_s'] / 60:.1f} min"
             say(f"{split} {signal}: kept {count['kept']} of {count['clips']} clips ({share}, {minutes}).")
-            if split == "train" and not count["kept"]:
+            if not count["kept"]:
+                split_name = "training" if split == "train" else "validation"
                 raise DataError(
-                    f"{directory}: none of the {count['clips']} clips of the training split's {signal} was kept "
+                    f"{directory}: none of the {count['clips']} clips of the {split_name} split's {signal} was kept "
                     f"(activity_on = {dataset.config.activity_on}). Use activity_on = off, or louder or more recordings."
                 )
             if filled:
                 shards.add(f"{split}_{signal}", signal, filled, directory)
 
     comparison = None if dataset.has_stems else _compare(dataset, say)
+    if dataset.has_stems:
+        _warn_of_songs(dataset, say)
     with writing(unfinished):
         np.savez(unfinished / INDEX_FILE, **shards.index)
         _write_tfds_metadata(unfinished, dataset.config.patch, shards)
         info = _info(dataset, shards, counts, comparison, index_bytes=(unfinished / INDEX_FILE).stat().st_size)
         (unfinished / INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
         moves = shards.moves + [(f"{UNFINISHED_FOLDER}/{name}", name) for name in _METADATA_FILES]
-        write_text(unfinished / _PLAN_FILE, json.dumps({"fingerprint": dataset.fingerprint, "moves": moves}, indent=1))
+        write_text(unfinished / _PLAN_FILE, json.dumps({"fingerprint": dataset.source_fingerprint, "moves": moves}, indent=1))
     say(f"{directory}: {info['bytes'] / 1e6:.1f} MB in {len(shards.moves)} files.")
 
 
@@ -150,12 +158,14 @@ def _info(
     return {
         "format": FORMAT,
         "fingerprint": dataset.fingerprint,
+        "source_fingerprint": dataset.source_fingerprint,
         "config": dataclasses.asdict(dataset.config),
         "has_stems": dataset.has_stems,
         "uses_stems": dataset.uses_stems,
         "bytes": sum(shards.sizes.values()),
         "counts": counts,
         "comparison": comparison,
+        "residual_db": {track.name: track.residual["db"] for track in dataset.tracks if track.residual},
         "unmixed_clips": sum(track.unmixed for track in dataset.tracks),
         "skipped": dataset.skipped,
         "tracks": [
@@ -182,7 +192,10 @@ class _Plan(TypedDict):
 
 
 def is_planned(directory: Path, fingerprint: str) -> bool:
-    """Whether a plan for this dataset exists, perhaps partly carried out, and every file is in its old or new place."""
+    """Whether a plan for a dataset of these sources and settings exists, perhaps partly carried out, with all of its files.
+
+    Every file is in its old or new place.
+    """
     try:
         planned = read_json(directory / UNFINISHED_FOLDER / _PLAN_FILE, _Plan, DataError, "Rerun the same command.")
     except (DataError, FileNotFoundError):  # A damaged plan is made again.
@@ -239,6 +252,21 @@ def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]
         listed = "\n".join(f"  {name}" for name in comparison["suspicious"])
         say(f"Warning: these target-free recordings seem to contain the target. Listen to them:\n{listed}")
     return comparison
+
+
+def _warn_of_songs(dataset: MadeDataset, say: Callable[[str], None]) -> None:
+    """Print what is wrong with the songs of a source with stems: residuals, and a split of a single song."""
+    text = residual.warning({track.name: residual.Residual(**track.residual) for track in dataset.tracks if track.residual})
+    if text:
+        say(text)
+    for split in SPLITS:
+        names = [track.name for track in dataset.tracks if track.split == split and any(track.kept.values())]
+        if len(names) == 1:
+            say(
+                f"Warning: the {split} split has one song with active clips, {names[0]}. Training draws mixtures and "
+                "accompaniments from different songs (disjoint_tracks) and needs two: give more songs, or train with "
+                "--train.no-disjoint-tracks."
+            )
 
 
 def _index(tracks: list[MadeTrack], signal: str) -> Index:

@@ -14,6 +14,8 @@ from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
 
 Split = Literal["train", "validation", "test"]
+Span = tuple[int, int | None]
+"""First sample and end (exclusive; None: the end of the file) of a stretch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +35,33 @@ class Recording:
         root: folder of the source; the paths of `identity` are relative to it.
         plus: streams to add, at least one.
         minus: streams to subtract.
+        span: for a stretch of the files, its first sample and its end (exclusive; None: the end of the files), at their rate.
     """
 
     name: str
     root: Path
     plus: tuple[Part, ...]
     minus: tuple[Part, ...] = ()
+    span: Span | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """All streams, those of `plus` first."""
         return self.plus + self.minus
 
+    def stretch(self, name: str, span: Span) -> "Recording":
+        """A stretch of this recording."""
+        return dataclasses.replace(self, name=name, span=span)
+
+    @property
+    def whole(self) -> "Recording":
+        """The recording of which this is a stretch, or itself."""
+        return dataclasses.replace(self, span=None)
+
     @property
     def info(self) -> AudioInfo:
-        """Rate, channels and length of the files.  Raises AudioError if one is damaged or they disagree."""
-        return _agreed_info(self.name, self.parts)
+        """Rate and channels of the files, and the length of the signal.  Raises AudioError if one is damaged or they disagree."""
+        return _within(_agreed_info(self.name, self.parts), self.span)
 
     @property
     def sample_rate(self) -> int:
@@ -62,7 +75,7 @@ class Recording:
 
     @property
     def num_samples(self) -> int | None:
-        """Length at the rate of the files; None if only decoding can tell.  See `AudioInfo`."""
+        """Length of the signal at the rate of the files; None if only decoding can tell.  See `AudioInfo`."""
         return self.info.num_samples
 
     def blocks(self, sample_rate: int, stereo: bool, block_samples: int = audio.BLOCK_SAMPLES) -> Blocks:
@@ -77,11 +90,11 @@ class Recording:
             block_samples: block length in samples per channel.
 
         Yields:
-            float32 (2 or 1, block_samples), the last one shorter.
+            float32 (2 or 1, block_samples), the last one shorter; of a stretch also the first.
 
         Raises:
-            AudioError: as in `audio.read_blocks`; also if the files disagree in length, rate or channels, or if they have more
-                than two channels and `stereo` is requested.
+            AudioError: as in `audio.read_blocks`; also if the files disagree in length, rate or channels, if they end before the
+                stretch does, or if they have more than two channels and `stereo` is requested.
         """
         info = self.info
         if stereo and info.num_channels > 2:
@@ -89,7 +102,10 @@ class Recording:
                 f"{self.parts[0].path}: has {info.num_channels} channels; stereo needs a mono or stereo recording. "
                 "Prepare mono, or mix it down."
             )
-        with contextlib.closing(self._native_blocks(block_samples)) as native:
+        native_blocks = self._native_blocks(block_samples)
+        if self.span is not None:
+            native_blocks = _cut(self.name, native_blocks, *self.span)
+        with contextlib.closing(native_blocks) as native:
             mixed = native if stereo else (block.mean(axis=0, keepdims=True) for block in native)
             for block in audio.resample_blocks(mixed, info.sample_rate, sample_rate, block_samples):
                 yield np.repeat(block, 2, axis=0) if stereo and len(block) == 1 else block
@@ -101,7 +117,7 @@ class Recording:
     def identity(self) -> list[list[Any]]:
         """List path relative to the root, stream, sign, size in bytes and time of last change of every file; JSON-serialisable.
 
-        Raises AudioError if a file does not exist.
+        A stretch adds its first sample and its end.  Raises AudioError if a file does not exist.
         """
         rows: list[list[Any]] = []
         for index, part in enumerate(self.parts):
@@ -110,7 +126,8 @@ class Recording:
             except OSError as error:
                 raise _missing(part.path) from error
             sign = 1 if index < len(self.plus) else -1
-            rows.append([part.path.relative_to(self.root).as_posix(), part.stream, sign, status.st_size, status.st_mtime_ns])
+            row = [part.path.relative_to(self.root).as_posix(), part.stream, sign, status.st_size, status.st_mtime_ns]
+            rows.append([*row, *(self.span or ())])
         return rows
 
     def _native_blocks(self, block_samples: int) -> Blocks:
@@ -140,7 +157,7 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """A track of a source: a song with its stems, or a recording of one of two folders.
+    """A track of a source: a song with its stems, a recording of one of two folders, or a stretch of either.
 
     Attributes:
         name: unique name in the source.
@@ -167,15 +184,28 @@ class Track:
             )
         return self.stems[name]
 
+    def stretch(self, name: str, split: Split, span: Span) -> "Track":
+        """A stretch of the track, as a track of its own."""
+
+        def cut(recording: Recording | None) -> Recording | None:
+            return None if recording is None else recording.stretch(recording.name.replace(self.name, name, 1), span)
+
+        stems = {stem: recording.stretch(f"{name} ({stem})", span) for stem, recording in self.stems.items()}
+        return Track(name, split, cut(self.mixture), cut(self.accompaniment), cut(self.target), stems)
+
     def recordings(self) -> dict[str, Recording]:
         """Signals of the track, by the names "mixture", "accompaniment" and "target"."""
         signals = {"mixture": self.mixture, "accompaniment": self.accompaniment, "target": self.target}
         return {name: recording for name, recording in signals.items() if recording is not None}
 
-    def check(self) -> AudioInfo:
-        """Read the headers of all files.  Raises AudioError if one is damaged or they disagree in length, rate or channels."""
-        parts = {part: None for recording in self.recordings().values() for part in recording.parts}
-        return _agreed_info(self.name, tuple(parts))
+    def check(self, *, all_stems: bool = False) -> AudioInfo:
+        """Read the headers of the files of all signals, or of all stems.
+
+        Raises AudioError if one is damaged or they disagree in length, rate or channels.
+        """
+        recordings = [*self.recordings().values(), *(self.stems.values() if all_stems else ())]
+        parts = {part: None for recording in recordings for part in recording.parts}
+        return _within(_agreed_info(self.name, tuple(parts)), recordings[0].span)
 
 
 def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
@@ -193,6 +223,30 @@ def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
                 + ". The mixture and all stems of a track must have the same length, rate and channels."
             )
     return next((info for info in infos if info.num_samples is not None), infos[0])
+
+
+def _within(info: AudioInfo, span: Span | None) -> AudioInfo:
+    """The info of a stretch."""
+    if span is None:
+        return info
+    ends = [end for end in (span[1], info.num_samples) if end is not None]
+    return dataclasses.replace(info, num_samples=max(min(ends) - span[0], 0) if ends else None)
+
+
+def _cut(name: str, blocks: Blocks, begin: int, end: int | None) -> Blocks:
+    """Yield the samples from `begin` to `end` of consecutive blocks; those before are dropped, those after not read."""
+    position = 0
+    with contextlib.closing(blocks):
+        while (end is None or position < end) and (block := next(blocks, None)) is not None:
+            piece = block[:, max(begin - position, 0) : None if end is None else end - position]
+            position += block.shape[1]
+            if piece.shape[1]:
+                yield piece
+    if position <= begin or (end is not None and position < end):
+        raise AudioError(
+            f"{name}: ends after {position} samples, before the end of its stretch from {begin} to {end or 'the end'}. "
+            "Has the file changed? Prepare the data again."
+        )
 
 
 def _missing(path: Path) -> AudioError:

@@ -11,7 +11,6 @@ in little endian.  The payload is a `tf.train.Example`, a protocol buffer, here 
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,23 +18,21 @@ from typing import Self
 import google_crc32c
 import numpy as np
 
-from data_pipeline.errors import DataError, WriteError
+from data_pipeline import files
+from data_pipeline.errors import DataError
 
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
 """Bytes that the framing adds to a payload."""
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turn an OSError of the body into a WriteError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the file size limited? Finished tracks "
-            "are kept, and no incomplete files remain: free some space and rerun the same command."
-        ) from error
+    return files.writing(
+        path,
+        "Finished tracks are kept, and no incomplete files remain: free some space, or raise the limit of file sizes, and rerun "
+        "the same command.",
+    )
 
 
 def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) -> bytes:

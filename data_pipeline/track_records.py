@@ -103,6 +103,7 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
         "kept": {signal: int(kept.sum()) for signal, kept in track.kept.items()},
         "rms": track.rms,
         "unmixed": track.unmixed,
+        "residual": dataclasses.asdict(track.residual) if track.residual else None,
         "statistics": dataclasses.asdict(statistics) if statistics else None,
     }
 

@@ -83,7 +83,8 @@ def find_tracks(
 
     If some training tracks are on musdb's list of validation tracks, those are the validation split.  Otherwise the fraction
     `validation_share` of the training tracks, drawn by `seed`, is held out: at least two of four or more, so that unlabeled and
-    positive clips can come from different tracks, and one of two or three.  Of two folders, this fraction of each, at least one.
+    positive clips can come from different tracks, and one of two or three.  Of two folders, this fraction of each, at least one
+    of two or more.  Where none is left, `data_pipeline.held_out` holds out a stretch.
 
     Args:
         source: source of the recordings.

@@ -6,6 +6,8 @@ a process killed during a save leaves the previous checkpoint intact.
 
 import contextlib
 import logging
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from data_pipeline.errors import UserError, printable
+from data_pipeline.errors import UserError, WriteError, printable
+from data_pipeline.files import refused
 from data_pipeline.stored_json import check_json
 from jaxpu import parallel
 from jaxpu.artifacts import archive
+from jaxpu.artifacts.quiet_threads import quiet_threads, wait_for_callbacks
 from jaxpu.artifacts.records import ModelRecord, ResumeRecord
 from jaxpu.config import Config
 from jaxpu.config_files import from_json, to_json
@@ -36,7 +40,8 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
     """The checkpoints of one run, in `run_dir/checkpoints`."""
 
     def __init__(self, run_dir: str | Path) -> None:
-        directory = (Path(run_dir) / "checkpoints").absolute()
+        self._directory = directory = (Path(run_dir) / "checkpoints").absolute()
+        self._failed = False
         if parallel.process_index() == 0:
             _remove_unfinished(directory)
         policies = ocp.training.preservation_policies
@@ -49,7 +54,22 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         )
 
     def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+        if self._failed:
+            with quiet_threads():
+                with contextlib.suppress(Exception):  # Orbax raises the error of the save once more.
+                    self._checkpointer.close()
+                wait_for_callbacks()
+            with contextlib.suppress(OSError):  # What is unfinished takes the space that is missing.
+                _remove_unfinished(self._directory)
+        else:
+            self._checkpointer.close()
+
+    @property
+    def kept(self) -> str:
+        """What is left when the disk refuses data, and what to do, as sentences."""
+        step = self.latest_step
+        kept = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} is kept"
+        return f"{kept}: free some space and rerun the same command to resume."
 
     @property
     def latest_step(self) -> int | None:
@@ -67,15 +87,30 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             score: selection score; higher is better.
             config: run configuration.
             info: JSON-serialisable description.
+
+        Raises:
+            WriteError: the disk refuses the checkpoint, or the folder no longer exists; earlier checkpoints are kept.
         """
-        self._checkpointer.save_checkpointables(
-            step,
-            # Host arrays: every process holds all of them, and Orbax lets the first process write.
-            jax.device_get({"state": state, "variables": variables}),
-            overwrite=True,
-            metrics={"score": score},
-            custom_metadata={"config": to_json(config), "info": info},
-        )
+        if not self._directory.is_dir():  # Orbax would make it again, without the files beside it.
+            self._failed = True
+            raise WriteError(f"{self._directory}: no longer exists. Something removed it while the run was being trained.")
+        # Host arrays: every process holds all of them, and Orbax lets the first process write.
+        arrays = jax.device_get({"state": state, "variables": variables})
+        metadata = {"config": to_json(config), "info": info}
+        kept, reason = self.kept, None
+        with quiet_threads():
+            try:
+                self._checkpointer.save_checkpointables(
+                    step, arrays, overwrite=True, metrics={"score": score}, custom_metadata=metadata
+                )
+            except Exception as error:  # Orbax and TensorStore raise a ValueError for a full disk.
+                self._failed, reason = True, _reason_of_disk(error)
+                if reason is None:
+                    raise
+            if self._failed:
+                wait_for_callbacks()
+        if reason is not None:
+            raise WriteError(f"{self._directory}: {refused(self._directory, reason)} {kept}")
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
         """Load the state and the info of the last checkpoint.
@@ -114,6 +149,14 @@ def _remove_unfinished(directory: Path) -> None:
     """Remove the temporary folders of saves that a kill cut short; only a complete checkpoint is named by its step alone."""
     for path in directory.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path)
+
+
+def _reason_of_disk(error: Exception) -> str | None:
+    """The operating system's words in an error of Orbax or TensorStore, which is long; None in any other error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else None
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, Workers, check_workers, parse
+from jaxpu.cli.command import DONE, FAILED, Answer, Json, Workers, check_workers, parse
 from jaxpu.config.cluster import Cluster
 
 EXAMPLES = """\
@@ -73,4 +73,6 @@ def run(args: Sequence[str]) -> Answer:
     text = f"{format_table(table)}\nScores of every song: {out}"
     if arguments.report:
         text += f"\nOpen {write_report(arguments.model, out)} in a browser to look and listen."
-    return Answer(text, json.loads(table.path.read_text(encoding="utf-8")))
+    # The scores of the other songs are there; the status says that some are not.
+    status = FAILED if table.failed_tracks else DONE
+    return Answer(text, json.loads(table.path.read_text(encoding="utf-8")), status)

@@ -2,6 +2,7 @@
 
 The output folder gets `scores.json`, museval's file for each method and track (`museval/METHOD/SPLIT/TRACK.json`, which
 `museval.MethodStore.add_eval_dir` reads), and, if asked for, excerpts of some tracks (`jaxpu.evaluation.excerpts`).
+They are written at the end.  A track that fails costs its own scores alone; an evaluation that is killed starts anew.
 """
 
 import dataclasses
@@ -17,8 +18,10 @@ import numpy.typing as npt
 
 from data_pipeline import audio
 from data_pipeline.config import DataConfig
-from data_pipeline.files import available_processors
+from data_pipeline.errors import AudioError, UserError
+from data_pipeline.files import available_processors, write_text, writing
 from data_pipeline.progress import progress_bar
+from data_pipeline.residual import Residual
 from data_pipeline.tracks import Musdb18, Musdb18HQ, Source, Track, TwoFolders, find_tracks
 from jaxpu import parallel
 from jaxpu.core.network import TrainedModel
@@ -85,7 +88,9 @@ def evaluate(
 
     Raises:
         EvaluationError: the source has no stems, or no track of the split can be scored.
-        AudioError: a recording cannot be read.
+        AudioError: the header of a recording cannot be read.  What is damaged behind it is a track that failed; the others are
+            scored.
+        WriteError: the output folder cannot be written; raised before anything is scored, or with the table in words.
     """
     separate = functools.partial(separate_waveform, model)
     return evaluate_separator(separate, model.config.data, source, out_dir, options, info=model.info)
@@ -120,29 +125,68 @@ def evaluate_separator(
         progress=options.progress and parallel.process_index() == 0,
     )
     tracks, training = _tracks(source, data, options.split)
-    scores, excluded = _score(separate, tracks, training, data, options)
-    if not scores:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
+    _check(tracks, training if options.baselines else [], Path(out_dir))
+    results = _score(separate, tracks, training, data, options)
+    if not results.scores:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in (results.excluded | results.failed).items())
         raise EvaluationError(f"No track of the split {options.split!r} of {source.root} can be scored ({reasons}).")
-
-    chosen = excerpts.choose(scores[MODEL], options.num_excerpts)
-    signals = _signals(separate, [track for track in tracks if track.name in chosen], data.target, options.progress)
     table = Table(
-        tracks=scores,
-        excluded_tracks=excluded,
+        tracks=results.scores,
+        excluded_tracks=results.excluded,
+        failed_tracks=results.failed,
+        residuals=results.residuals,
         info={
             "split": options.split,
             "target": list(data.target),
             "source": str(source.root),
             "full": options.full,
             "model": dict(info or {}),
-            "excerpts": parallel.of_first_process(lambda: excerpts.write(out_dir, signals)) if chosen else {},
+            "excerpts": {},
         },
         path=Path(out_dir) / SCORES_FILE,
     )
     if parallel.process_index() == 0:
+        table.write()  # Before the excerpts: whatever happens to those, the scores are there.
+    chosen = excerpts.choose(results.scores[MODEL], options.num_excerpts)
+    if not chosen:
+        return table
+    signals = _signals(separate, [track for track in tracks if track.name in chosen], data.target, options.progress)
+    written = parallel.of_first_process(lambda: excerpts.write(out_dir, signals))
+    table = dataclasses.replace(table, info=table.info | {"excerpts": written})
+    if parallel.process_index() == 0:
         table.write()
     return table
+
+
+def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) -> None:
+    """Check what would otherwise fail after hours: the headers of all songs, and that the output folder can be written.
+
+    Raises:
+        AudioError: songs cannot be read; all are named.
+        WriteError: the output folder cannot be written.
+    """
+
+    def refusal() -> UserError | None:
+        bad = []
+        for track in {track.name: track for track in (*tracks, *training)}.values():
+            try:
+                track.check(all_stems=True)
+            except AudioError as error:
+                bad.append(f"  {error}")
+        if bad:
+            listed = "\n".join(bad)
+            return AudioError(f"{len(bad)} songs cannot be read:\n{listed}\nRepair these files, or move the songs elsewhere.")
+        try:
+            with writing(out_dir, "Choose another folder (-o)."):
+                write_text(out_dir / ".writable", "")
+                (out_dir / ".writable").unlink()
+        except UserError as error:
+            return error
+        return None
+
+    found = parallel.of_first_process(refusal)
+    if found is not None:
+        raise found
 
 
 def _tracks(source: Musdb18 | Musdb18HQ, data: DataConfig, split: str) -> tuple[list[Track], list[Track]]:
@@ -158,22 +202,33 @@ def _tracks(source: Musdb18 | Musdb18HQ, data: DataConfig, split: str) -> tuple[
 
 def _score(
     separate: Separator, tracks: Sequence[Track], training: Sequence[Track], data: DataConfig, options: EvaluationOptions
-) -> tuple[dict[str, dict[str, TrackScores]], dict[str, str]]:
-    """Scores by method and track, and by track the reason why it cannot be scored; the processes share the tracks."""
+) -> "_Results":
+    """Score the tracks, which the processes share."""
     assert options.num_workers is not None
     in_workers = functools.partial(workers.in_workers, num_workers=options.num_workers, progress=options.progress)
-    fixed_mask = None
+    fixed_mask, unfit = None, dict[str, str]()
     if options.baselines and training:
         sums = functools.partial(workers.fixed_mask_sums, target=data.target, patch=data.patch)
-        fitted = in_workers(sums, training, num_jobs=len(training), title="fixed mask")
-        fixed_mask = solve_fixed_mask(sums_of_track for _, sums_of_track in fitted)
+        fitted = list(in_workers(sums, training, num_jobs=len(training), title="fixed mask"))
+        unfit |= {
+            track.name: f"{result.reason} (left out of the fixed mask)"
+            for track, result in fitted
+            if isinstance(result, workers.Failure)
+        }
+        sums_of_tracks = [result for _, result in fitted if not isinstance(result, workers.Failure)]
+        fixed_mask = solve_fixed_mask(sums_of_tracks) if sums_of_tracks else None
 
     share = tracks[parallel.process_index() :: parallel.process_count()]
 
-    def jobs() -> Iterator[tuple[Track, FloatArray]]:
+    def jobs() -> Iterator[tuple[Track, FloatArray | workers.Failure]]:
         for track in share:
             assert track.mixture is not None
-            yield track, separate(track.mixture.read(), track.mixture.sample_rate)
+            try:
+                estimate = separate(track.mixture.read(), track.mixture.sample_rate)
+            except Exception as error:  # Of one song: the others are scored.
+                yield track, workers.Failure(workers.reason_of(error))
+            else:
+                yield track, estimate
 
     score = functools.partial(
         workers.score_methods,
@@ -184,17 +239,37 @@ def _score(
         full=options.full,
     )
     finished = in_workers(score, jobs(), num_jobs=len(share), title="evaluate")
-    results = [(track.name, result) for (track, _), result in finished]
-    scores: dict[str, dict[str, TrackScores]] = {}
-    excluded: dict[str, str] = {}
+    scored = [(track.name, result) for (track, _), result in finished]
+    results = _Results(failed=unfit)
     # Sorted, since tracks come in the order in which they finish.
-    for name, result in sorted(itertools.chain.from_iterable(parallel.gather(results)), key=lambda each: each[0]):
+    for name, result in sorted(itertools.chain.from_iterable(parallel.gather(scored)), key=lambda each: each[0]):
         if isinstance(result, str):
-            excluded[name] = result
+            results.excluded[name] = result
+        elif isinstance(result, workers.Failure):
+            results.failed[name] = result.reason
         else:
-            for method, track_scores in result.items():
-                scores.setdefault(method, {})[name] = track_scores
-    return scores, excluded
+            if result.residual is not None:
+                results.residuals[name] = result.residual
+            for method, track_scores in result.scores.items():
+                results.scores.setdefault(method, {})[name] = track_scores
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+    """Results of all tracks.
+
+    Attributes:
+        scores: by method and track.
+        excluded: by track, the reason for which it has no scores.
+        failed: by track, the error for which it has no scores, or no part in the fixed mask.
+        residuals: of the stems, by track.
+    """
+
+    scores: dict[str, dict[str, TrackScores]] = dataclasses.field(default_factory=dict)
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    residuals: dict[str, Residual] = dataclasses.field(default_factory=dict)
 
 
 def _signals(

@@ -9,7 +9,8 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from data_pipeline.files import write_text
+from data_pipeline.files import write_text, writing
+from data_pipeline.residual import Residual, warning
 from data_pipeline.stored_json import read_json
 from jaxpu.artifacts.records import ScoredModel
 from jaxpu.evaluation.baselines import MODEL
@@ -114,6 +115,8 @@ class Table:
     Attributes:
         tracks: scores by method and track, the model first.
         excluded_tracks: reasons, by the track's name.
+        failed_tracks: errors of further tracks without scores, by name.
+        residuals: of the stems, by track; see `data_pipeline.residual`.
         info: split, target, source, the model's own info, and the positions of the excerpts in their tracks.
         path: of `scores.json`.
     """
@@ -122,6 +125,8 @@ class Table:
     excluded_tracks: dict[str, str]
     info: dict[str, Any]
     path: Path
+    failed_tracks: dict[str, str] = dataclasses.field(default_factory=dict)
+    residuals: dict[str, Residual] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -135,7 +140,14 @@ class Table:
         return _row(method, self.tracks[method])
 
     def write(self) -> None:
-        """Write `scores.json`, and beside it museval's file for each method and track, `museval/METHOD/SPLIT/TRACK.json`."""
+        """Write `scores.json`, and beside it museval's file for each method and track, `museval/METHOD/SPLIT/TRACK.json`.
+
+        Raises WriteError, with the table in words, if the disk refuses them.
+        """
+        with writing(self.path, f"The scores are not lost:\n{format_table(self)}"):
+            self._write()
+
+    def _write(self) -> None:
         target = "-".join(self.info["target"])
         methods = {}
         for row in self.rows:
@@ -148,7 +160,13 @@ class Table:
                 "summary": {key: None if math.isnan(value) else value for key, value in row.scores.items()},
                 "tracks": {name: scores.to_json() for name, scores in by_track.items()},
             }
-        document = {**self.info, "excluded_tracks": self.excluded_tracks, "methods": methods}
+        document = {
+            **self.info,
+            "excluded_tracks": self.excluded_tracks | self.failed_tracks,
+            "failed_tracks": list(self.failed_tracks),
+            "residual_db": {name: residual.db for name, residual in self.residuals.items()},
+            "methods": methods,
+        }
         write_text(self.path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
@@ -212,4 +230,7 @@ def format_table(table: Table) -> str:
     if model := table.info["model"]:
         lines.append(f"Model: {model_in_words(model)}")
     lines += [f"Excluded: {name}: {reason}" for name, reason in table.excluded_tracks.items()]
+    lines += [f"Failed: {name}: {reason}" for name, reason in table.failed_tracks.items()]
+    if text := warning(table.residuals):
+        lines.append(text)
     return "\n".join(lines)

@@ -4,6 +4,9 @@ Worker processes import this module and none that imports JAX: so they start fas
 """
 
 import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -11,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import PatchSpec
+from data_pipeline.errors import UserError
 from data_pipeline.progress import progress_bar
+from data_pipeline.residual import Residual, ResidualMeter, song_parts
 from data_pipeline.tracks import Track
 from data_pipeline.workers import worker_pool
 from jaxpu.evaluation import baselines
@@ -22,9 +27,36 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A job that failed, with the reason in words."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A track that was scored.
+
+    Attributes:
+        scores: by method.
+        residual: of the track's stems; None where they have no mixture to sum to.
+    """
+
+    scores: dict[str, TrackScores]
+    residual: Residual | None
+
+
+def reason_of(error: BaseException) -> str:
+    """The message of an error, with its type unless it speaks to the user already."""
+    if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+        return "a worker process died: it was killed, perhaps for lack of memory. Use fewer workers (--workers)"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def in_workers(
     function: Callable[[Job], Result], jobs: Iterable[Job], *, num_workers: int, num_jobs: int, title: str, progress: bool
-) -> Iterator[tuple[Job, Result]]:
+) -> Iterator[tuple[Job, Result | Failure]]:
     """Run jobs in worker processes, or in this process if `num_workers` or `num_jobs` is 1.
 
     Only a few jobs are drawn ahead, since they may hold whole recordings.
@@ -38,13 +70,13 @@ def in_workers(
         progress: show it.
 
     Yields:
-        Jobs and their results, in the order in which they finish.
+        Jobs and their results, in the order in which they finish; a job that raises an exception has a `Failure`.
     """
     num_workers = min(num_workers, num_jobs)
     with progress_bar(num_jobs, title, "track", show=progress) as bar:
         if num_workers <= 1:
             for job in jobs:
-                yield job, function(job)
+                yield job, _attempt(functools.partial(function, job))
                 bar.update()
             return
         with worker_pool(num_workers) as pool:
@@ -52,13 +84,24 @@ def in_workers(
             remaining = iter(jobs)
             while True:
                 while len(pending) <= num_workers and (drawn := next(remaining, None)) is not None:
-                    pending[pool.submit(function, drawn)] = drawn
+                    try:
+                        pending[pool.submit(function, drawn)] = drawn
+                    except concurrent.futures.process.BrokenProcessPool as error:
+                        yield drawn, Failure(reason_of(error))
+                        bar.update()
                 if not pending:
                     return
                 finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in finished:
-                    yield pending.pop(future), future.result()
+                    yield pending.pop(future), _attempt(future.result)
                     bar.update()
+
+
+def _attempt(function: Callable[[], Result]) -> Result | Failure:
+    try:
+        return function()
+    except Exception as error:
+        return Failure(reason_of(error))
 
 
 def references(track: Track, target: tuple[str, ...]) -> dict[str, FloatArray]:
@@ -80,18 +123,18 @@ def fixed_mask_sums(track: Track, *, target: tuple[str, ...], patch: PatchSpec) 
 
 
 def score_methods(
-    job: tuple[Track, FloatArray],
+    job: tuple[Track, FloatArray | Failure],
     *,
     target: tuple[str, ...],
     patch: PatchSpec,
     with_baselines: bool,
     fixed_mask: npt.NDArray[np.float64] | None,
     full: bool,
-) -> dict[str, TrackScores] | str:
+) -> Scored | str:
     """Score the model and the baselines on one track.
 
     Args:
-        job: the track and the model's estimate of the target, (channels, samples).
+        job: the track and the model's estimate of the target, (channels, samples), or the reason why there is none.
         target: names of the stems that make the target.
         patch: gives the STFT of the baselines.
         with_baselines: score them too.
@@ -99,12 +142,14 @@ def score_methods(
         full: compute ISR, SIR and SAR too.
 
     Returns:
-        The scores by method, or the reason why the track cannot be scored.
+        The scores, or the reason why the track has none.
 
     Raises:
         EvaluationError: an estimate cannot be scored.
     """
     track, estimated_target = job
+    if isinstance(estimated_target, Failure):
+        raise EvaluationError(estimated_target.reason)
     assert track.mixture is not None
     reference, mixture, rate = references(track, target), track.mixture.read(), track.mixture.sample_rate
     silent = silent_references(reference)
@@ -121,4 +166,6 @@ def score_methods(
             scores[method] = score_track(reference, {"target": estimate, "accompaniment": accompaniment}, rate, full=full)
         except ValueError as error:
             raise EvaluationError(f"{track.name}, {method}: {error}") from error
-    return scores
+    meter = ResidualMeter(rate, song_parts(track))
+    meter.add(mixture, reference["accompaniment"], reference["target"])
+    return Scored(scores, meter.result())

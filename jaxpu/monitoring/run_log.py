@@ -1,12 +1,14 @@
 """The log of a run, and the signals that ask training to stop."""
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -68,15 +70,20 @@ def _read_line(text: bytes, where: str) -> dict[str, Any]:
 
 
 class RunLog:
-    """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes."""
+    """`metrics.jsonl`, and TensorBoard's files where the extra `tensorboard` is installed; only process 0 writes.
+
+    Attributes:
+        path: of `metrics.jsonl`.
+    """
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / LOG_FILE
+        self.path = run_dir / LOG_FILE
         self._active = parallel.process_index() == 0
         self._file: Any = None
         self._summaries: Any = None
         if self._active and importlib.util.find_spec("tensorboard") is not None:
-            self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
+            with _as_os_errors(run_dir / "tensorboard"):
+                self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
 
     def __enter__(self) -> "RunLog":
         return self
@@ -85,9 +92,9 @@ class RunLog:
         """Drop the lines after `step`: a killed run has logged beyond its last checkpoint."""
         if not self._active:
             return
-        kept = [json.dumps(line) for line in read_log(self._path.parent) if line["step"] <= step]
-        write_text(self._path, "".join(line + "\n" for line in kept))
-        self._file = self._path.open("a", buffering=1)
+        kept = [json.dumps(line) for line in read_log(self.path.parent) if line["step"] <= step]
+        write_text(self.path, "".join(line + "\n" for line in kept))
+        self._file = self.path.open("a", buffering=1)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Write one line; `kind` is `train`, `evaluate` or `warning`."""
@@ -95,7 +102,7 @@ class RunLog:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._summaries is not None:
-            with self._summaries.as_default(step=step):
+            with _as_os_errors(self.path.parent / "tensorboard"), self._summaries.as_default(step=step):
                 for name, value in values.items():
                     if isinstance(value, float):
                         tensorflow().summary.scalar(f"{kind}/{name}", value)
@@ -106,11 +113,29 @@ class RunLog:
             Bar.write(text, file=sys.stderr)
         self.write("warning", step, text=text)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            # A full disk refuses the last line once more; it has been reported.
+            with contextlib.suppress(*([OSError] if kind else [])):
+                self._file.close()
         if self._summaries is not None:
-            self._summaries.close()
+            try:
+                with _as_os_errors(self.path.parent / "tensorboard"):
+                    self._summaries.close()
+            except OSError as error:
+                if not kind:  # TensorFlow writes late: the run itself is complete.
+                    print(f"Warning: {error.filename}: is incomplete ({error.strerror}).", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _as_os_errors(path: Path) -> Iterator[None]:
+    """Turn TensorFlow's errors into those of the operating system."""
+    errors = tensorflow().errors
+    try:
+        yield
+    except errors.OpError as error:
+        number = errno.ENOSPC if isinstance(error, errors.ResourceExhaustedError) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 class StopSignal:

@@ -60,7 +60,7 @@ class Program(Protocol):
 
 
 def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress: bool = True) -> dict[str, Any]:
-    """Train a model; rerunning the same command resumes it.
+    """Train a model; rerunning the same command resumes it, and with more steps continues it if the learning rate is constant.
 
     Writes `run_dir/config.json`, `run_dir/metrics.jsonl` (one JSON object a line) and `run_dir/checkpoints`; and
     `run_dir/estimates.json` where the config leaves a number of the objective to the data.  Processes that train together
@@ -76,8 +76,9 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
         The last evaluation's results, with `step`, `best_score` and `stopped` (why training ended).
 
     Raises:
-        DataError: the data were prepared with other settings, or have no stems where the config needs them.
-        TrainingError: a loss is not finite.
+        DataError: the data were prepared with other settings, or have no stems or no clips where the config needs them.
+        TrainingError: a loss is not finite, or another process trains in `run_dir`.
+        WriteError: the disk refuses data; the last checkpoint is kept.
         ConfigError: `run_dir` belongs to another config, the devices cannot share the batch equally, checkpoints are to be
             selected by scores that the data cannot give, or the processes differ in config or data.
     """

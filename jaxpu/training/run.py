@@ -1,9 +1,11 @@
 """One run on the host: its data and folder, its log and checkpoints, and the reasons for which it ends."""
 
 import contextlib
+import dataclasses
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import UserError
-from data_pipeline.files import write_text
+from data_pipeline.files import locked, write_text, writing
 from data_pipeline.stored_json import read_json
 from jaxpu import parallel
 from jaxpu.artifacts.checkpoints import RunCheckpoints
@@ -20,7 +22,7 @@ from jaxpu.config import Config, ConfigError, uses_stems
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import INIT_STREAM, TrainState, init_state, separation_variables
-from jaxpu.estimation.resolve import with_estimates
+from jaxpu.estimation.resolve import ESTIMATORS, with_estimates
 from jaxpu.monitoring.run_log import RunLog
 from jaxpu.monitoring.watchdog import Watchdog
 
@@ -28,15 +30,22 @@ from jaxpu.monitoring.watchdog import Watchdog
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
 
 
+FREE_SPACE = "Free some space and rerun the same command, or choose another folder (--run)."
+"""The remedy when the disk refuses the first files of a run."""
+
+BLANK_OUTPUT = "blank output"
+"""Why a run ended that was asked to stop on blank output."""
+
+
 class TrainingError(UserError):
     """Training cannot continue."""
 
 
 def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
-    """Open prepared data and check that they are what a config needs.
+    """Open prepared data and check that they are what a config needs; warn if a batch holds a clip more than once.
 
     Raises:
-        DataError: they were prepared with other settings.
+        DataError: they were prepared with other settings, or lack clips or targets for the batches of training or validation.
         ConfigError: checkpoints are to be selected by scores that need stems, and the data have none.
     """
     dataset = PatchDataset.open(data_dir)
@@ -46,25 +55,90 @@ def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
             f"TrainConfig.select_by is 'si_sdr_improvement', but the data in {data_dir} have no stems to score with. "
             "Use held_out_loss or last."
         )
+    _check_clips(config, dataset)
     return dataset
+
+
+def _check_clips(config: Config, dataset: PatchDataset) -> None:
+    """Raise DataError if training or validation has no clips for a batch; warn if a batch of training repeats clips."""
+    # What is still to be estimated does not change which clips are drawn.
+    to_estimate = [name for name in ESTIMATORS if getattr(config.objective, name, None) == "estimate"]
+    objective = make_objective(dataclasses.replace(config.objective, **dict.fromkeys(to_estimate, 0.5)))  # type: ignore[arg-type]
+    splits: dict[Literal["train", "validation"], bool] = {"train": objective.needs_target, "validation": dataset.has_stems}
+    for split, with_target in splits.items():
+        clips = dataset.streams(
+            split,
+            disjoint_tracks=config.train.disjoint_tracks,
+            with_target=with_target,
+            num_target_tracks=objective.target_tracks if split == "train" else None,
+        )
+        few = {role: len(rows) for role, rows in clips.items() if len(rows) < config.train.batch_size}
+        if few and split == "train" and parallel.process_index() == 0:
+            found = " and ".join(f"{number} {role} clips" for role, number in few.items())
+            print(
+                f"Warning: the training split has {found}, fewer than a batch of {config.train.batch_size}: batches repeat them. "
+                "Give more recordings, or a smaller train.batch_size.",
+                file=sys.stderr,
+            )
 
 
 @contextlib.contextmanager
 def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, progress: bool) -> Iterator["Run"]:
-    """Open the run in a folder, which is made if it does not exist.
+    """Open the run in a folder, which is made if it does not exist, and keep other trainings out of it.
 
     Raises:
         ConfigError: the folder belongs to another config, or the processes differ in config or data.
+        TrainingError: another process trains in the folder.
+        WriteError: the disk refuses data.
     """
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     everywhere = parallel.gather((config, dataset.fingerprint))
     if any(other != everywhere[0] for other in everywhere):
         raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
-    _check_config(config, run_dir / "config.json")
-    config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
-    with RunCheckpoints(run_dir) as checkpoints, RunLog(run_dir) as log:
-        yield Run(config, dataset, checkpoints, log, estimates)
+    with locked_run(run_dir):
+        _by_first_process(lambda: _keep_config(config, run_dir / "config.json"))
+        with writing(run_dir, FREE_SPACE):
+            config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
+        with contextlib.ExitStack() as stack:
+            with writing(run_dir, FREE_SPACE):
+                checkpoints = stack.enter_context(RunCheckpoints(run_dir))
+                log = stack.enter_context(RunLog(run_dir))
+            yield Run(config, dataset, checkpoints, log, estimates)
+
+
+@contextlib.contextmanager
+def locked_run(run_dir: Path) -> Iterator[None]:
+    """Make the folder of a run or a sweep if it does not exist, and lock it: process 0 for all that train together.
+
+    Raises TrainingError, in all of them, if another process has locked it, and WriteError if it cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def lock() -> None:
+            busy = TrainingError(
+                f"{run_dir}: another process is training in this folder. Wait for it, or choose another folder (--run)."
+            )
+            with writing(run_dir, "Choose another folder (--run)."):
+                run_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(run_dir, busy))
+
+        _by_first_process(lock)
+        yield
+
+
+def _by_first_process(act: Callable[[], None]) -> None:
+    """Let process 0 act; all processes wait for it, and raise the UserError that it raises."""
+
+    def attempt() -> UserError | None:
+        try:
+            act()
+        except UserError as error:
+            return error
+        return None
+
+    refusal = parallel.of_first_process(attempt)
+    if refusal is not None:
+        raise refusal
 
 
 class Run:
@@ -98,9 +172,20 @@ class Run:
         if self._checkpoints.latest_step is not None:
             state, info = self._checkpoints.restore(state)
             self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
-            self.results, stopped = info["results"], info.get("stopped")
-        self._log.start(int(state.step))
+            self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))
+        with self._logging():
+            self._log.start(int(state.step))
         return state, stopped
+
+    def _logging(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._log.path, self._checkpoints.kept)
+
+    def _still_stopped(self, reason: str | None) -> str | None:
+        """The reason for which an earlier process ended the run, unless the config no longer asks for that."""
+        patience = self.config.train.patience
+        if reason == BLANK_OUTPUT:
+            return reason if self.config.train.on_blank == "stop" else None
+        return reason if reason and patience and self._evaluations_since_best >= patience else None
 
     def note_steps(self, step: int, values: list[dict[str, float]], *, clips_per_s: float) -> str | None:
         """Log the mean statistics of the steps up to `step` and show them to the watchdog.
@@ -110,13 +195,15 @@ class Run:
 
         Raises:
             TrainingError: a loss is not finite.
+            WriteError: the disk refuses the log.
         """
         warnings = self._check(step - len(values), values)
         means = {name: float(np.mean([item[name] for item in values])) for name in values[0]}
-        self._log.write("train", step, **means, clips_per_s=clips_per_s)
-        for warning in warnings:
-            self._log.warn(step, warning)
-        return "blank output" if warnings and self.config.train.on_blank == "stop" else None
+        with self._logging():
+            self._log.write("train", step, **means, clips_per_s=clips_per_s)
+            for warning in warnings:
+                self._log.warn(step, warning)
+        return BLANK_OUTPUT if warnings and self.config.train.on_blank == "stop" else None
 
     def note_evaluation(self, step: int, state: TrainState, results: dict[str, float], stopped: str | None) -> str | None:
         """Log an evaluation and save a checkpoint.
@@ -129,6 +216,9 @@ class Run:
 
         Returns:
             `stopped`, or that `train.patience` is exhausted.
+
+        Raises:
+            WriteError: the disk refuses the log or the checkpoint.
         """
         settings = self.config.train
         score = selection_score(settings.select_by, results, step)
@@ -137,7 +227,8 @@ class Run:
         self.results = results
         if stopped is None and settings.patience and self._evaluations_since_best >= settings.patience:
             stopped = f"no better checkpoint in {settings.patience} evaluations"
-        self._log.write("evaluate", step, **results)
+        with self._logging():
+            self._log.write("evaluate", step, **results)
         info = {
             "step": step,
             "select_by": settings.select_by,
@@ -216,19 +307,38 @@ def selection_score(select_by: str, results: dict[str, float], step: int) -> flo
     }[select_by]()
 
 
-def _check_config(config: Config, path: Path) -> None:
-    """Write the config of a new run; refuse a folder that belongs to another config."""
-    if not path.exists():
-        if parallel.process_index() == 0:
-            write_text(path, json.dumps(to_json(config), indent=2))
-        return
-    remedy = "Restore it from a copy, or use another folder (--run)."
-    stored = from_json(read_json(path, Config, ConfigError, remedy))
-    if stored != config:
-        raise ConfigError(
-            f"{path} belongs to a run with another config: {'; '.join(_differences(to_json(stored), to_json(config)))}. "
-            f"Use another folder (--run), or delete {path.parent} to start anew."
-        )
+def _keep_config(config: Config, path: Path) -> None:
+    """Write the config of a run; refuse a folder that belongs to a run whose steps so far would have been others."""
+    if path.exists():
+        remedy = "Restore it from a copy, or use another folder (--run)."
+        stored = from_json(read_json(path, Config, ConfigError, remedy))
+        if stored == config:
+            return
+        differing = list(_differences(to_json(_as_of(stored, config)), to_json(config)))
+        if differing:
+            extends = config.train.num_steps > stored.train.num_steps
+            hint = ""
+            if extends and config.train.schedule != "constant":
+                hint = f" The {config.train.schedule} schedule depends on train.num_steps, so its steps so far were others."
+            raise ConfigError(
+                f"{path} belongs to a run with another config: {'; '.join(differing)}.{hint} Use another folder (--run), or the "
+                "config of this run."
+            )
+    with writing(path, FREE_SPACE):
+        write_text(path, json.dumps(to_json(config), indent=2))
+
+
+def _as_of(stored: Config, wanted: Config) -> Config:
+    """A stored config with those fields of another that do not change the steps done, so that the run can continue with them.
+
+    More steps do not under a constant learning rate, after a warm-up or not: `jaxpu.core.step.make_optimizer` uses their number
+    for the cosine schedule alone.  The fields of evaluation only decide when a checkpoint is saved and when the run ends.
+    """
+    names = ["eval_every", "eval_batches", "patience", "on_blank"]
+    if wanted.train.num_steps > stored.train.num_steps and stored.train.schedule == "constant":
+        names.append("num_steps")
+    changes = {name: getattr(wanted.train, name) for name in names}
+    return dataclasses.replace(stored, train=dataclasses.replace(stored.train, **changes))
 
 
 def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[str]:

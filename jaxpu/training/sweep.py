@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.dataset import PatchDataset
+from data_pipeline.files import writing
 from data_pipeline.progress import progress_bar
 from jaxpu import parallel
 from jaxpu.config import Config, ConfigError
@@ -31,7 +32,7 @@ from jaxpu.estimation.resolve import with_estimates
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
 from jaxpu.training.loop import COMPILING, train_together
-from jaxpu.training.run import Run, open_data, open_run
+from jaxpu.training.run import FREE_SPACE, Run, locked_run, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
 
 MEMORY_SHARE = 0.8
@@ -72,6 +73,8 @@ def sweep(
     Raises:
         ConfigError: when a name cannot be swept, a value is refused, or a run's folder belongs to another config.
         DataError: as `jaxpu.training.loop.train`.
+        TrainingError: another process trains in the folder of the sweep or of a run.
+        WriteError: the disk refuses data; what was trained is kept.
     """
     if parallel.process_count() > 1:
         raise ConfigError("A sweep runs in one process. Give each process a sweep of its own, with other values or seeds.")
@@ -80,15 +83,17 @@ def sweep(
     grid = make_grid(config, over, num_seeds)
     dataset = open_data(config, data_dir)
     sweep_dir = Path(sweep_dir)
-    sweep_dir.mkdir(parents=True, exist_ok=True)
-    # A swept value needs no estimate; an estimate is the same number in all runs.
-    base, _ = with_estimates(grid[0][0].config, dataset, sweep_dir, progress=progress)
-    grid = make_grid(base, over, num_seeds)
-    steps = make_group_steps(base, parallel.convolution_form())
-    groups = rectangles(grid, at_once or _number_that_fits(steps[0], base))
-    stopped = _train_groups(groups, dataset, sweep_dir, steps, progress)
-    table = [make_row(point, stopped.get(point.name), sweep_dir) for row in grid for point in row]
-    write_table(table, config, over, sweep_dir)
+    with locked_run(sweep_dir):
+        # A swept value needs no estimate; an estimate is the same number in all runs.
+        with writing(sweep_dir, FREE_SPACE):
+            base, _ = with_estimates(grid[0][0].config, dataset, sweep_dir, progress=progress)
+        grid = make_grid(base, over, num_seeds)
+        steps = make_group_steps(base, parallel.convolution_form())
+        groups = rectangles(grid, at_once or _number_that_fits(steps[0], base))
+        stopped = _train_groups(groups, dataset, sweep_dir, steps, progress)
+        table = [make_row(point, stopped.get(point.name), sweep_dir) for row in grid for point in row]
+        with writing(sweep_dir, FREE_SPACE):
+            write_table(table, config, over, sweep_dir)
     return table
 
 

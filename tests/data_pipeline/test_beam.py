@@ -46,7 +46,7 @@ def test_the_same_records_as_the_ordinary_preparation(
     finished = {path.name: path.stat().st_mtime_ns for path in Path("beamed/unfinished/tracks").iterdir()}
     assert finished
     beamed = prepare(TwoFolders(Path("with"), Path("without")), CONFIG, Path("beamed"), beam_options=LOCAL)
-    assert "tracks exist from an earlier run" in capfd.readouterr().out
+    assert "tracks are finished already" in capfd.readouterr().out
     assert beamed.info == ordinary.info
     assert not (tmp_path / "beamed" / "unfinished").exists()
     number = 0

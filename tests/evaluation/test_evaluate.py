@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 import soundfile
 
 from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.errors import AudioError, WriteError
 from data_pipeline.synthetic.songs import synthesize
 from data_pipeline.tracks import Musdb18, Musdb18HQ, TwoFolders, find_tracks
 from data_pipeline.workers import worker_pool
+from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig
 from jaxpu.core.network import TrainedModel
 from jaxpu.core.step import init_state, separation_variables
@@ -243,7 +247,7 @@ def test_worker_processes_import_no_jax(corpus):
     )
     with worker_pool(1) as pool:
         scores = pool.submit(score, (track, 0.5 * track.mixture.read())).result()
-        assert scores["model"].si_sdr_improvement == pytest.approx(0, abs=1e-3)
+        assert scores.scores["model"].si_sdr_improvement == pytest.approx(0, abs=1e-3)
         loaded = pool.submit(eval, "set(__import__('sys').modules)").result()
     assert "numpy" in loaded
     assert not loaded & {"jax", "jaxlib", "flax", "tensorflow"}
@@ -302,6 +306,103 @@ def test_the_stempeg_file_is_evaluated_in_stereo(tmp_path):
         "oracle binary mask",
     ]  # nothing to fit on
     assert table.row("oracle ratio mask").scores["si_sdr_improvement"] > 3
+
+
+def spoilt(corpus, root, signal):
+    """A copy of the corpus whose first test song has a sample that is NaN: its header is fine."""
+    shutil.copytree(corpus.root, root)
+    path = root / "test" / "synthetic_test_000" / f"{signal}.wav"
+    samples, rate = soundfile.read(path)
+    samples[len(samples) // 2] = np.nan
+    soundfile.write(path, samples, rate, "FLOAT")
+    return Musdb18HQ(root)
+
+
+@pytest.mark.parametrize("signal", ["mixture", "drums"])  # The first is read to be separated, the second to be scored.
+def test_a_song_that_fails_is_named_and_the_others_keep_their_scores(corpus, tmp_path, signal):
+    source = spoilt(corpus, tmp_path / "corpus", signal)
+    table = evaluate_separator(halve, DATA, source, tmp_path / "out", HERE)
+    assert list(table.tracks["model"]) == ["synthetic_test_001"]
+    assert f"{signal}.wav: has samples that are NaN" in table.failed_tracks["synthetic_test_000"]
+    assert table.excluded_tracks == {}
+    document = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert list(document["methods"]["model"]["tracks"]) == ["synthetic_test_001"]
+    assert document["failed_tracks"] == list(document["excluded_tracks"]) == ["synthetic_test_000"]
+    assert "Failed: synthetic_test_000: " in format_table(table)
+
+
+def test_a_separator_that_fails_on_one_song_is_named_with_its_error(corpus, tmp_path):
+    calls = []
+
+    def fails_once(waveform, sample_rate):
+        calls.append(None)
+        if len(calls) == 1:
+            raise MemoryError("too long")
+        return 0.5 * waveform
+
+    table = evaluate_separator(fails_once, DATA, corpus, tmp_path, MODEL_ALONE)
+    assert table.failed_tracks == {"synthetic_test_000": "MemoryError: too long"}
+    assert len(calls) == 2
+
+
+def test_the_command_fails_with_the_scores_of_the_others(corpus, tmp_path, capsys):
+    source = spoilt(corpus, tmp_path / "corpus", "mixture")
+    model = Path(__file__).parents[1] / "data" / "earlier_model.zip"
+    assert main(["evaluate", str(model), str(source.root), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "Failed: synthetic_test_000: " in capsys.readouterr().out
+    assert list(json.loads((tmp_path / "out" / "scores.json").read_text())["methods"]["model"]["tracks"]) == [
+        "synthetic_test_001"
+    ]
+
+
+def test_headers_and_the_output_folder_are_checked_before_anything_is_scored(corpus, tmp_path):
+    def never(waveform, sample_rate):
+        raise AssertionError("a song was separated")
+
+    root = shutil.copytree(corpus.root, tmp_path / "corpus")
+    (root / "test" / "synthetic_test_001" / "vocals.wav").write_bytes(b"no audio")
+    path = root / "test" / "synthetic_test_000" / "drums.wav"
+    soundfile.write(path, soundfile.read(path)[0][:-1], RATE)
+    with pytest.raises(AudioError, match=r"2 songs cannot be read:(.|\n)*drums.wav(.|\n)*synthetic_test_001/vocals.wav"):
+        evaluate_separator(never, DATA, Musdb18HQ(root), tmp_path / "out", HERE)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=rf"{tmp_path}/file/out: cannot be written"):
+        evaluate_separator(never, DATA, corpus, tmp_path / "file" / "out", HERE)
+
+
+def test_a_disk_that_is_full_at_the_end_does_not_lose_the_scores(corpus, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limits_files(waveform, sample_rate):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        return 0.5 * waveform
+
+    try:
+        with pytest.raises(
+            WriteError, match=r"scores.json: cannot be written \(File too large\)(.|\n)*SI-SDRi(.|\n)*model +-?\d"
+        ):
+            evaluate_separator(limits_files, DATA, corpus, tmp_path, MODEL_ALONE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_worker_that_dies_costs_its_jobs_alone():
+    results = list(workers.in_workers(os._exit, [1, 1, 1], num_workers=2, num_jobs=3, title="", progress=False))
+    assert [job for job, _ in results] == [1, 1, 1]
+    assert all("a worker process died" in result.reason for _, result in results)
+
+
+def test_stems_that_do_not_sum_to_the_mixture_are_said(corpus, tmp_path):
+    root = shutil.copytree(corpus.root, tmp_path / "corpus")
+    path = root / "test" / "synthetic_test_000" / "mixture.wav"
+    soundfile.write(path, 0.5 * soundfile.read(path)[0], RATE, "FLOAT")
+    table = evaluate_separator(halve, DATA, Musdb18HQ(root), tmp_path / "out", MODEL_ALONE)
+    assert table.residuals["synthetic_test_000"].db == pytest.approx(0.0, abs=0.1)
+    assert table.residuals["synthetic_test_001"].db < -40
+    text = format_table(table)
+    assert "the stems of 1 of 2 songs do not sum to the mixture" in text
+    assert "  synthetic_test_000: 0.0 dB" in text.replace("-0.0", "0.0")
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["residual_db"].keys() == table.residuals.keys()
 
 
 def test_impossible_evaluations_are_refused(corpus, tmp_path):

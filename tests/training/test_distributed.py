@@ -308,6 +308,49 @@ def test_the_example_for_slurm_is_a_script_whose_command_parses(tmp_path: Path) 
     assert "--ntasks-per-node=4" in options
 
 
+BUSY = """
+    import contextlib, sys
+    from pathlib import Path
+
+    from data_pipeline.errors import DataError
+    from data_pipeline.files import locked
+    from jaxpu import parallel
+    from jaxpu.config.cluster import Cluster
+    from jaxpu.config_files import load_config
+    from jaxpu.training.loop import train
+    from jaxpu.training.run import TrainingError
+
+    folder, address, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    busy = folder / "busy"
+    busy.mkdir(exist_ok=True)
+    with parallel.joined(Cluster(address, 2, process)), contextlib.ExitStack() as stack:
+        if process == 0:
+            stack.enter_context(locked(busy, DataError("locked twice")))
+        parallel.gather(None)
+        try:
+            train(load_config(folder / "config.py"), folder / "data", busy, progress=False)
+        except TrainingError as error:
+            print("refused:", error)
+"""
+
+
+def test_processes_that_train_together_are_refused_together(workplace: Path) -> None:
+    """Process 0 finds the folder locked; the other must not wait for it for ever."""
+    address = f"localhost:{free_port()}"
+    processes = [
+        start(
+            workplace,
+            *("-c", textwrap.dedent(BUSY), workplace, address, str(process)),
+            output=f"busy{process}",
+        )
+        for process in range(2)
+    ]
+    statuses, said = wait(processes), [(workplace / f"busy{process}").read_text() for process in range(2)]
+    assert statuses == [0, 0], said
+    for words in said:
+        assert f"refused: {workplace / 'busy'}: another process is training in this folder" in words
+
+
 def test_workers_of_a_search_share_its_study(workplace: Path) -> None:
     import optuna
 
