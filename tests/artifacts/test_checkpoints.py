@@ -123,7 +123,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path, value: float
         "batch_stats": {"steps": jnp.int32(1)},
     }
     with RunCheckpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state=make_state(1), variables=variables, score=0.0, config=CONFIG, info={})
+        checkpoints.save(1, state=make_state(1), variables=variables, score=0.0, config=CONFIG, info=INFO | {"step": 1})
     with pytest.raises(CheckpointError, match=r"NaN or infinite, in 1 of 3 arrays, first in params/kernel") as caught:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
