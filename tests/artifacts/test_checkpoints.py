@@ -25,18 +25,14 @@ def make_state(step: int, size: int = 5) -> dict[str, Any]:
     return {"step": jnp.int32(step), "params": {"kernel": jnp.full((2, size), step, jnp.float32)}, "empty": {}}
 
 
+def make_info(step: int, score: float) -> dict[str, Any]:
+    info = {"step": step, "score": score, "select_by": "last", "uses_stems": [], "data_fingerprint": "0"}
+    return info | {"best_score": score, "evaluations_since_best": 0, "results": {}}
+
+
 def save(checkpoints: RunCheckpoints, step: int, score: float) -> None:
     variables = {"params": {"kernel": jnp.full((2, 5), 100 + step, jnp.float32)}, "batch_stats": {}}
-    info = {
-        "step": step,
-        "score": score,
-        "select_by": "last",
-        "uses_stems": [],
-        "data_fingerprint": "0",
-        "best_score": score,
-        "evaluations_since_best": 0,
-        "results": {},
-    }
+    info = make_info(step, score)
     checkpoints.save(step, state=make_state(step), variables=variables, score=score, config=CONFIG, info=info)
 
 
@@ -123,7 +119,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path, value: float
         "batch_stats": {"steps": jnp.int32(1)},
     }
     with RunCheckpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state=make_state(1), variables=variables, score=0.0, config=CONFIG, info=INFO | {"step": 1})
+        checkpoints.save(1, state=make_state(1), variables=variables, score=0.0, config=CONFIG, info=make_info(1, 0.0))
     with pytest.raises(CheckpointError, match=r"NaN or infinite, in 1 of 3 arrays, first in params/kernel") as caught:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -250,7 +250,14 @@ def test_an_experiment_is_run_once_and_the_others_later(
 def test_the_watchdog_is_judged_by_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import watchdog
 
-    levels = {"inactive_share": 0.5, "input_energy": 1.0, "unlabeled_energy": 1.0, "positive_energy": 0.7}
+    levels = {
+        "loss": 0.5,
+        "gradient_norm": 1.0,
+        "inactive_share": 0.5,
+        "input_energy": 1.0,
+        "unlabeled_energy": 1.0,
+        "positive_energy": 0.7,
+    }
     for name, share, kept in (
         ("blank", 0.3, [0.01] * 4),
         ("healthy", 0.3, [0.2] * 4),

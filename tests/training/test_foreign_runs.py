@@ -16,7 +16,7 @@ from jaxpu.config_files import load_config, to_json
 from jaxpu.estimation.resolve import with_estimates
 from jaxpu.training.grid import make_grid
 from jaxpu.training.loop import ALL_STEPS_DONE
-from jaxpu.training.run import _check_config
+from jaxpu.training.run import _keep_config
 from jaxpu.training.sweep_table import make_row
 
 CONFIG = Config(objective=PUConfig(class_prior="estimate"))
@@ -40,7 +40,7 @@ def test_a_field_of_a_runs_config_that_is_wrong_is_named(
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json_damage.changed(to_json(CONFIG), path, value)))
     with pytest.raises(ConfigError) as caught:
-        _check_config(CONFIG, file)
+        _keep_config(CONFIG, file)
     assert str(file) in str(caught.value)
     assert named in str(caught.value)
 
@@ -54,7 +54,7 @@ def test_every_value_of_a_config_in_turn_is_refused(json_damage: Any, tmp_path: 
         file.write_text(json.dumps(foreign))
         begin, message = time.process_time(), str(file)
         try:
-            _check_config(CONFIG, file)
+            _keep_config(CONFIG, file)
         except UserError as error:
             message = str(error)
         assert str(file) in message, (path, value)
