@@ -269,8 +269,9 @@ def test_the_watchdog_is_judged_by_logs(tmp_path: Path, capsys: pytest.CaptureFi
         (tmp_path / name / "config.json").write_text(json.dumps({"train": {"num_steps": 400}}))
         lines = []
         for number, energy in enumerate(kept, 1):
-            lines.append({"kind": "train", "step": 100 * number, "kept_energy": energy, **levels})
-            lines.append({"kind": "evaluate", "step": 100 * number, "kept_energy": energy, "true_kept_energy": share})
+            known = {"step": 100 * number, "loss": 0.5, "kept_energy": energy}
+            lines.append({"kind": "train", **known, **levels})
+            lines.append({"kind": "evaluate", **known, "true_kept_energy": share})
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     watchdog.main([str(tmp_path)])
     assert capsys.readouterr().out.splitlines() == [
