@@ -7,6 +7,7 @@ DEMO_ARGS ?=
 CORPUS ?=
 RESULTS_ARGS ?=
 TEST_ARGS ?=
+FAULTS_ARGS ?=
 # Tests at a time, whole files each; 0: one after the other in one process, for a debugger.
 TEST_WORKERS ?= 2
 LOCK_ARGS ?=
@@ -29,7 +30,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg chromium flite demo results test test-fast test-browser test-colab lint format types docs test-3.12 test-3.13 test-lowest \
+.PHONY: help setup ffmpeg chromium flite demo results test test-fast test-browser test-colab test-faults lint format types docs test-3.12 test-3.13 test-lowest \
 	find-3.11 find-3.12 find-3.13 lock clean
 
 help: ## list the commands
@@ -56,6 +57,9 @@ test-browser: setup chromium ## install chromium, and run the tests of pages in 
 
 test-colab: setup find-3.13 ## check that installing jaxpu in Colab moves none of Colab's packages (needs Python 3.13)
 	.venv/bin/python -m pytest -m network $(TEST_ARGS)
+
+test-faults: setup ## give 10,000 damaged or odd files to the commands, for 30 minutes at most (FAULTS_ARGS="--cases 200")
+	.venv/bin/python tests/faults $(FAULTS_ARGS)
 
 lint: .venv/ready ## check style and formatting with ruff
 	.venv/bin/ruff check

@@ -51,6 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def all_processors() -> Iterator[None]:
+    """Commands start worker processes, as they do for users."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    yield
+    os.sched_setaffinity(0, own)
+
+
+@pytest.fixture
 def strict_dtypes() -> Iterator[None]:
     """Dtypes never adapt by themselves either.  Not everywhere: optax and Flax count on it in Adam and batch normalisation."""
     import jax

@@ -49,8 +49,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     variables = jax.tree.map(lambda shape: jnp.full(shape.shape, 0.1, shape.dtype), variable_shapes(config))
     path = tmp_path_factory.mktemp("run") / "run"
+    info = {"step": 1, "select_by": "last", "score": 0.0, "uses_stems": [], "data_fingerprint": "0"}
     with RunCheckpoints(path) as checkpoints:
-        checkpoints.save(1, state={"step": np.zeros(())}, variables=variables, score=0.0, config=config, info={})
+        checkpoints.save(1, state={"step": np.zeros(())}, variables=variables, score=0.0, config=config, info=info)
     return path
 
 
@@ -150,6 +151,7 @@ def test_a_separation_that_is_asked_to_stop_leaves_no_files(run_dir: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_processors")
 @pytest.mark.parametrize("command", ["synthesize", "prepare"])
 def test_workers_that_are_asked_to_stop_leave_no_files(tmp_path: Path, command: str) -> None:
     if command == "synthesize":
@@ -174,6 +176,7 @@ def test_workers_that_are_asked_to_stop_leave_no_files(tmp_path: Path, command: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_processors")
 def test_nohup_is_obeyed_by_workers_too(tmp_path: Path) -> None:
     args = ["synthesize", "corpus", "--train", 2, "--test", 0, "--seconds", 15]
     process = start(*args, cwd=tmp_path, signals="ignore")

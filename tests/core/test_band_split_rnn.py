@@ -268,6 +268,8 @@ def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> No
     assert receptive_field_frames(SMALL) is None
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     exact, variables = variables_of(SMALL, SMALL_PATCH)
     mixed = network(SMALL, SMALL_PATCH, mixed_precision=True)

@@ -161,6 +161,7 @@ def logged(run_dir: Path, step: int) -> Callable[[], bool]:
     return lambda: path.exists() and any(f'"step": {number},' in path.read_text() for number in range(step, 61))
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_writes_what_it_promises(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
     run_dir, result = straight
     assert result["stopped"] == "all steps done"
@@ -490,6 +491,7 @@ def test_schedules(settings: dict[str, Any], expected: list[float]) -> None:
     np.testing.assert_allclose(-updates, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_many_hyperparameters_at_once_equal_runs_alone() -> None:
     config = change(REMIX, objective=PUConfig())
     step = jax.jit(make_train_step(config))

@@ -30,6 +30,8 @@ from jaxpu.training.loop import train
 from jaxpu.training.run import TrainingError, open_data, open_run
 from jaxpu.training.sweep import sweep
 
+pytestmark = pytest.mark.slow
+
 RATE = 8000
 CONFIG = Config(
     data=DataConfig(
@@ -241,7 +243,6 @@ def test_a_folder_that_is_removed_while_training_is_not_made_again(data_dir: Pat
     assert not run_dir.exists()
 
 
-@pytest.mark.slow
 def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path) -> None:
     run_dir = small_disk / "run"
     config = small_disk.parent / "config.py"
