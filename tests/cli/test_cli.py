@@ -78,7 +78,6 @@ def workshop(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_each_command_suggests_the_next_with_the_options_given(workshop, capsys):
     # Done again, each finds that nothing is left to do.
     assert run("prepare", "baseline", *SOURCES, *SETTINGS, "-o", "my data") == 0

@@ -269,7 +269,6 @@ def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     exact, variables = variables_of(SMALL, SMALL_PATCH)
     mixed = network(SMALL, SMALL_PATCH, mixed_precision=True)

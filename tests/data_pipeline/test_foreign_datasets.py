@@ -208,7 +208,6 @@ RECORDS: dict[str, bytes] = {
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", RECORDS)
 def test_records_that_are_damaged_or_announce_other_lengths(directory: Path, damage: str) -> None:
     for path in directory.glob("jaxpu-train_*.tfrecord-*"):

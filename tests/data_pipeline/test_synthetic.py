@@ -44,7 +44,6 @@ def songs():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_stems_sum_to_the_mixture_sample_for_sample(tmp_path):
     root = synthesize(tmp_path / "corpus", num_train=2, num_test=1, seconds=4.0, num_workers=2, progress=False)
     folders = sorted(path for path in root.glob("*/*") if path.is_dir())

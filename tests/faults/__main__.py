@@ -1,8 +1,8 @@
 """Ten thousand damaged or odd files, archives and documents: `make test-faults`.
 
-Each goes to `prepare`, `separate`, `evaluate`, `info`, `compare` or the reader of records, with three outcomes allowed: it works,
-all of it; it works and says what is wrong; or it fails in one sentence that names the file.  No traceback, no hang, no silent loss,
-nothing written outside the output folder, inputs unchanged.
+Each goes to `prepare`, `separate`, `evaluate`, `info`, `compare` or the reader of records.  Three outcomes are allowed: it works,
+all of it; it works and says what is wrong; or it fails in one sentence that names the file.  No traceback, no hang, no silent
+loss, nothing written outside the output folder, inputs unchanged.
 
     python tests/faults --cases 10000 --seconds 1200
     python tests/faults --seeds 4711          # one case again, with its traceback
@@ -23,9 +23,6 @@ import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 HANGS_AFTER_S = 120
 """A case takes a second or two; its first one in a process imports TensorFlow and compiles."""

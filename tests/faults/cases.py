@@ -20,39 +20,10 @@ from data_pipeline.errors import UserError
 from jaxpu.cli.__main__ import main
 
 RATE = 8000
-SETTINGS = [
-    "--data.patch.sample-rate",
-    "8000",
-    "--data.patch.clip-samples",
-    "2000",
-    "--data.patch.n-fft",
-    "256",
-    "--data.patch.win-length",
-    "256",
-    "--data.patch.hop-length",
-    "128",
-    "--data.activity-on",
-    "off",
-]
-TRAINING = [
-    "--model.channels",
-    "2",
-    "--model.blocks",
-    "0",
-    "--model.dilations",
-    "1",
-    "1",
-    "1",
-    "1",
-    "--train.num-steps",
-    "2",
-    "--train.eval-every",
-    "2",
-    "--train.batch-size",
-    "2",
-    "--objective.remix-steps",
-    "1",
-]
+PATCH = {"sample-rate": 8000, "clip-samples": 2000, "n-fft": 256, "win-length": 256, "hop-length": 128}
+SETTINGS = [*(f"--data.patch.{name}={value}" for name, value in PATCH.items()), "--data.activity-on=off"]
+NETWORK = ["--model.channels=2", "--model.blocks=0", "--model.dilations", "1", "1", "1", "1"]
+TRAINING = [*NETWORK, "--train.num-steps=2", "--train.eval-every=2", "--train.batch-size=2", "--objective.remix-steps=1"]
 
 # What ffmpeg must be told to write each suffix; some as files, some as through a pipe, where lengths are unknown.
 ENCODINGS: dict[str, str] = {
@@ -274,9 +245,12 @@ def archive(good: Good, folder: Path, rng: np.random.Generator) -> str:
 def stored_document(good: Good, folder: Path, rng: np.random.Generator) -> str:
     """A damaged JSON file, log or index of a run or of prepared data is worked around or named."""
     choices = {
-        "run/config.json": ("info", "compare"), "run/metrics.jsonl": ("compare",), "run/evaluation/scores.json": ("info", "compare"),
-        "data/jaxpu.json": ("info", "estimate-prior"), "data/index.npz": ("estimate-prior",),
-    }  # fmt: skip
+        "run/config.json": ("info", "compare"),
+        "run/metrics.jsonl": ("compare",),
+        "run/evaluation/scores.json": ("info", "compare"),
+        "data/jaxpu.json": ("info", "estimate-prior"),
+        "data/index.npz": ("estimate-prior",),
+    }
     name = sorted(choices)[rng.integers(len(choices))]
     top = name.partition("/")[0]
     shutil.copytree(good.root / top, folder / top)
@@ -334,7 +308,7 @@ CASES: dict[str, tuple[float, Callable[[Good, Path, np.random.Generator], str]]]
     "document": (0.12, stored_document),
     "records": (0.06, records),
 }
-"""Share and function of every kind of case.  A function returns what was damaged, and how; it raises Fault, or any other error."""
+"""Share and function of every kind of case.  A function returns what was damaged, and how, or raises an error."""
 
 
 def run_case(good: Good, folder: Path, seed: int) -> str:

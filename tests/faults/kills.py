@@ -15,49 +15,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from cases import NETWORK, SETTINGS
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
+from jaxpu.core.step import init_state
 
-DATA = [
-    "--data.patch.sample-rate",
-    "8000",
-    "--data.patch.clip-samples",
-    "2000",
-    "--data.patch.n-fft",
-    "256",
-    "--data.patch.win-length",
-    "256",
-    "--data.patch.hop-length",
-    "128",
-    "--data.activity-on",
-    "off",
-]
 # A teacher from step 20 on; ten checkpoints.
-TRAINING = [
-    "--model.channels",
-    "2",
-    "--model.blocks",
-    "0",
-    "--model.dilations",
-    "1",
-    "1",
-    "1",
-    "1",
-    "--train.num-steps",
-    "120",
-    "--train.eval-every",
-    "12",
-    "--train.batch-size",
-    "4",
-    "--objective.remix-steps",
-    "20",
-]
+STEPS = ["--train.num-steps=120", "--train.eval-every=12", "--train.batch-size=4", "--objective.remix-steps=20"]
 
 
 def jaxpu(root: Path, *words: str) -> subprocess.Popen[bytes]:
     """Start a command in a folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen([sys.executable, "-m", "jaxpu", *words], cwd=root, env=environment, stderr=subprocess.DEVNULL)
 
 
@@ -71,9 +40,6 @@ def finished(root: Path, *words: str) -> float:
 
 def state_of(run: Path) -> list[np.ndarray]:
     """All arrays of the last checkpoint of a run."""
-    from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
-    from jaxpu.core.step import init_state
-
     config = load_model(run).config
     with RunCheckpoints(run) as checkpoints:
         state = checkpoints.restore(init_state(config))[0]
@@ -90,8 +56,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="jaxpu-kills-") as folder:
         root = Path(folder)
         finished(root, "synthesize", "corpus", "--train", "6", "--test", "1", "--seconds", "4", "--sample-rate", "8000")
-        finished(root, "prepare", "demo", "--musdb18hq", "corpus", *DATA, "--workers", "1")
-        train = ("train", "demo", *DATA, *TRAINING, "--run")
+        finished(root, "prepare", "demo", "--musdb18hq", "corpus", *SETTINGS, "--workers", "1")
+        train = ("train", "demo", *SETTINGS, *NETWORK, *STEPS, "--run")
         whole_s = finished(root, *train, "straight")
         expected = state_of(root / "straight")
         kills, ends, run = 0, 0, root / "killed"
