@@ -33,6 +33,10 @@ __all__ = [
 # libsndfile reads these; ffmpeg reads all others.
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
+MAX_CHANNELS = 256
+SAMPLE_RATES = (100, 1_000_000)
+"""Rates in Hz, lowest and highest, of the recordings that are read."""
+
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
     """Number of samples after resampling `num_samples`: the exact ratio, rounded half up."""
@@ -51,6 +55,7 @@ def probe(path: str | os.PathLike[str], *, stream: int = 0) -> AudioInfo:
     """
     path = Path(path)
     info, _ = _open(path, stream)
+    _require_plausible(path, info)
     if info.num_samples == 0:
         raise _zero_length(path)
     return info
@@ -84,6 +89,7 @@ def read_blocks(
     if block_samples <= 0:
         raise ValueError(f"block_samples is {block_samples}; it must be positive.")
     info, decode = _open(path, stream)
+    _require_plausible(path, info)
     with contextlib.closing(decode(block_samples)) as blocks:
         checked = _checked(path, blocks, info.sample_rate)
         yield from resample_blocks(checked, info.sample_rate, sample_rate or info.sample_rate, block_samples)
@@ -154,6 +160,19 @@ def _require_file(path: Path) -> None:
         raise AudioError(f"{path}: is not a file." if path.exists() else f"{path}: does not exist.")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: is an empty file (0 bytes, zero length). Copy or download it again.")
+
+
+def _require_plausible(path: Path, info: AudioInfo) -> None:
+    """Refuse what only a damaged header says, before memory and time are spent on it."""
+    if info.num_channels > MAX_CHANNELS:
+        raise AudioError(
+            f"{path}: has {info.num_channels} channels by its header; at most {MAX_CHANNELS} are read. Copy it again if damaged."
+        )
+    low, high = SAMPLE_RATES
+    if not low <= info.sample_rate <= high:
+        raise AudioError(
+            f"{path}: has {info.sample_rate} Hz by its header; it must be {low} to {high} Hz. Copy it again if damaged."
+        )
 
 
 def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:

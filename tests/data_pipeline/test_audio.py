@@ -492,3 +492,19 @@ print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown < 20_000 * (1 if sys.platform == "linux" else 1000), (
         "more than 20 MB (ru_maxrss is in kB on Linux, in bytes on macOS)"
     )
+
+
+@pytest.mark.parametrize(
+    ("offset", "number", "named"), [(22, 500, "500 channels"), (24, 5, "5 Hz"), (24, 4_000_000, "4000000 Hz")]
+)
+def test_a_header_that_no_recording_has_is_refused(tmp_path: Path, offset: int, number: int, named: str) -> None:
+    path = tmp_path / "song.wav"
+    soundfile.write(path, np.zeros(60_000, np.int16), 8000)
+    data = bytearray(path.read_bytes())
+    size = 2 if offset == 22 else 4
+    data[offset : offset + size] = number.to_bytes(size, "little")
+    path.write_bytes(data)
+    for read in (probe, lambda path: list(read_blocks(path))):
+        with pytest.raises(AudioError, match=re.escape(str(path))) as caught:
+            read(path)
+        assert named in str(caught.value)
