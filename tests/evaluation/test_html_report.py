@@ -319,15 +319,17 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
 
     assert "the target is vocals in the first and bass + drums in the second" in refused(target=["bass", "drums"])
     assert "the split is test in the first and validation in the second" in refused(split="validation")
-    tracks = scores["methods"]["model"]["tracks"]
 
-    def replaced(tracks: dict[str, Any]) -> dict[str, Any]:
-        return scores["methods"] | {"model": scores["methods"]["model"] | {"tracks": tracks}}
+    def without(method: dict[str, Any], name: str) -> dict[str, Any]:
+        tracks = {each: track for each, track in method["tracks"].items() if each != name}
+        return method | {"tracks": tracks, "num_tracks": len(tracks)}
 
-    fewer = {name: track for name, track in tracks.items() if name != NAMES[1]}
-    assert f"{NAMES[1]} is scored in only one of them (songs that differ: 1)" in refused(methods=replaced(fewer))
-    louder = tracks | {NAMES[1]: tracks[NAMES[1]] | {"si_sdr_improvement": 0.0}}
-    assert f"{NAMES[1]} is not the same song in both" in refused(methods=replaced(louder))
+    methods = scores["methods"]
+    fewer = {name: without(method, NAMES[1]) for name, method in methods.items()}
+    assert f"{NAMES[1]} is scored in only one of them (songs that differ: 1)" in refused(methods=fewer)
+    model, track = methods["model"], methods["model"]["tracks"][NAMES[1]] | {"si_sdr_improvement": 0.0}
+    louder = methods | {"model": model | {"tracks": model["tracks"] | {NAMES[1]: track}}}
+    assert f"{NAMES[1]} is not the same song in both" in refused(methods=louder)
     other.unlink()
     assert main(["compare", str(runs[0]), str(tmp_path / "other")]) == 1
     assert f"`jaxpu evaluate {tmp_path / 'other'} CORPUS --report`" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_curves_change_while_the_cell_runs_and_at_its_end(kernel: Any, tmp_path:
 @pytest.mark.slow
 def test_an_error_in_drawing_is_reported_and_training_continues(kernel: Any, tmp_path: Path) -> None:
     *_, said, printed = outputs(kernel, tmp_path, "log(loss=0.7)")
-    assert said == ("update_display_data", "<p>The curves cannot be drawn (KeyError). Training continues.</p>")
+    assert said == ("update_display_data", "<p>The curves cannot be drawn (LogError). Training continues.</p>")
     assert printed == ("stream", "trained\n")
 
 

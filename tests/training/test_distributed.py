@@ -50,7 +50,7 @@ CONFIG = """
     )
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_processors")]
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,14 @@ def alone(workplace: Path) -> Path:
     return workplace / "alone"
 
 
-def start(workplace: Path, *arguments: str | Path, output: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    workplace: Path, *arguments: str | Path, output: str, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """A Python process with four devices, that writes what it says into a file."""
     four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONUNBUFFERED": "1"}
     with (workplace / output).open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **four, **environment}, stdout=file, stderr=file
+            [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **four, **(environment or {})}, stdout=file, stderr=file
         )
 
 
