@@ -170,7 +170,7 @@ TOGETHER = """
 """
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_two_processes_do_what_one_does(workplace: Path, alone: Path) -> None:
     interrupted = workplace / "interrupted"
     # SLURM's variables, as srun sets them; jax.distributed makes the port from the job's number.
