@@ -102,7 +102,7 @@ def free_port(lowest: int = 20_000) -> int:
 def wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
     """Their exit statuses."""
     try:
-        return [process.wait(timeout=240) for process in processes]
+        return [process.wait(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
