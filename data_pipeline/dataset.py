@@ -184,7 +184,7 @@ class PatchDataset:
         return clips
 
     def _more_clips(self, halved: bool) -> str:
-        """What gives a split without clips some."""
+        """The remedy for a split without clips, as a sentence."""
         if halved:
             return "Give more tracks, or set disjoint_tracks to False (--train.no-disjoint-tracks)."
         if self.config.activity_on == "off":

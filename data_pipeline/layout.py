@@ -88,7 +88,7 @@ class Count(TypedDict):
 
 
 class Comparison(TypedDict):
-    """What `data_pipeline.folder_check.compare` found, as far as it is shown."""
+    """The findings of `data_pipeline.folder_check.compare` that are shown."""
 
     warnings: list[str]
     suspicious: list[str]
@@ -139,7 +139,7 @@ def read_info(directory: Path) -> dict[str, Any] | None:
 
 
 def _contradictions(info: dict[str, Any]) -> Iterator[str]:
-    """What does not fit in jaxpu.json, although every field is of its type."""
+    """Contradictions in jaxpu.json, where every field is of its type."""
     signals = {f"{split}_{signal}" for split in SPLITS for signal in SIGNALS}
     for name, size in info["files"].items():
         if Path(name).name != name or name in ("", ".", "..") or size < 0:

@@ -19,7 +19,7 @@ from data_pipeline.errors import AudioError
 from data_pipeline.progress import say_once
 
 ERRORS = (soundfile.SoundFileError, OSError, AssertionError)
-"""What soundfile raises; an AssertionError where fewer samples were read or written than asked for."""
+"""Errors of soundfile; an AssertionError where fewer samples were read or written than asked for."""
 
 _LOSSY = frozenset({"MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS", "OPUS"})
 # The last two frames of an mp3: encoders disagree whether the header counts them.

@@ -182,7 +182,7 @@ def _files(found: FoundRecordings, root: Path, without: Path | None) -> Iterator
 
 
 def _kind(path: Path) -> int:
-    """What a path leads to, as `stat.S_IFMT` numbers it; 0 for nothing, or nothing that may be looked at."""
+    """The kind of file at the end of a path, as `stat.S_IFMT` numbers it; 0 if there is none, or access is denied."""
     try:
         return stat.S_IFMT(path.stat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""What an audio file says about its length, found in its bytes without decoding, and whether all of it is there."""
+"""Length and completeness of an audio file, found in its bytes without decoding."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the bytes of an audio file say about its length, before anything is decoded."""
+"""The recordings in an audio file, one behind the other, by their bytes: before anything is decoded."""
 
 import dataclasses
 import re

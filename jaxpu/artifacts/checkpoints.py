@@ -66,7 +66,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
 
     @property
     def kept(self) -> str:
-        """What is left when the disk refuses data, and what to do, as sentences."""
+        """Sentences on the checkpoint that remains when the disk refuses data, and on the remedy."""
         step = self.latest_step
         kept = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} is kept"
         return f"{kept}: free some space and rerun the same command to resume."

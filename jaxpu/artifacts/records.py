@@ -43,7 +43,7 @@ class ModelInfo(TypedDict):
 
 
 class ResumeInfo(ModelInfo):
-    """What a run needs in addition to resume."""
+    """Additional fields that a run needs to resume."""
 
     best_score: Measured
     evaluations_since_best: int

@@ -37,7 +37,7 @@ PIPED = {"pipe.wav": "wav", "pipe.flac": "flac", "pipe.mp3": "mp3", "pipe.mka": 
 
 
 class Fault(Exception):
-    """What a command must not do."""
+    """Behaviour that no command may show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def reading(good: Good, folder: Path, rng: np.random.Generator) -> str:
 
 
 def separating(good: Good, folder: Path, rng: np.random.Generator) -> str:
-    """What is separated is as long as what was read, the others are named, and one bad recording stops no other."""
+    """Separated files are as long as the recording, failures are named, and one bad recording stops no other."""
     songs, out = folder / "in", folder / "out"
     songs.mkdir()
     what, path = damaged_audio(good, songs, rng)
