@@ -17,11 +17,14 @@ LOCK_ARGS ?=
 LEG_TESTS := tests/data_pipeline/test_prepare.py tests/data_pipeline/test_lazy_tensorflow.py tests/test_config.py \
 	tests/core/test_stft.py tests/core/test_losses.py tests/project/test_legs.py
 
-pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile
+pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 leg = $(pytest) -m "not slow" $(TEST_ARGS) $(LEG_TESTS)
 
 # A training step frees and takes hundreds of MB: with huge pages it takes a quarter less time on one core (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+# Some containers set this.  Without compiled modules every process takes some 17 s longer to start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # uv is a package here like any other: no Python and no tool is downloaded from elsewhere.
 export UV_PYTHON_DOWNLOADS := never
@@ -50,7 +53,7 @@ test: setup flite ## run all tests; those of pages need a browser: make test-bro
 	.venv/bin/python $(pytest) -m "not network and not leg" $(TEST_ARGS)
 
 test-fast: setup ## run the tests that are not marked slow
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not network and not leg" $(TEST_ARGS)
+	.venv/bin/python $(pytest) -m "not slow and not network and not leg" $(TEST_ARGS)
 
 test-browser: setup chromium ## install chromium, and run the tests of pages in it
 	.venv/bin/python $(pytest) tests/evaluation/test_html_report.py $(TEST_ARGS)

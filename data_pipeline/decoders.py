@@ -125,7 +125,7 @@ def ffmpeg_blocks(
     block_samples: int,
     *,
     strict: bool = True,
-    span: tuple[int, int] | None = None,
+    span: tuple[str, int, int] | None = None,
     before: int = 0,
 ) -> Blocks:
     """Read an audio stream with ffmpeg at its own rate; otherwise like `data_pipeline.audio.read_blocks`.
@@ -136,13 +136,13 @@ def ffmpeg_blocks(
         stream: its number among the audio streams.
         block_samples: block length in samples per channel.
         strict: fail at what ffmpeg takes for damage, as it does the last packet where a header leaves the length open.
-        span: read only these bytes of an .mp3.
+        span: read only part of the file: its format as ffmpeg names it, first byte and end.
         before: number of samples that lie before them, for messages.
     """
     require_ffmpeg()
     source = ["-i", f"file:{path}"]
     if span is not None:
-        source = ["-f", "mp3", "-i", f"subfile,,start,{span[0]},end,{span[1]},,:file:{path}"]
+        source = ["-f", span[0], "-i", f"subfile,,start,{span[1]},end,{span[2]},,:file:{path}"]
     sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), "-ac", str(info.num_channels)]
     arguments = ["-threads", "1", *source, "-map", f"0:a:{stream}", *sample_format, "pipe:1"]
     command = ["ffmpeg", "-nostdin", "-v", "error", *(["-xerror"] if strict else []), *arguments]

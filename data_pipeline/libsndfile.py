@@ -77,7 +77,8 @@ class Source:
 
     def _ffmpeg_blocks(self, link: Link, block_samples: int, before: int) -> Blocks:
         info = dataclasses.replace(self.info, num_samples=None)
-        return decoders.ffmpeg_blocks(self.path, info, 0, block_samples, span=(link.begin, link.end), before=before)
+        span = ("mp3" if self.subtype.startswith("MPEG") else "flac", link.begin, link.end)
+        return decoders.ffmpeg_blocks(self.path, info, 0, block_samples, span=span, before=before)
 
     def _libsndfile_blocks(self, link: Link, block_samples: int, before: int) -> Blocks:
         position = 0

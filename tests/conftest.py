@@ -45,7 +45,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that hold the most slow tests, so that parallel workers finish at about the same time."""
+    """Begin with the files that hold the most slow tests, so that parallel workers finish at about the same time.
+
+    It needs xdist's `--no-loadscope-reorder`, as in the Makefile.
+    """
     num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -num_slow[item.path])
 

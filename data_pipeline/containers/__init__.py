@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.containers import chunks, links, mpeg, ogg
+from data_pipeline.containers import chunks, flac, links, mpeg, ogg
 from data_pipeline.containers.links import Bytes, Contents, Link, joined, truncated
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "check_end",
     "chunks",
     "contents",
+    "flac",
     "is_open_ended",
     "joined",
     "libsndfile_reads",
@@ -22,7 +23,6 @@ __all__ = [
     "truncated",
 ]
 
-_FLAC_INFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # Its first block, the last one or not, is 34 bytes long.
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # Its object of file properties.
@@ -50,11 +50,7 @@ def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
         elif data[:4] == b"OggS":
             found = ogg.contents(path, data)
         elif data[begin : begin + 4] == b"fLaC":
-            begins, at = [0], begin
-            while (at := data.find(b"fLaC", at + 4)) >= 0:
-                if data[at + 4 : at + 8] in _FLAC_INFO:
-                    begins.append(at)
-            found = Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], size], strict=True)))
+            found = flac.contents(data, begin)
         elif path.suffix.lower() == ".mp3":
             found = mpeg.contents(path, data, begin)
         return found or Contents((Link(0, size),))

@@ -35,4 +35,5 @@ def contents(path: Path, data: Bytes) -> Contents:
         position = end
     if not (complete and flags & _ENDS):
         raise truncated(path, "its last Ogg page is incomplete or does not end the stream")
+    begins = begins or [0]  # The flag of the first page is damaged: libsndfile says the rest.
     return Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], len(data)], strict=True)))

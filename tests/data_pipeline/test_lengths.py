@@ -345,6 +345,29 @@ def test_a_file_that_goes_on_behind_its_damage_is_not_called_truncated(folder, s
     assert 0.5 < float(str(error.value).split("near ")[1].split()[0]) < 3.4
 
 
+@pytest.mark.parametrize(
+    "encoder", ["flac -s -f -o OUT first.wav", "flac -s -f -b 1000 -o OUT first.wav", "ffmpeg -i first.wav OUT"]
+)
+@pytest.mark.parametrize("stated", [1, 254, 60_000])
+def test_a_flac_whose_header_states_less_is_read_whole(folder, encoder, stated):
+    path = made(folder, "less.flac", encoder)
+    expected, data = read(path), bytearray(path.read_bytes())
+    assert data[:8] == b"fLaC\0\0\0\x22"
+    data[22:26] = stated.to_bytes(4, "big")  # The length's lower bits; the upper ones are 0 here.
+    path.write_bytes(data)
+    assert probe(path).num_samples is None
+    np.testing.assert_array_equal(read(path), expected)
+
+
+def test_an_ogg_without_a_first_page_is_refused_in_one_sentence(folder):
+    path = made(folder, "headless.opus", "ffmpeg -i first.wav OUT")
+    data = bytearray(path.read_bytes())
+    data[5] = 0  # The flags of its first page.
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"headless\.opus: "):
+        read(path)
+
+
 def test_an_mp3_whose_header_promises_less_is_read_whole_and_more_is_truncated(folder):
     path = made(folder, "stale.mp3", "ffmpeg -i first.wav OUT")
     data = path.read_bytes()

@@ -17,6 +17,7 @@ from damage import damage_archive, damage_bytes, damage_json
 from data_pipeline.audio import probe, read_blocks
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import UserError
+from data_pipeline.progress import say_once
 from jaxpu.cli.__main__ import main
 
 RATE = 8000
@@ -319,6 +320,7 @@ def run_case(good: Good, folder: Path, seed: int) -> str:
     name = names[rng.choice(len(names), p=[CASES[each][0] for each in names])]
     folder.mkdir(parents=True)
     os.chdir(folder)
+    say_once.cache_clear()  # Every case has files of the same names.
     try:
         what = CASES[name][1](good, folder, rng)
     except Fault as error:
