@@ -1,4 +1,4 @@
-"""Several processes: two with four simulated devices each do what one does with eight.  Searches by several workers."""
+"""Several processes: two with two simulated devices each do what one does with eight.  Searches by several workers."""
 
 import json
 import os
@@ -46,7 +46,7 @@ CONFIG = """
         ),
         model=PatchCNNConfig(channels=4, blocks=0, features="log", dropout_rate=0.1),
         objective=PUConfig(class_prior="estimate"),
-        train=TrainConfig(num_steps=48, batch_size=8, learning_rate=0.001, eval_every=12, eval_batches=2),
+        train=TrainConfig(num_steps=32, batch_size=8, learning_rate=0.001, eval_every=8, eval_batches=2),
     )
 """
 
@@ -83,11 +83,11 @@ def alone(workplace: Path) -> Path:
 def start(
     workplace: Path, *arguments: str | Path, output: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """A Python process with four devices, that writes what it says into a file."""
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONUNBUFFERED": "1"}
+    """A Python process with two devices, that writes what it says into a file."""
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONUNBUFFERED": "1"}
     with (workplace / output).open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **four, **(environment or {})}, stdout=file, stderr=file
+            [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **two, **(environment or {})}, stdout=file, stderr=file
         )
 
 
@@ -190,7 +190,7 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path) -> None:
         )
         for process in range(2)
     ]
-    wait_for_step(interrupted, 12, processes)
+    wait_for_step(interrupted, 8, processes)
     for process in processes:
         process.kill()
     said = (workplace / "slurm0").read_text()
@@ -216,10 +216,10 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path) -> None:
     assert statuses[0] > 0, said[0]  # It does not wait for ever for one that died.
     # One of them was asked to stop, and both did, after the same step; then the same command went on.
     (stopped_at,) = {re.findall(r"^step (\d+): stopped on request", words, re.MULTILINE)[0] for words in said}
-    assert killed_at < int(stopped_at) < 48
+    assert killed_at < int(stopped_at) < 32
     for words in said:
-        assert "8 x cpu (cpu), 2 process(es)" in words
-        assert "step 48: all steps done" in words
+        assert "4 x cpu (cpu), 2 process(es)" in words
+        assert "step 32: all steps done" in words
         assert "The processes were started with different configs or data." in words
         assert "3 songs" in words
 
@@ -227,11 +227,11 @@ def test_two_processes_do_what_one_does(workplace: Path, alone: Path) -> None:
     straight = workplace / "straight"
     jax.tree.map(np.testing.assert_array_equal, states(interrupted)[1], states(straight)[1])
     evaluations = [line for line in read_log(straight) if line["kind"] == "evaluate"]
-    assert [line["step"] for line in evaluations] == [12, 24, 36, 48]
-    assert [line for line in read_log(interrupted) if line["kind"] == "evaluate" and line["step"] % 12 == 0] == evaluations
-    # One process with as many devices adds in another order.
+    assert [line["step"] for line in evaluations] == [8, 16, 24, 32]
+    assert [line for line in read_log(interrupted) if line["kind"] == "evaluate" and line["step"] % 8 == 0] == evaluations
+    # One process with more devices adds in another order.
     (begin, theirs), (_, ours) = states(straight), states(alone)
-    assert int(theirs.step) == int(ours.step) == 48
+    assert int(theirs.step) == int(ours.step) == 32
     difference, moved = (optax.tree.norm(jax.tree.map(np.subtract, ours.params, other.params)) for other in (theirs, begin))
     assert difference < 1e-5 * moved
     for line, expected in zip(read_log(straight), read_log(alone), strict=True):
@@ -357,7 +357,7 @@ def test_workers_of_a_search_share_its_study(workplace: Path) -> None:
     import optuna
 
     search, config_file = workplace / "search", workplace / "short.py"
-    config_file.write_text((workplace / "config.py").read_text().replace("num_steps=48", "num_steps=10"))
+    config_file.write_text((workplace / "config.py").read_text().replace("num_steps=32", "num_steps=10"))
     command = (ROOT / "docs" / "cluster" / "search.py", config_file, workplace / "data", search, "--trials", "1")
     workers = [start(workplace, *command, output=f"search{number}") for number in range(2)]
     statuses, said = wait(workers), [(workplace / f"search{number}").read_text() for number in range(2)]
