@@ -28,7 +28,7 @@ from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.prepare import prepare
 from data_pipeline.progress import progress_bar
-from data_pipeline.tracks import Musdb18HQ, Source, TwoFolders
+from data_pipeline.tracks import Folders, Musdb18HQ, Source
 
 RATE = 44_100
 
@@ -87,7 +87,7 @@ def make_sources(root: Path, seconds: float) -> tuple[Source, Source, list[np.nd
         for number, data in enumerate((first[:end, 0], stems["drums"][: 2 * RATE, 0])):
             soundfile.write(root / name / f"{number}.wav", data, RATE, subtype="PCM_16")
     signals = [data.mean(axis=1, dtype=np.float32) / 32768 for data in (mixture, mixture - stems["vocals"])]
-    return Musdb18HQ(root / "corpus"), TwoFolders(root / "with", root / "without"), signals
+    return Musdb18HQ(root / "corpus"), Folders(root / "with", root / "without"), signals
 
 
 def alternate(sides: dict[str, Callable[[], object]], rounds: int, remove: Sequence[Path] = ()) -> dict[str, float]:

@@ -98,6 +98,7 @@ class DataConfig:
             less than 60 dB below the loudest part.  See `data_pipeline.activity`.
         target_to_accompaniment_db: if given, every clip is remixed from its stems at a ratio drawn uniformly from this range, in
             dB (PULSE's training lists: -5 to 10).  Needs stems.
+        marked_hop: distance between the starts of clips in a marked passage, as a fraction of a clip; other clips do not overlap.
         validation_share: fraction of the training tracks held out, as whole tracks, unless the names are MUSDB18's.
         seed: seed of the validation tracks and the ratios.
     """
@@ -107,6 +108,7 @@ class DataConfig:
     activity_on: Literal["target", "mixture", "off"] = "mixture"
     activity_detector: Literal["band_split_rnn", "top_db"] = "band_split_rnn"
     target_to_accompaniment_db: tuple[float, float] | None = None
+    marked_hop: float = 0.5
     validation_share: float = 0.14
     seed: int = 0
 
@@ -118,6 +120,7 @@ class DataConfig:
         require(valid, self, "target", requirement)
         clashes = "-".join(names).casefold() == "accompaniment"
         require(not clashes, self, "target", "another name, such as instruments: the other file of a separation is accompaniment")
+        require(0.01 <= self.marked_hop <= 1, self, "marked_hop", "between 0.01 and 1")
         require(0 < self.validation_share < 1, self, "validation_share", "between 0 and 1")
         low, high = self.target_to_accompaniment_db or (0.0, 0.0)
         require(-200 <= low <= high <= 200, self, "target_to_accompaniment_db", "two numbers from -200 to 200, the lower first")

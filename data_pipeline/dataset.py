@@ -82,6 +82,11 @@ class PatchDataset:
         tracks = [PreparedTrack(**row) for row in self.info["tracks"]]
         return [track for track in tracks if track.split == split]
 
+    @property
+    def marked_tracks(self) -> list[int]:
+        """Numbers of the tracks whose positive clips are marked passages."""
+        return [] if self.has_stems else [row["id"] for row in self.info["tracks"] if len(row["kept"]) == len(SIGNALS)]
+
     def num_clips(self, split: Split, signal: Signal) -> int:
         """Number of active clips of a signal, from which `batches` draws; 0 if the split has none."""
         index = self._indices.get(f"{split}_{signal}")
@@ -135,6 +140,7 @@ class PatchDataset:
             "unlabeled": spec.dtype (rows, channels, frames, bins, 2), STFTs of mixtures, real and imaginary part.
             "positive": same shape and type, STFTs of accompaniments.
             "unlabeled_track", "positive_track": int32 (rows,).
+            "marked" of a dataset with marks: bool (rows,), whether each positive clip is of a marked passage.
             "unlabeled_level", "positive_level": float32 (rows,), divisors of the clips before the transform.
             "target" if `with_target`: as "unlabeled", in the scale of its mixture: M - A level_A / level_M.
 
@@ -147,7 +153,11 @@ class PatchDataset:
         index = {signal: self.index(split, signal) for signal in SIGNALS}
         shards = {signal: [self.directory / name for name in self.info["shards"][f"{split}_{signal}"]] for signal in SIGNALS}
         reader = BatchReader(self.directory, self.spec, index, shards, choose, with_target)
-        return reader.batches(start_step, num_steps)
+        batches = reader.batches(start_step, num_steps)
+        marked = self.marked_tracks
+        if not marked:
+            return batches
+        return (batch | {"marked": np.isin(batch["positive_track"], marked)} for batch in batches)
 
     def streams(self, split: Split, *, disjoint_tracks: bool, with_target: bool, num_target_tracks: int | None = None) -> Clips:
         """The clips from which each stream of `batches` draws, by role, as rows of the index; none is empty.

@@ -80,10 +80,16 @@ def choose_stretches(made: list[MadeTrack], config: DataConfig) -> list[Stretch]
 
 def _ends(track: MadeTrack, lacking: list[Signal], config: DataConfig) -> list[int]:
     """Active clips of a track with which the held-out part may begin: an active one to train on and a gap lie before them."""
+    length = config.patch.clip_samples
     active = [
-        {start // config.patch.clip_samples for _, start, active in track.rows.get(signal, []) if active}
+        np.array([start for _, start, active in track.rows.get(signal, []) if active], int)
         for signal in lacking
         if signal in track.kept
     ]
-    clips = np.array(sorted(set.intersection(*active)), int)
-    return [] if not len(clips) else clips[clips >= clips[0] + 2].tolist()
+    if not all(map(len, active)):
+        return []
+    # Each part needs an active clip of each signal.  Clips in marked passages need not lie on the grid of clips.
+    least = max(-(-starts[0] // length) for starts in active) + 2
+    most = min(starts[-1] // length for starts in active)
+    clips = sorted({start // length for starts in active for start in starts.tolist()})
+    return [clip for clip in clips if least <= clip <= most]

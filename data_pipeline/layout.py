@@ -75,6 +75,7 @@ class Index:
 class Count(TypedDict):
     """Recordings and clips of one signal of one split; `stored` ones are in the records, `kept` ones are active.
 
+    `kept_s` counts the seconds of overlapping clips once; `marked_s` of it are in marked passages of `marked_tracks` recordings.
     `level_db` is the mean level of the recordings without their pauses, in dB; None where an earlier version made them.
     """
 
@@ -84,6 +85,8 @@ class Count(TypedDict):
     kept: int
     kept_share: float
     kept_s: float
+    marked_tracks: NotRequired[int]
+    marked_s: NotRequired[float]
     level_db: NotRequired[float | None]
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class Patches:
 class PatchMaker:
     """Maker of the patches of tracks; reuses its buffers from one track to the next.
 
-    Clips follow each other without overlap.  The end of a recording that is shorter than a clip is dropped.
+    Clips follow each other without overlap, but in marked passages, where they overlap by `DataConfig.marked_hop`.  The end of a
+    recording that is shorter than a clip is dropped.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -125,8 +127,9 @@ class TrackPatches:
 
     Attributes:
         num_samples: length of the track at PatchSpec.sample_rate.
-        num_clips: number of whole clips.
-        kept: by signal, bool (num_clips,): which clips are active.
+        starts: by signal, int64 (clips,): first samples of the clips.  With stems, those of both signals are the same.
+        kept: by signal, bool (clips,): which clips are active.
+        lost_s: seconds of the marked passages that are shorter than a clip.
         rms: by signal, the level of the recording without its pauses, see `activity.gated_level`.
         residual: of the stems, see `data_pipeline.residual`; None without stems, or where the target has no file of its own.
         unmixed: number of clips that `target_to_accompaniment_db` leaves unchanged, since target or accompaniment is silent.
@@ -142,25 +145,37 @@ class TrackPatches:
             recordings["mixture"] = track.mixture
         if track.accompaniment is not None:
             recordings["accompaniment"] = track.accompaniment
-        self._files = {signal: scratch / f"{signal}.f32" for signal in recordings}
+        # With marks, both signals are one recording, which is decoded once.
+        self._files = {signal: scratch / f"{'mixture' if track.passages else signal}.f32" for signal in recordings}
         self._recordings = recordings
         self.residual: Residual | None = None
-        self.num_samples, energies = self._decode(recordings)
+        decoded: dict[Signal, Recording] = {"mixture": recordings["mixture"]} if track.passages else recordings
+        self.num_samples, energies = self._decode(decoded)
         spec = config.patch
         if self.num_samples < spec.clip_samples:
             raise DataError(
                 f"{next(iter(recordings.values())).name}: is {self.num_samples / spec.sample_rate:.2f} s long, shorter than one "
                 f"clip of {spec.clip_s:.2f} s. Use shorter clips (clip_samples), or leave it out (--skip-bad)."
             )
-        self.num_clips = self.num_samples // spec.clip_samples
-        self.rms = {signal: activity.gated_level(energies[signal]) for signal in recordings}
-        self.kept = {signal: self._keep(self._deciding(signal, energies)) for signal in recordings}
+        grid = np.arange(self.num_samples // spec.clip_samples, dtype=np.int64) * spec.clip_samples
+        self.starts: dict[Signal, np.ndarray] = dict.fromkeys(recordings, grid)
+        self.lost_s = 0.0
+        if track.passages:
+            track.check_passages(self.num_samples / spec.sample_rate)
+            self.starts["accompaniment"], self.lost_s = self._starts_in_passages()
+            energies["accompaniment"] = energies["mixture"]
+        self.rms = {signal: activity.gated_level(energies[signal]) for signal in decoded}
+        self.kept = {signal: self._keep(signal, self._deciding(signal, energies)) for signal in recordings}
         self.unmixed = self._remix() if config.target_to_accompaniment_db is not None else 0
 
     def patches(self) -> Iterator[Patches]:
-        """Iterate over the clips active in either signal: first those of the mixture, then of the accompaniment, by time."""
-        stored = np.logical_or.reduce(list(self.kept.values()))
+        """Iterate over active clips: first those of the mixture, then of the accompaniment, by time.
+
+        With stems, a clip that is active in either signal is stored for both.
+        """
+        either = None if self._track.passages else np.logical_or.reduce(list(self.kept.values()))
         for signal in self._files:
+            stored = self.kept[signal] if either is None else either
             scale = self._scale(signal) if self._config.patch.level == "recording" else None
             for first, clips in self._clip_runs(signal):
                 chosen = np.flatnonzero(stored[first : first + len(clips)])
@@ -172,16 +187,17 @@ class TrackPatches:
                 except FloatingPointError as error:
                     raise DataError(
                         f"{self._recordings[signal].name}: within {len(clips)} clips from "
-                        f"{first * self._config.patch.clip_s:.1f} s on, an STFT value exceeds 65504, the range of float16. "
-                        "Set dtype to float32 or level to clip."
+                        f"{self.starts[signal][first] / self._config.patch.sample_rate:.1f} s on, an STFT value exceeds 65504, "
+                        "the range of float16. Set dtype to float32 or level to clip."
                     ) from error
                 number = first + chosen
-                yield Patches(signal, number * self._config.patch.clip_samples, self.kept[signal][number], levels, stft)
+                yield Patches(signal, self.starts[signal][number], self.kept[signal][number], levels, stft)
 
     def _scale(self, signal: Signal) -> tuple[float, float]:
         """Mean and deviation of the whole recording, including the samples after its last clip.
 
-        Of a stretch, too: so its clips have the level at which they are separated, for recordings are separated as a whole.
+        Of a stretch or a marked passage, too: so clips have the level at which they are separated, for recordings are separated
+        as a whole, and a passage without the target is as loud as the accompaniment elsewhere in its song.
         """
         recording, spec = self._recordings[signal], self._config.patch
         if recording.span is None or self._config.target_to_accompaniment_db is not None:
@@ -248,22 +264,32 @@ class TrackPatches:
             return None
         return energies["target" if signal == "mixture" and self._config.activity_on == "target" else signal]
 
-    def _keep(self, energies: np.ndarray | None) -> np.ndarray:
+    def _starts_in_passages(self) -> tuple[np.ndarray, float]:
+        """First samples of the clips in the marked passages, and the seconds of the passages that are shorter than a clip."""
+        spec, starts, lost_s = self._config.patch, [], 0.0
+        hop = max(round(self._config.marked_hop * spec.clip_samples), 1)
+        for begin_s, end_s in self._track.passages:
+            begin = math.ceil(begin_s * spec.sample_rate)
+            end = self.num_samples if end_s is None else min(int(end_s * spec.sample_rate), self.num_samples)
+            starts.append(np.arange(begin, end - spec.clip_samples + 1, hop))
+            if 0 < end - begin < spec.clip_samples:
+                lost_s += (end - begin) / spec.sample_rate
+        return np.concatenate(starts).astype(np.int64), lost_s
+
+    def _keep(self, signal: Signal, energies: np.ndarray | None) -> np.ndarray:
+        starts, spec = self.starts[signal], self._config.patch
         if energies is None:
-            return np.ones(self.num_clips, bool)
-        spec = self._config.patch
+            return np.ones(len(starts), bool)
         chunks = activity.DETECTORS[self._config.activity_detector](energies)
-        starts = range(0, self.num_clips * spec.clip_samples, spec.clip_samples)
         return np.array([activity.is_active(chunks, spec.sample_rate, start, spec.clip_samples) for start in starts], bool)
 
     def _clip_runs(self, signal: Signal) -> Iterator[tuple[int, np.ndarray]]:
         """Read runs of clips: number of the first clip, and float32 (clips, channels, clip_samples)."""
-        spec = self._config.patch
-        with self._files[signal].open("rb") as file:
-            for first in range(0, self.num_clips, self._clips_per_call):
-                count = min(self._clips_per_call, self.num_clips - first)
-                data = np.fromfile(file, np.float32, count * spec.clip_samples * spec.num_channels)
-                yield first, data.reshape(count, spec.clip_samples, spec.num_channels).swapaxes(1, 2)
+        spec, starts = self._config.patch, self.starts[signal]
+        samples = np.memmap(self._files[signal], np.float32, "r", shape=(self.num_samples, spec.num_channels))
+        for first in range(0, len(starts), self._clips_per_call):
+            run = starts[first : first + self._clips_per_call]
+            yield first, np.stack([samples[start : start + spec.clip_samples].T for start in run])
 
     def _levelled(self, clips: np.ndarray, scale: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
         """Scale clips to the level at which they are stored; also return their divisors, float32 (clips,)."""

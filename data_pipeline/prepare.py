@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def prepare(
         directory, source = directory.absolute(), _absolute(source)
     needing_stems = _needing_stems(config)
     if needing_stems and not source.has_stems:
-        raise DataError(f"{needing_stems} needs stems, and two folders have none. Choose another value.")
+        raise DataError(f"{needing_stems} needs stems, and folders of recordings have none. Choose another value.")
     tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed, say=options.say)
     work = _plan_work([track for track in tracks if track.split != "test"], config, directory / UNFINISHED_FOLDER)
     whole = fingerprint([job.key for job in work.jobs], sorted(work.bad))
@@ -138,7 +139,7 @@ def prepare(
 
 def _absolute(source: Source) -> Source:
     """Make the paths of a source absolute, for workers with another working directory."""
-    return dataclasses.replace(source, **{name: path.absolute() for name, path in dataclasses.asdict(source).items()})
+    return dataclasses.replace(source, **{name: path and path.absolute() for name, path in dataclasses.asdict(source).items()})
 
 
 def _needing_stems(config: DataConfig) -> str | None:
@@ -164,7 +165,9 @@ def _plan_work(tracks: list[Track], config: DataConfig, unfinished: Path) -> _Wo
 
 def _job(number: int, track: Track, config: DataConfig) -> Job:
     """The job of a track.  Raises AudioError if a file is missing."""
-    identity = {name: recording.identity() for name, recording in track.recordings().items()}
+    identity: dict[str, Any] = {name: recording.identity() for name, recording in track.recordings().items()}
+    if track.passages:
+        identity["passages"] = track.passages
     return Job(number, fingerprint(FORMAT, dataclasses.asdict(config), number, track.name, track.split, identity), track)
 
 
@@ -264,8 +267,12 @@ def _check_room(work: _Work, jobs: list[Job], headers: dict[int, AudioInfo], num
             unknown += 1
             continue
         num_samples = resampled_length(header.num_samples, header.sample_rate, spec.sample_rate)
-        num_signals = sum(name in SIGNALS for name in job.track.recordings())
-        num_bytes += num_signals * (num_samples // spec.clip_samples) * record_bytes
+        num_signals = 1 if job.track.passages else sum(name in SIGNALS for name in job.track.recordings())
+        num_clips = num_signals * (num_samples // spec.clip_samples)
+        for begin, end in job.track.passages:
+            passage_s = (num_samples / spec.sample_rate if end is None else end) - begin
+            num_clips += math.ceil(max(passage_s, 0) / (work.config.marked_hop * spec.clip_s))
+        num_bytes += num_clips * record_bytes
         decoded_bytes.append(4 * num_signals * num_samples * spec.num_channels)
     needed = num_bytes + sum(sorted(decoded_bytes)[-num_workers:])
     free = shutil.disk_usage(directory).free

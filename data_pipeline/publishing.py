@@ -19,6 +19,9 @@ from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, S
 from data_pipeline.stored_json import read_json
 from data_pipeline.tfrecord import writing
 
+LEAST_FREE_S = 60.0
+"""Seconds of target-free material below which `plan` warns."""
+
 _PLAN_FILE = "plan.json"
 # In the order of publication: TensorFlow Datasets needs the second and third to open a folder, jaxpu the last.
 _METADATA_FILES = (INDEX_FILE, "features.json", "dataset_info.json", INFO_FILE)
@@ -34,7 +37,9 @@ class MadeTrack:
         split: "train" or "validation".
         folder: folder of its files.
         num_samples: length at PatchSpec.sample_rate.
-        num_clips: number of whole clips.
+        clips: number of whole clips by signal.
+        marked: whether its accompaniment is marked passages of its mixture.
+        lost_s: seconds of the marked passages that are shorter than a clip.
         kept: number of active clips by signal.
         unmixed: number of clips whose ratio of target to accompaniment could not be set.
         rows: (offset, start, active) of every record, by signal.
@@ -49,7 +54,9 @@ class MadeTrack:
     split: str
     folder: Path
     num_samples: int
-    num_clips: int
+    clips: dict[str, int]
+    marked: bool
+    lost_s: float
     kept: dict[str, int]
     unmixed: int
     rows: dict[str, list[tuple[int, int, bool]]]
@@ -141,6 +148,7 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
     comparison = None if dataset.has_stems else _compare(dataset, say)
     if dataset.has_stems:
         _warn_of_songs(dataset, say)
+    _tell_marks(dataset, counts, say)
     with writing(unfinished):
         np.savez(unfinished / INDEX_FILE, **shards.index)
         _write_tfds_metadata(unfinished, dataset.config.patch, shards)
@@ -174,7 +182,7 @@ def _info(
                 "name": track.name,
                 "split": track.split,
                 "seconds": track.num_samples / dataset.config.patch.sample_rate,
-                "clips": track.num_clips,
+                "clips": max(track.clips.values()),
                 "kept": track.kept,
             }
             for track in dataset.tracks
@@ -224,8 +232,9 @@ def publish(directory: Path) -> None:
 
 
 def _count(tracks: list[MadeTrack], signal: str, spec: PatchSpec) -> dict[str, Any]:
-    clips = sum(track.num_clips for track in tracks)
+    clips = sum(track.clips[signal] for track in tracks)
     kept = sum(track.kept[signal] for track in tracks)
+    marked = [track for track in tracks if track.marked and signal == "accompaniment" and track.kept[signal]]
     levels = [20 * math.log10(track.rms[signal]) for track in tracks if track.rms.get(signal)]
     return {
         "tracks": len(tracks),
@@ -233,9 +242,19 @@ def _count(tracks: list[MadeTrack], signal: str, spec: PatchSpec) -> dict[str, A
         "stored": sum(len(track.rows.get(signal, [])) for track in tracks),
         "kept": kept,
         "kept_share": kept / clips if clips else 0.0,
-        "kept_s": kept * spec.clip_s,
+        "kept_s": sum(_kept_s(track, signal, spec) for track in tracks),
+        "marked_tracks": len(marked),
+        "marked_s": sum(_kept_s(track, signal, spec) for track in marked),
         "level_db": sum(levels) / len(levels) if levels else None,
     }
+
+
+def _kept_s(track: MadeTrack, signal: str, spec: PatchSpec) -> float:
+    """Seconds of the active clips of a signal; where clips overlap, each second counts once."""
+    starts = np.array([start for _, start, active in track.rows.get(signal, []) if active])
+    if not len(starts):
+        return 0.0
+    return float(np.minimum(np.diff(starts, append=starts[-1] + spec.clip_samples), spec.clip_samples).sum() / spec.sample_rate)
 
 
 def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]:
@@ -243,7 +262,7 @@ def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]
     statistics: dict[str, dict[str, Statistics]] = {signal: {} for signal in SIGNALS}
     for track in dataset.tracks:
         if track.statistics is not None:
-            (signal,) = track.kept
+            signal = "mixture" if "mixture" in track.kept else "accompaniment"
             statistics[signal][track.name] = Statistics(**track.statistics)
     comparison = compare(statistics["mixture"], statistics["accompaniment"], dataset.config.patch)
     for warning in comparison["warnings"]:
@@ -252,6 +271,24 @@ def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]
         listed = "\n".join(f"  {name}" for name in comparison["suspicious"])
         say(f"Warning: these target-free recordings seem to contain the target. Listen to them:\n{listed}")
     return comparison
+
+
+def _tell_marks(dataset: MadeDataset, counts: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Print how much target-free material is marked, how much of it is lost, and whether there is little of it in all."""
+    if any(track.marked for track in dataset.tracks):
+        marked = [counts[f"{split}_accompaniment"] for split in SPLITS]
+        minutes = " and ".join(f"{count['marked_s'] / 60:.1f} min of {count['marked_tracks']} songs" for count in marked)
+        lost_s = sum(track.lost_s for track in dataset.tracks)
+        lost = (
+            f"; {lost_s:.1f} s in passages shorter than a clip of {dataset.config.patch.clip_s:.2f} s are lost" if lost_s else ""
+        )
+        say(f"Marked passages: {minutes} for training and validation{lost}.")
+    free_s = counts["train_accompaniment"]["kept_s"]
+    if free_s < LEAST_FREE_S and not dataset.has_stems:
+        say(
+            f"Warning: there are {free_s / 60:.1f} min of target-free material to train on. Mark more passages, or give more "
+            "recordings without the target: a model needs several minutes."
+        )
 
 
 def _warn_of_songs(dataset: MadeDataset, say: Callable[[str], None]) -> None:

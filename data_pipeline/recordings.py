@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,11 @@ from data_pipeline.errors import AudioError
 Split = Literal["train", "validation", "test"]
 Span = tuple[int, int | None]
 """First sample and end (exclusive; None: the end of the file) of a stretch."""
+Passage = tuple[float, float | None]
+"""Begin and end (None: that of the recording) of a passage, in seconds from the start of the recording or the stretch."""
+
+_END_TOLERANCE_S = 0.5
+"""Excess of a mark over the end of its recording that is cut off: labels drawn to the end of a track often stand out a little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +173,8 @@ class Track:
         target: mixture minus accompaniment; None without stems.  In .stem.mp4 every stream is lossily coded, so this is the stem
             of the target plus coding noise (in stempeg's example 22 dB below the mixture, most of it above 4 kHz).
         stems: all stems by name; empty for a source without stems.
+        passages: marked passages without the target, in order; then `mixture` and `accompaniment` are one recording, and its
+            positive clips lie in these passages.
     """
 
     name: str
@@ -175,6 +183,7 @@ class Track:
     accompaniment: Recording | None
     target: Recording | None = None
     stems: Mapping[str, Recording] = dataclasses.field(default_factory=dict)
+    passages: tuple[Passage, ...] = ()
 
     def stem(self, name: str) -> Recording:
         """Return a stem by its name, such as "vocals"."""
@@ -191,7 +200,8 @@ class Track:
             return None if recording is None else recording.stretch(recording.name.replace(self.name, name, 1), span)
 
         stems = {stem: recording.stretch(f"{name} ({stem})", span) for stem, recording in self.stems.items()}
-        return Track(name, split, cut(self.mixture), cut(self.accompaniment), cut(self.target), stems)
+        passages = _clipped(self.passages, span, self.check().sample_rate) if self.passages else ()
+        return Track(name, split, cut(self.mixture), cut(self.accompaniment), cut(self.target), stems, passages)
 
     def recordings(self) -> dict[str, Recording]:
         """Signals of the track, by the names "mixture", "accompaniment" and "target"."""
@@ -201,11 +211,23 @@ class Track:
     def check(self, *, all_stems: bool = False) -> AudioInfo:
         """Read the headers of the files of all signals, or of all stems.
 
-        Raises AudioError if one is damaged or they disagree in length, rate or channels.
+        Raises AudioError if one is damaged or they disagree in length, rate or channels, or if a mark lies beyond the end.
         """
         recordings = [*self.recordings().values(), *(self.stems.values() if all_stems else ())]
         parts = {part: None for recording in recordings for part in recording.parts}
-        return _within(_agreed_info(self.name, tuple(parts)), recordings[0].span)
+        info = _within(_agreed_info(self.name, tuple(parts)), recordings[0].span)
+        if info.num_samples is not None:
+            self.check_passages(info.num_samples / info.sample_rate)
+        return info
+
+    def check_passages(self, seconds: float) -> None:
+        """Raise AudioError if a marked passage ends after the recording, which has this length."""
+        for begin, end in self.passages:
+            if end is not None and max(begin, end - _END_TOLERANCE_S) > seconds:
+                raise AudioError(
+                    f"{self.name}: is marked from {begin:g} s to {end:g} s, but lasts {seconds:.2f} s. Do the marks belong to "
+                    "another version of it?"
+                )
 
 
 def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
@@ -223,6 +245,18 @@ def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
                 + ". The mixture and all stems of a track must have the same length, rate and channels."
             )
     return next((info for info in infos if info.num_samples is not None), infos[0])
+
+
+def _clipped(passages: tuple[Passage, ...], span: Span, sample_rate: int) -> tuple[Passage, ...]:
+    """The passages inside a stretch, counted from its first sample."""
+    first_s = span[0] / sample_rate
+    last_s = math.inf if span[1] is None else span[1] / sample_rate
+    clipped = []
+    for begin, end in passages:
+        ends = min(last_s, math.inf if end is None else end)
+        if max(begin, first_s) < ends:
+            clipped.append((max(begin - first_s, 0.0), None if ends == math.inf else ends - first_s))
+    return tuple(clipped)
 
 
 def _within(info: AudioInfo, span: Span | None) -> AudioInfo:

@@ -79,14 +79,14 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
     track = _patch_maker(config).track(job.track, scratch)
     rows: dict[str, list[tuple[int, int, bool]]] = {}
     files: dict[str, int] = {}
-    # With stems, positives are the mixtures minus the target: there is nothing to compare.
-    meter = None if job.track.target else StatisticsMeter(config.patch, track.num_clips)
+    # With stems, positives are the mixtures minus the target: there is nothing to compare, nor in marked passages.
+    meter = None if job.track.target else StatisticsMeter(config.patch, len(next(iter(track.starts.values()))))
     with contextlib.ExitStack() as stack:
         writers: dict[str, RecordWriter] = {}
         for patches in track.patches():
             if patches.signal not in writers:
                 writers[patches.signal] = stack.enter_context(RecordWriter(folder / shard_file(patches.signal)))
-            if meter:
+            if meter and not (job.track.passages and patches.signal == "accompaniment"):
                 meter.add(patches.stft, patches.levels, patches.active)
             for start, active, level, stft in zip(patches.starts, patches.active, patches.levels, patches.stft, strict=True):
                 example = encode_example(track=job.id, start=int(start), level=float(level), stft=stft)
@@ -99,7 +99,9 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
         "files": files,
         "rows": rows,
         "num_samples": track.num_samples,
-        "num_clips": track.num_clips,
+        "clips": {signal: len(starts) for signal, starts in track.starts.items()},
+        "marked": bool(job.track.passages),
+        "lost_s": track.lost_s,
         "kept": {signal: int(kept.sum()) for signal, kept in track.kept.items()},
         "rms": track.rms,
         "unmixed": track.unmixed,
@@ -133,7 +135,9 @@ class _Result(TypedDict):
     files: dict[str, int]
     rows: dict[str, list[tuple[int, int, bool]]]
     num_samples: int
-    num_clips: int
+    clips: dict[str, int]
+    marked: bool
+    lost_s: float
     kept: dict[str, int]
     rms: NotRequired[dict[str, float]]
     unmixed: int

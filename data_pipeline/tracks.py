@@ -1,4 +1,4 @@
-"""Sources of recordings: MUSDB18, MUSDB18-HQ, or two folders of any audio, all as lists of `Track`."""
+"""Sources of recordings: MUSDB18, MUSDB18-HQ, or folders of any audio, all as lists of `Track`."""
 
 import dataclasses
 import importlib.util
@@ -14,8 +14,9 @@ import yaml
 from data_pipeline import audio
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
-from data_pipeline.recording_files import check_apart, find_recordings
-from data_pipeline.recordings import Part, Recording, Split, Track
+from data_pipeline.marks import find_marks
+from data_pipeline.recording_files import FoundRecordings, check_apart, find_recordings
+from data_pipeline.recordings import Part, Passage, Recording, Split, Track
 
 STEM_SUFFIX = ".stem.mp4"
 
@@ -37,15 +38,23 @@ class Musdb18HQ:
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoFolders:
-    """Two folders, searched recursively: recordings with the target, and recordings without it.  No stems."""
+class Folders:
+    """Recordings in folders, which are searched recursively.  No stems.
+
+    Attributes:
+        with_target: folder of recordings with the target.
+        without_target: folder of recordings without it; None where all target-free material is marked.
+        marks: file or folder with the marked passages of the recordings with the target, see `data_pipeline.marks`; None if there
+            are none.
+    """
 
     with_target: Path
-    without_target: Path
+    without_target: Path | None = None
+    marks: Path | None = None
     has_stems: ClassVar[bool] = False
 
 
-Source = Musdb18 | Musdb18HQ | TwoFolders
+Source = Musdb18 | Musdb18HQ | Folders
 
 
 def detect_source(path: str | os.PathLike[str]) -> Musdb18 | Musdb18HQ:
@@ -83,21 +92,23 @@ def find_tracks(
 
     If some training tracks are on musdb's list of validation tracks, those are the validation split.  Otherwise the fraction
     `validation_share` of the training tracks, drawn by `seed`, is held out: at least two of four or more, so that unlabeled and
-    positive clips can come from different tracks, and one of two or three.  Of two folders, this fraction of each, at least one
-    of two or more.  Where none is left, `data_pipeline.held_out` holds out a stretch.
+    positive clips can come from different tracks, and one of two or three.  Of folders, this fraction of the recordings without
+    the target, of those with marks, and of the others with the target, at least one of two or more.  Where none is left,
+    `data_pipeline.held_out` holds out a stretch.
 
     Args:
         source: source of the recordings.
         target: stems that make up the target; ignored without stems.
         validation_share: between 0 and 1.
         seed: seed of the validation tracks.
-        say: gets a line for each of two folders: how many recordings were found, and what was left out.
+        say: gets a line for each folder: how many recordings and marks were found, and what was left out.
 
     Raises:
         AudioError: a folder is missing, cannot be read or has no audio, or the target does not exist.
+        DataError: marks are wrong; see `data_pipeline.marks`.
     """
-    if isinstance(source, TwoFolders):
-        return _two_folder_tracks(source, validation_share, seed, say)
+    if isinstance(source, Folders):
+        return _folder_tracks(source, validation_share, seed, say)
     unknown = [name for name in target if name not in STEMS]
     if unknown or not 0 < len(target) < len(STEMS):
         raise AudioError(
@@ -206,26 +217,57 @@ def _stem_track(name: str, split: Split, root: Path, parts: Mapping[str, Part], 
     )
 
 
-def _two_folder_tracks(source: TwoFolders, validation_share: float, seed: int, say: Callable[[str], None]) -> list[Track]:
+def _folder_tracks(source: Folders, validation_share: float, seed: int, say: Callable[[str], None]) -> list[Track]:
+    folder = source.with_target.resolve()
+    songs = find_recordings(folder)
+    names = _relative(songs, say)
+    marks = {} if source.marks is None else _marks(source.marks, folder, songs.paths, say)
+    free = _recordings_without(source, songs, say)
+    marked = [name for name in names if names[name] in marks]
+    held_out = _draw(marked, validation_share, seed) | _draw(
+        [name for name in names if name not in marked], validation_share, seed
+    )
+    tracks = []
+    for name, path in names.items():
+        recording = Recording(f"with_target/{name}", folder, (Part(path),))
+        split: Split = "validation" if name in held_out else "train"
+        passages = marks.get(path, ())
+        tracks.append(Track(recording.name, split, recording, recording if passages else None, passages=passages))
+    held_out = _draw(list(free), validation_share, seed + 1)
+    for name, path in free.items():
+        assert source.without_target is not None
+        recording = Recording(f"without_target/{name}", source.without_target.resolve(), (Part(path),))
+        tracks.append(Track(recording.name, "validation" if name in held_out else "train", None, recording))
+    return tracks
+
+
+def _recordings_without(source: Folders, songs: FoundRecordings, say: Callable[[str], None]) -> dict[str, Path]:
+    """Recordings without the target, by name, sorted.  Raises AudioError if some are among the songs, too."""
+    if source.without_target is None:
+        return {}
     with_target, without_target = source.with_target.resolve(), source.without_target.resolve()
     if with_target == without_target or with_target in without_target.parents or without_target in with_target.parents:
         raise AudioError(
             f"{source.with_target} and {source.without_target} are the same folder, or one lies inside the other. "
             "Put recordings with the target and recordings without it into separate folders."
         )
-    tracks = []
-    folders = (source.with_target, source.without_target)
-    found = [find_recordings(folder) for folder in folders]
-    check_apart(*found)
-    for index, (role, folder) in enumerate(zip(("with_target", "without_target"), folders, strict=True)):
-        names = {path.relative_to(folder).as_posix(): path for path in found[index].require()}
-        say(found[index].summary())
-        held_out = _draw(sorted(names), validation_share, seed + index)
-        for name in sorted(names):
-            recording = Recording(f"{role}/{name}", folder, (Part(names[name]),))
-            mixture, accompaniment = (recording, None) if index == 0 else (None, recording)
-            tracks.append(Track(recording.name, "validation" if name in held_out else "train", mixture, accompaniment))
-    return tracks
+    found = find_recordings(without_target)
+    check_apart(songs, found)
+    return _relative(found, say)
+
+
+def _relative(found: FoundRecordings, say: Callable[[str], None]) -> dict[str, Path]:
+    """Recordings of a folder by their paths inside it, sorted."""
+    names = {path.relative_to(found.folder).as_posix(): path for path in found.require()}
+    say(found.summary())
+    return dict(sorted(names.items()))
+
+
+def _marks(path: Path, folder: Path, songs: list[Path], say: Callable[[str], None]) -> dict[Path, tuple[Passage, ...]]:
+    """Marked passages by recording."""
+    marks = find_marks(path.resolve(), folder, songs)
+    say(marks.summary(path, len(songs)))
+    return {song: tuple((passage.begin_s, passage.end_s) for passage in found) for song, found in marks.passages.items()}
 
 
 def _draw(names: list[str], share: float, seed: int, at_least: int = 1) -> set[str]:

@@ -201,16 +201,23 @@ def _used(reasons: list[str]) -> str:
 
 
 def _counts(counts: dict[str, dict[str, Any]]) -> str:
-    """Format the numbers of recordings and hours of every split, with the target and without it."""
+    """Format the numbers and lengths of the recordings of every split, with the target and without it, by source."""
+    none = {"tracks": 0, "kept_s": 0.0}
+    splits = []
+    for split in ("train", "validation"):
+        mixture, free = (counts.get(f"{split}_{signal}", none) for signal in ("mixture", "accompaniment"))
+        songs, marked_s = free.get("marked_tracks", 0), free.get("marked_s", 0.0)
+        parts = [f"{mixture['tracks']} ({_minutes(mixture['kept_s'])}) with the target"]
+        if songs:
+            parts.append(f"marked passages of {songs} of them ({_minutes(marked_s)})")
+        if free["tracks"] > songs or not songs:
+            parts.append(f"{free['tracks'] - songs} ({_minutes(free['kept_s'] - marked_s)}) without it")
+        splits.append(f"{split}: {', '.join(parts)}")
+    return "; ".join(splits)
 
-    def amount(name: str) -> str:
-        found = counts.get(name, {"tracks": 0, "kept_s": 0})
-        return f"{found['tracks']} ({found['kept_s'] / 3600:.2f} h)"
 
-    return "; ".join(
-        f"{split}: {amount(f'{split}_mixture')} with the target, {amount(f'{split}_accompaniment')} without it"
-        for split in ("train", "validation")
-    )
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _scores(scores: dict[str, Any] | None) -> str:

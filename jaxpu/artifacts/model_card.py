@@ -12,7 +12,7 @@ _CARD = """\
 
 {description}
 
-It separates a recording into {target} and accompaniment. The network was trained on recordings with the target and recordings
+It separates a recording into {target} and accompaniment. The network was trained on recordings with the target and on material
 without it{stems}.
 
 ## Licence

@@ -10,10 +10,12 @@ from jaxpu.config import Config
 
 
 class Amount(TypedDict):
-    """Number of recordings, seconds of the clips that are kept, and mean level of the recordings."""
+    """Recordings, seconds of the clips that are kept, the part of both that is marked, and mean level of the recordings."""
 
     tracks: int
     kept_s: float
+    marked_tracks: NotRequired[int]
+    marked_s: NotRequired[float]
     level_db: NotRequired[float | None]
 
 

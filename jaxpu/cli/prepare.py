@@ -23,6 +23,7 @@ from jaxpu.cli.command import (
 from jaxpu.config import Config
 
 EXAMPLES = """\
+  jaxpu prepare recordings --with songs/ --marks labels/
   jaxpu prepare recordings --with songs/ --without instrumentals/
   jaxpu prepare baseline --musdb18 MUSDB18/ -o data/baseline
 """
@@ -32,12 +33,16 @@ EXAMPLES = """\
 class PrepareArguments:
     """Convert recordings to training data: STFT patches in TFRecord files.
 
-    Give one source: `--with` and `--without`, `--musdb18`, or `--musdb18hq`. Folders are searched recursively, also
-    through links, for any format that ffmpeg reads; a line for each says what was left out.
+    Give one source: `--with` and `--marks`, `--without` or both; `--musdb18`; or `--musdb18hq`. Folders are searched
+    recursively, also through links, for any format that ffmpeg reads; a line for each says what was left out.
+
+    Marks are passages without the target: label tracks of Audacity with the names of the recordings (SONG.txt), UltraStar
+    karaoke songs, or one CSV table with the columns file, begin and end.
 
     Attributes:
         config: configuration; this command uses the fields `--data.*` alone.
         with_target: folder of recordings in which the target plays, among other sounds.
+        marks: file or folder with marked passages of the recordings of --with; it may be the folder of --with itself.
         without_target: folder of other recordings, in which the target does not play.
         musdb18: root folder of MUSDB18 (.stem.mp4).
         musdb18hq: root folder of MUSDB18-HQ (wav).
@@ -51,6 +56,7 @@ class PrepareArguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     with_target: Annotated[Path | None, tyro.conf.arg(name="with", metavar="DIR", help_behavior_hint="")] = None
+    marks: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     without_target: Annotated[Path | None, tyro.conf.arg(name="without", metavar="DIR", help_behavior_hint="")] = None
     musdb18: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     musdb18hq: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
@@ -68,23 +74,28 @@ def run(args: Sequence[str]) -> Answer:
     arguments = parse(PrepareArguments, f"prepare {name}", rest, EXAMPLES, PrepareArguments(config))
     check_workers(arguments.workers)
     from data_pipeline.prepare import prepare
-    from data_pipeline.tracks import Musdb18, Musdb18HQ, Source, TwoFolders, download_musdb7s
+    from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Source, download_musdb7s
     from jaxpu.artifacts.info import describe_data
 
     if arguments.download and arguments.musdb18 is None:
         raise UsageError("--download needs --musdb18 DIR, the folder for the excerpts.")
-    if (arguments.with_target is None) != (arguments.without_target is None):
-        raise UsageError("Give both --with DIR and --without DIR: recordings with the target, and recordings without it.")
+    free = arguments.marks or arguments.without_target
+    if (arguments.with_target is None) != (free is None):
+        raise UsageError(
+            "Give --with DIR, recordings with the target, and target-free material: --marks PATH, passages of the same "
+            "recordings, --without DIR, other recordings, or both."
+        )
     sources: list[Source] = []
     if arguments.musdb18 is not None:
         sources.append(Musdb18(arguments.musdb18))
     if arguments.musdb18hq is not None:
         sources.append(Musdb18HQ(arguments.musdb18hq))
-    if arguments.with_target is not None and arguments.without_target is not None:
-        sources.append(TwoFolders(arguments.with_target, arguments.without_target))
+    if arguments.with_target is not None:
+        sources.append(Folders(arguments.with_target, arguments.without_target, arguments.marks))
     if len(sources) != 1:
         raise UsageError(
-            f"The command line has {len(sources)} sources. Give one: --with DIR --without DIR, --musdb18 DIR, or --musdb18hq DIR."
+            f"The command line has {len(sources)} sources. Give one: --with DIR and --marks PATH or --without DIR, "
+            "--musdb18 DIR, or --musdb18hq DIR."
         )
     out = arguments.out or Path("data") / name
     check_folders(out)

@@ -158,7 +158,8 @@ class RemixConfig:
             within plus or minus this many semitones.
         positive_gain_db: constant gain of the positives, which should be as loud as the accompaniment hidden in the mixtures.
             Where every recording is scaled to the same level (`level="recording"`) they are louder, by what the target adds.
-            `estimate` computes the gain from the data, without stems (`jaxpu.estimation.positive_gain`).
+            `estimate` computes the gain from the data, without stems (`jaxpu.estimation.positive_gain`).  Marked passages have
+            the right level, and get no gain.
         label_frequency: c, the probability that the positive is the louder of two exchangeable accompaniments; 1/2 by symmetry.
         weight_exponent: p in the weight |x|^p of a bin.
         labels: `binary`: which of the two is louder; `ratio`: magnitude of the positive over the sum of both magnitudes, which

@@ -106,7 +106,7 @@ def decode(batch: dict[str, jax.Array]) -> Batch:
 
     Args:
         batch: `unlabeled`, `positive` and maybe `target`: (n, channels, frames, bins, 2), real and imaginary parts;
-            `index`: int32 (n,).
+            `index`: int32 (n,); maybe `marked`: bool (n,).
     """
 
     def to_complex(patches: jax.Array) -> jax.Array:
@@ -117,7 +117,8 @@ def decode(batch: dict[str, jax.Array]) -> Batch:
     num_channels = batch["unlabeled"].shape[1]
     index = (batch["index"][:, None] * num_channels + jnp.arange(num_channels)[None]).reshape(-1)
     target = to_complex(batch["target"]) if "target" in batch else None
-    return Batch(to_complex(batch["unlabeled"]), to_complex(batch["positive"]), target, index)
+    marked = jnp.repeat(batch["marked"], num_channels) if "marked" in batch else None
+    return Batch(to_complex(batch["unlabeled"]), to_complex(batch["positive"]), target, index, marked)
 
 
 def separation_variables(config: Config, state: TrainState) -> dict[str, Any]:

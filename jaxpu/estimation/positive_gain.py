@@ -25,6 +25,8 @@ def estimate_gain_db(dataset: PatchDataset, config: Config, *, split: Split = "t
     a gain, the gain is the minimum of the differences between the quantiles of mixtures and of positives, taken here as the 5 %
     quantile of these differences.  If the target dominates everywhere at all times, the estimate is too high.
 
+    Marked passages do not count, for they have the level of their songs.  Where all positives are marked, the gain is 0.
+
     Args:
         dataset: the prepared data, whose scale the gain refers to.
         config: its `train.disjoint_tracks` and `train.seed` are used.
@@ -33,8 +35,12 @@ def estimate_gain_db(dataset: PatchDataset, config: Config, *, split: Split = "t
     Raises:
         DataError: the split has no mixtures, or no positives.
     """
-    read = histograms.read_histograms(dataset, config, split, exponent=1.0, as_recorded=False)
-    unlabeled, positive = (each.arrays()[0] for each in read)
+    of_unlabeled, of_positive = histograms.read_histograms(dataset, config, split, exponent=1.0, as_recorded=False)
+    for track in dataset.marked_tracks:
+        of_positive.magnitudes.pop(track, None)
+    if not of_positive.magnitudes:
+        return Estimate(0.0)
+    unlabeled, positive = (np.stack(list(each.magnitudes.values())) for each in (of_unlabeled, of_positive))
 
     def gain_db(chosen: np.ndarray, chosen_positive: np.ndarray) -> np.ndarray:
         return np.array([least_difference_db(unlabeled[chosen].sum(0), positive[chosen_positive].sum(0))])

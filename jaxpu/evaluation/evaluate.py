@@ -22,7 +22,7 @@ from data_pipeline.errors import AudioError, UserError
 from data_pipeline.files import available_processors, write_text, writing
 from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual
-from data_pipeline.tracks import Musdb18, Musdb18HQ, Source, Track, TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Source, Track, find_tracks
 from jaxpu import parallel
 from jaxpu.core.network import TrainedModel
 from jaxpu.evaluation import excerpts, workers
@@ -115,9 +115,9 @@ def evaluate_separator(
         options: scope and processes.
         info: recorded with the scores, JSON-serialisable.
     """
-    if isinstance(source, TwoFolders):
+    if isinstance(source, Folders):
         raise EvaluationError(
-            "Scores need the target alone, but two folders have no stems. Evaluate on MUSDB18, or on a corpus with its layout."
+            "Scores need the target alone, but these folders have no stems. Evaluate on MUSDB18, or on a corpus with its layout."
         )
     options = dataclasses.replace(
         options,

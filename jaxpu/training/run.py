@@ -280,7 +280,8 @@ class Run:
             process_count=parallel.process_count(),
             **options,
         ):
-            yield {name: batch[name] for name in ("unlabeled", "positive", "target") if name in batch} | {"index": index}
+            names = ("unlabeled", "positive", "target", "marked")
+            yield {name: batch[name] for name in names if name in batch} | {"index": index}
 
     def _check(self, step_before: int, values: list[dict[str, float]]) -> list[str]:
         """Warnings of the watchdog; raises TrainingError where a loss is not finite."""

@@ -157,7 +157,7 @@ def test_info_of_runs_and_archives(
         "trained      60 of 70 steps",
         "selected by  held_out_loss (-0.25)",
         "stems        used for supervised training",
-        "data         train: 11 (0.50 h) with the target, 11 (0.50 h) without it; validation: 0 (0.00 h)",
+        "data         train: 11 (30.0 min) with the target, 11 (30.0 min) without it; validation: 0 (0.0 min)",
         "scores       SI-SDR improvement 4.2 dB, SDR 5.0 dB; 7 tracks of the split test",
         f"licence      {LICENCE}",
         f"about        {DESCRIPTION}",

@@ -133,7 +133,7 @@ def test_json_is_all_of_standard_output(workshop, capfd):
 
 def test_a_run_tells_of_its_data_without_them(workshop, capsys):
     assert run("info", "my run") == 0
-    assert "train: 2 (0.00 h) with the target, 2 (0.00 h) without it" in capsys.readouterr().out
+    assert "train: 2 (0.1 min) with the target, 2 (0.1 min) without it" in capsys.readouterr().out
 
 
 def test_what_cannot_be_separated_is_named_and_the_rest_is_separated(workshop, capsys):

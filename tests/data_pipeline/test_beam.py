@@ -12,7 +12,7 @@ from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
 from data_pipeline.tfrecord import read_record
-from data_pipeline.tracks import TwoFolders
+from data_pipeline.tracks import Folders
 
 CONFIG = DataConfig(
     patch=PatchSpec(sample_rate=8000, clip_samples=4000, n_fft=256, win_length=256, hop_length=128), validation_share=0.3
@@ -21,18 +21,18 @@ LOCAL = ("--runner=DirectRunner",)
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> TwoFolders:
+def folders(tmp_path: Path) -> Folders:
     for folder in ("with", "without"):
         (tmp_path / folder).mkdir()
         for song in range(3):
             samples = np.random.default_rng([song, len(folder)]).normal(0, 0.1, 24_000 + 4000 * song)
             soundfile.write(tmp_path / folder / f"{song}.wav", samples, 8000)
-    return TwoFolders(tmp_path / "with", tmp_path / "without")
+    return Folders(tmp_path / "with", tmp_path / "without")
 
 
 @pytest.mark.slow
 def test_the_same_records_as_the_ordinary_preparation(
-    folders: TwoFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ordinary = prepare(folders, CONFIG, tmp_path / "ordinary", num_workers=1, progress=False)
     # Tracks that were finished before an error, and an incomplete file of Beam.
@@ -45,7 +45,7 @@ def test_the_same_records_as_the_ordinary_preparation(
     bad.unlink()
     finished = {path.name: path.stat().st_mtime_ns for path in Path("beamed/unfinished/tracks").iterdir()}
     assert finished
-    beamed = prepare(TwoFolders(Path("with"), Path("without")), CONFIG, Path("beamed"), beam_options=LOCAL)
+    beamed = prepare(Folders(Path("with"), Path("without")), CONFIG, Path("beamed"), beam_options=LOCAL)
     assert "tracks are finished already" in capfd.readouterr().out
     assert beamed.info == ordinary.info
     assert not (tmp_path / "beamed" / "unfinished").exists()
@@ -66,6 +66,6 @@ def test_the_same_records_as_the_ordinary_preparation(
 
 
 @pytest.mark.slow
-def test_a_pipeline_that_fails_is_an_error_in_a_sentence(folders: TwoFolders, tmp_path: Path) -> None:
+def test_a_pipeline_that_fails_is_an_error_in_a_sentence(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^The Beam pipeline failed: .*Nowhere"):
         prepare(folders, CONFIG, tmp_path / "data", beam_options=("--runner=NowhereRunner",), progress=False)

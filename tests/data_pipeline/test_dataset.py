@@ -13,7 +13,7 @@ from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
 from data_pipeline.patches import PatchMaker
 from data_pipeline.prepare import prepare
-from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
 
 RATE = 8000
 CONFIG = DataConfig(
@@ -260,7 +260,7 @@ def test_two_folders_give_unlabeled_and_positive_without_target(tmp_path):
         for number in range(num_files):
             recording = np.random.default_rng([num_files, number]).integers(-3000, 3000, 9000).astype(np.int16)
             soundfile.write(tmp_path / role / f"{number}.wav", recording, RATE)
-    folders = TwoFolders(tmp_path / "with", tmp_path / "without")
+    folders = Folders(tmp_path / "with", tmp_path / "without")
     dataset = prepare(folders, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     assert not dataset.has_stems
     mixtures = {track.id for track in dataset.tracks("train") if "mixture" in track.kept}

@@ -13,7 +13,7 @@ from data_pipeline.folder_check import Statistics, StatisticsMeter, compare, sus
 from data_pipeline.patches import PatchMaker
 from data_pipeline.prepare import prepare
 from data_pipeline.third_octaves import third_octaves
-from data_pipeline.tracks import TwoFolders
+from data_pipeline.tracks import Folders
 
 RATE = 16_000
 SPEC = PatchSpec(
@@ -171,7 +171,7 @@ def test_prepare_warns_and_stores_the_comparison(tmp_path, capfd):
         (tmp_path / folder).mkdir()
         for seed in range(4):
             soundfile.write(tmp_path / folder / f"{seed}.wav", gain * song(seed, target, seconds=4), RATE)
-    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    source = Folders(tmp_path / "with", tmp_path / "without")
     config = DataConfig(patch=dataclasses.replace(SPEC, dtype="float16"), activity_on="off")
     dataset = prepare(source, config, tmp_path / "data", num_workers=1)
     (warning,) = dataset.info["comparison"]["warnings"]

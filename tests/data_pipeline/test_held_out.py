@@ -18,7 +18,7 @@ from data_pipeline.errors import AudioError, DataError
 from data_pipeline.prepare import prepare
 from data_pipeline.recordings import Part, Recording
 from data_pipeline.tfrecord import read_record
-from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
 
 RATE = 8000
 CLIP = 4000
@@ -33,12 +33,12 @@ def noise(seed: int, seconds: float, level: float = 0.1, rate: int = RATE) -> np
     return (level * np.random.default_rng(seed).standard_normal(round(seconds * rate))).astype(np.float32)
 
 
-def folders(root: Path, mixtures: list[np.ndarray], positives: list[np.ndarray], rate: int = RATE) -> TwoFolders:
+def folders(root: Path, mixtures: list[np.ndarray], positives: list[np.ndarray], rate: int = RATE) -> Folders:
     for role, recordings in (("with", mixtures), ("without", positives)):
         (root / role).mkdir(parents=True)
         for number, recording in enumerate(recordings):
             soundfile.write(root / role / f"{number}.flac", recording, rate)
-    return TwoFolders(root / "with", root / "without")
+    return Folders(root / "with", root / "without")
 
 
 def stored(dataset: PatchDataset, split: str, signal: str) -> list[bytes]:
@@ -195,9 +195,9 @@ import sys
 from pathlib import Path
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.prepare import prepare
-from data_pipeline.tracks import TwoFolders
+from data_pipeline.tracks import Folders
 root = Path(sys.argv[1])
-prepare(TwoFolders(root / "with", root / "without"), eval(sys.argv[2]), root / "data", num_workers=1)
+prepare(Folders(root / "with", root / "without"), eval(sys.argv[2]), root / "data", num_workers=1)
 """
 
 

@@ -11,7 +11,7 @@ import soundfile
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.errors import AudioError, DataError
 from data_pipeline.patches import PatchMaker, clip_statistics, mix
-from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
 
 RATE = 8000
 SPEC = PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=64)
@@ -207,7 +207,7 @@ def two_folders(tmp_path, waveform, subtype="FLOAT"):
     for name, signal in (("with", waveform), ("without", noise(1, 9000))):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a recording.wav", signal, RATE, subtype=subtype)
-    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    source = Folders(tmp_path / "with", tmp_path / "without")
     track = next(track for track in find_tracks(source, ("vocals",), validation_share=0.14, seed=0) if track.mixture)
     (tmp_path / "scratch").mkdir()
     return track
@@ -257,12 +257,12 @@ import resource, sys
 from pathlib import Path
 from data_pipeline.patches import PatchMaker
 from data_pipeline.config import DataConfig, PatchSpec
-from data_pipeline.tracks import TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, find_tracks
 root = Path(sys.argv[1])
 config = DataConfig(patch=PatchSpec(level="recording", hop_length=512))
 maker = PatchMaker(config)
 for name in ("short", "long"):
-    tracks = find_tracks(TwoFolders(root / name, root / "without"), ("vocals",), validation_share=0.5, seed=0)
+    tracks = find_tracks(Folders(root / name, root / "without"), ("vocals",), validation_share=0.5, seed=0)
     clips = 0
     for part in maker.track(next(track for track in tracks if track.mixture), root).patches():
         clips += len(part.starts)

@@ -22,7 +22,7 @@ from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import AudioError, DataError, WriteError
 from data_pipeline.prepare import prepare
 from data_pipeline.tfrecord import RecordWriter, encode_example, read_record
-from data_pipeline.tracks import Musdb18HQ, TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
 
 RATE = 8000
 CONFIG = DataConfig(
@@ -180,7 +180,7 @@ def test_settings_that_need_stems_are_refused_for_two_folders(tmp_path):
         for number in range(2):
             recording = np.random.default_rng(number).integers(-level, level, 20_000 + 8000 * number).astype(np.int16)
             soundfile.write(tmp_path / role / f"{number}.flac", recording, RATE)
-    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    source = Folders(tmp_path / "with", tmp_path / "without")
     for setting in ({"activity_on": "target"}, {"target_to_accompaniment_db": (-5.0, 10.0)}):
         with pytest.raises(DataError, match=rf"{next(iter(setting))} = .* needs stems"):
             prepare(source, DataConfig(patch=CONFIG.patch, **setting), tmp_path / "data")
@@ -212,7 +212,7 @@ def test_nothing_kept_is_an_error(tmp_path):
     with pytest.raises(
         DataError, match=r"none of the 5 clips of the training split's mixture was kept \(activity_on = mixture\)"
     ):
-        prepare(TwoFolders(tmp_path / "with", tmp_path / "without"), CONFIG, tmp_path / "data", num_workers=1, progress=False)
+        prepare(Folders(tmp_path / "with", tmp_path / "without"), CONFIG, tmp_path / "data", num_workers=1, progress=False)
 
 
 def test_no_room_is_refused_before_anything_is_written(tmp_path):
@@ -225,7 +225,7 @@ def test_no_room_is_refused_before_anything_is_written(tmp_path):
             file.truncate(44 + (1 << 30))
     patch = PatchSpec(sample_rate=RATE, clip_samples=1 << 20, n_fft=1 << 20, win_length=1 << 20, hop_length=1)
     with pytest.raises(DataError, match=rf"{tmp_path}/data: has .* free, but preparation needs up to \d{{7,}}\.\d\d GB"):
-        prepare(TwoFolders(tmp_path / "with", tmp_path / "without"), DataConfig(patch=patch), tmp_path / "data", progress=False)
+        prepare(Folders(tmp_path / "with", tmp_path / "without"), DataConfig(patch=patch), tmp_path / "data", progress=False)
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file() and path.name != "lock"]
 
 

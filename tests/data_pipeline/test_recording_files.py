@@ -16,7 +16,7 @@ from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import AudioError
 from data_pipeline.prepare import prepare
 from data_pipeline.recording_files import FoundRecordings, find_recordings
-from data_pipeline.tracks import TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, find_tracks
 
 # Suffixes, with options where ffmpeg needs some.
 FORMATS = [
@@ -123,7 +123,7 @@ def test_a_link_from_one_folder_into_the_other_is_refused(tmp_path: Path, wav: P
         shutil.copytree(wav.parent, tmp_path / name)
     (tmp_path / "with" / "more").symlink_to("../without")
     with pytest.raises(AudioError, match=r"with/more/song\.wav and .*without/song\.wav are the same file"):
-        find_tracks(TwoFolders(tmp_path / "with", tmp_path / "without"), ("vocals",), validation_share=0.5, seed=0)
+        find_tracks(Folders(tmp_path / "with", tmp_path / "without"), ("vocals",), validation_share=0.5, seed=0)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(wav: Path) -> None:
@@ -172,7 +172,7 @@ def test_prepare_says_what_it_leaves_out_and_takes_any_name(tmp_path: Path, caps
     (tmp_path / "with" / "notes.txt").touch()
     (tmp_path / "with" / f"{latin1} too.wav").write_text("no sound")
     patch = PatchSpec(sample_rate=8000, clip_samples=4000, n_fft=256, win_length=256, hop_length=128)
-    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    source = Folders(tmp_path / "with", tmp_path / "without")
     dataset = prepare(source, DataConfig(patch=patch), tmp_path / "data", num_workers=1, skip_bad=True)
     printed = capsys.readouterr().out
     lines = printed.encode("utf-8", "strict").decode().splitlines()

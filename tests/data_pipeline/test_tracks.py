@@ -24,7 +24,7 @@ import yaml
 from data_pipeline.audio import Writer, read_blocks, resampled_length
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
-from data_pipeline.tracks import Musdb18, Musdb18HQ, Recording, TwoFolders, detect_source, download_musdb7s, find_tracks
+from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Recording, detect_source, download_musdb7s, find_tracks
 
 STEM_FILE = Path(stempeg.example_stem_path())
 VALIDATION_NAME = "Actions - One Minute Smile"
@@ -278,7 +278,7 @@ def test_a_set_whose_only_songs_are_on_the_list_still_trains(tmp_path):
 # --- Two folders ---
 
 
-def two_folders(root: Path) -> TwoFolders:
+def two_folders(root: Path) -> Folders:
     rng = np.random.default_rng(0)
     for index, name in enumerate(["with/b.wav", "with/deep/er/a.flac", "with/c.mp3", "without/b.wav", "without/z.WAV"]):
         path = write(root / name.lower(), 0.1 * rng.standard_normal((1 + index % 2, 9000)).astype(np.float32))
@@ -287,7 +287,7 @@ def two_folders(root: Path) -> TwoFolders:
     (root / "with" / ".hidden" / "x.wav").touch()
     (root / "with" / "._b.wav").touch()
     (root / "with" / "notes.txt").touch()
-    return TwoFolders(root / "with", root / "without")
+    return Folders(root / "with", root / "without")
 
 
 def test_two_folders_are_searched_in_depth_and_sorted(tmp_path):
@@ -325,12 +325,12 @@ def test_bad_folders_are_refused(tmp_path):
     file.touch()
     good = source.with_target
     for bad, message in (
-        (TwoFolders(good, empty), r"empty: is an empty folder\. Put recordings into it"),
-        (TwoFolders(text, good), r"text: has no recordings; left out 1 \.txt\..*\.wav"),
-        (TwoFolders(good, tmp_path / "none"), "none: does not exist"),
-        (TwoFolders(good, file), "file: is not a folder"),
-        (TwoFolders(good, good), "are the same folder, or one lies inside the other"),
-        (TwoFolders(good, good / "deep"), "are the same folder, or one lies inside the other"),
+        (Folders(good, empty), r"empty: is an empty folder\. Put recordings into it"),
+        (Folders(text, good), r"text: has no recordings; left out 1 \.txt\..*\.wav"),
+        (Folders(good, tmp_path / "none"), "none: does not exist"),
+        (Folders(good, file), "file: is not a folder"),
+        (Folders(good, good), "are the same folder, or one lies inside the other"),
+        (Folders(good, good / "deep"), "are the same folder, or one lies inside the other"),
     ):
         with pytest.raises(AudioError, match=message):
             tracks_of(bad)

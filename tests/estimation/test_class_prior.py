@@ -13,7 +13,7 @@ from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
-from data_pipeline.tracks import Musdb18HQ, TwoFolders
+from data_pipeline.tracks import Folders, Musdb18HQ
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.cli.__main__ import main
 from jaxpu.config import BrierPUConfig, Config, ConfigError, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
@@ -230,7 +230,7 @@ def test_two_folders_have_no_oracle_and_a_caution(corpus, tmp_path, capsys):
         (tmp_path / folder).mkdir()
         for song in songs:
             (tmp_path / folder / f"{song}.wav").symlink_to(corpus / "train" / f"Song {song}" / f"{stem}.wav")
-    source = TwoFolders(tmp_path / "with", tmp_path / "without")
+    source = Folders(tmp_path / "with", tmp_path / "without")
     dataset = prepare(source, DATA, tmp_path / "data", num_workers=1, progress=False)
     with pytest.raises(DataError, match="has no targets"):
         class_prior.oracle(dataset, CONFIG)

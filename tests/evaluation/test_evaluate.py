@@ -16,7 +16,7 @@ import soundfile
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import AudioError, WriteError
 from data_pipeline.synthetic.songs import synthesize
-from data_pipeline.tracks import Musdb18, Musdb18HQ, TwoFolders, find_tracks
+from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, find_tracks
 from data_pipeline.workers import worker_pool
 from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig
@@ -407,7 +407,7 @@ def test_stems_that_do_not_sum_to_the_mixture_are_said(corpus, tmp_path):
 
 def test_impossible_evaluations_are_refused(corpus, tmp_path):
     with pytest.raises(EvaluationError, match="two folders have no stems"):
-        evaluate_separator(halve, DATA, TwoFolders(tmp_path, tmp_path), tmp_path)
+        evaluate_separator(halve, DATA, Folders(tmp_path, tmp_path), tmp_path)
     shutil.copytree(corpus.root / "train", tmp_path / "corpus" / "train")
     with pytest.raises(EvaluationError, match=r"no tracks in the split 'test'; it has train, validation"):
         evaluate_separator(halve, DATA, Musdb18HQ(tmp_path / "corpus"), tmp_path)

@@ -27,7 +27,7 @@ from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
-from data_pipeline.tracks import Musdb18HQ, TwoFolders
+from data_pipeline.tracks import Folders, Musdb18HQ
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.config import (
     BootstrapConfig,
@@ -103,7 +103,7 @@ def two_folders(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir()
         for song in songs:
             (root / folder / f"{song}.wav").symlink_to(corpus / "train" / f"Song {song}" / f"{stem}.wav")
-    prepare(TwoFolders(root / "with", root / "without"), DATA, root / "data", num_workers=1, progress=False)
+    prepare(Folders(root / "with", root / "without"), DATA, root / "data", num_workers=1, progress=False)
     return root / "data"
 
 

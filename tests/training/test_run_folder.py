@@ -21,7 +21,7 @@ import soundfile
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.errors import DataError, WriteError
 from data_pipeline.prepare import prepare
-from data_pipeline.tracks import Musdb18HQ, TwoFolders
+from data_pipeline.tracks import Folders, Musdb18HQ
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.config import Config, ConfigError, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
 from jaxpu.config_files import from_json, to_json
@@ -49,13 +49,13 @@ def change(config: Config = CONFIG, **settings: Any) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **settings))
 
 
-def folders(root: Path, seconds: float = 4.0) -> TwoFolders:
+def folders(root: Path, seconds: float = 4.0) -> Folders:
     """One recording with the target, one without it."""
     for number, role in enumerate(("with", "without")):
         (root / role).mkdir(parents=True)
         signal_ = 0.1 * np.random.default_rng(number).standard_normal(round(seconds * RATE))
         soundfile.write(root / role / "long.flac", signal_, RATE)
-    return TwoFolders(root / "with", root / "without")
+    return Folders(root / "with", root / "without")
 
 
 @pytest.fixture(scope="module")

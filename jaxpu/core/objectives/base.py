@@ -42,6 +42,8 @@ class Batch(NamedTuple):
         target: complex64 (n, frames, bins), targets of the unlabeled clips, or of others for objectives with `target_tracks`;
             None without stems.  PU objectives never read it.
         example_index: int32 (n,), position of each example in the global batch.
+        marked: bool (n,), whether each positive is a marked passage, which has the level of the accompaniment in its song; None
+            where none is.
         pseudo_target: set by `Objective.prepare` of an objective with a teacher; None elsewhere, and in evaluation.
     """
 
@@ -49,6 +51,7 @@ class Batch(NamedTuple):
     positive: jax.Array
     target: jax.Array | None
     example_index: jax.Array
+    marked: jax.Array | None = None
     pseudo_target: PseudoTarget | None = None
 
 

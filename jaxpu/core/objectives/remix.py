@@ -103,8 +103,10 @@ def pnu(config: PNUConfig) -> Objective:
 
 
 def level(batch: Batch, hyperparameters: Hyperparameters) -> Batch:
-    """Bring positives to the level of the accompaniment that is hidden in the mixtures."""
+    """Bring positives to the level of the accompaniment that is hidden in the mixtures; marked passages have it already."""
     gain = 10 ** (hyperparameters["positive_gain_db"] / 20)
+    if batch.marked is not None:
+        gain = jnp.where(batch.marked[:, None, None], 1.0, gain)
     return batch._replace(positive=batch.positive * gain.astype(batch.positive.dtype))
 
 

@@ -1,0 +1,173 @@
+"""Marks: the passages of recordings in which the target does not play, as people or karaoke files give them."""
+
+import dataclasses
+import difflib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from data_pipeline.errors import DataError, printable
+from data_pipeline.mark_formats import Format, Mark, MarkedRecording, decode_text, format_of, read_marks
+
+SUFFIXES = (".txt", ".csv", ".tsv")
+"""Suffixes of files with marks, in lower case."""
+
+MAX_BYTES = 16 << 20
+"""Largest file that is read as marks: some hundred thousand of them."""
+
+
+@dataclasses.dataclass
+class Marks:
+    """The marks of a folder of recordings.
+
+    Attributes:
+        passages: by recording, merged and in order; recordings without marks are absent.
+        formats: number of recordings with marks, by format.
+        left_out: text files without marks.
+    """
+
+    passages: dict[Path, tuple[Mark, ...]] = dataclasses.field(default_factory=dict)
+    formats: Counter[Format] = dataclasses.field(default_factory=Counter)
+    left_out: list[Path] = dataclasses.field(default_factory=list)
+
+    def summary(self, path: Path, num_recordings: int) -> str:
+        """One line: the formats, the number of passages and of recordings, and what was left out."""
+        formats = ", ".join(f"{kind} for {count} of {num_recordings} recordings" for kind, count in self.formats.items())
+        text = f"{path}: {formats}, {sum(map(len, self.passages.values()))} passages"
+        if self.left_out:
+            more = ", ..." if len(self.left_out) > 1 else ""
+            text += f"; left out {len(self.left_out)} text files without marks ({self.left_out[0].name}{more})"
+        return text
+
+
+def find_marks(path: Path, folder: Path, recordings: Sequence[Path]) -> Marks:
+    """Read the marks of recordings.
+
+    Args:
+        path: a file, or a folder with the shape of `folder`, which may be `folder` itself.  A label track has the name of its
+            recording, with or without the suffix (SONG.txt, SONG.mp3.txt); an UltraStar song lies in the folder of its recording
+            and names it; a CSV table names recordings by their paths inside `folder`, with or without the suffix.
+        folder: folder of the recordings.
+        recordings: all recordings of the folder.
+
+    Raises:
+        DataError: there are no marks, or some are wrong; every file and line is named.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: does not exist. Give a folder of label tracks, or a CSV table.")
+    marks, errors = Marks(), []
+    names = _Names(folder, recordings)
+    marked_by: dict[Path, Path] = {}
+    for file in _files(path):
+        try:
+            for kind, recording, passages in _marks_of(file, path, names, marks):
+                if recording in marked_by:
+                    raise DataError(f"{file} and {marked_by[recording]} both mark {recording}. Remove one of them.")
+                marked_by[recording] = file
+                marks.formats[kind] += bool(passages)
+                if passages:
+                    marks.passages[recording] = passages
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        raise DataError(f"{len(errors)} files of marks cannot be used:\n" + "\n".join(f"  {error}" for error in errors))
+    if not marks.passages:
+        raise DataError(
+            f"{path}: holds no marks. For each song, give a label track of Audacity, SONG.txt, that labels the passages without "
+            "the target."
+        )
+    return marks
+
+
+def _files(path: Path) -> list[Path]:
+    """Files that may hold marks, sorted; hidden files and folders are left out."""
+    if path.is_file():
+        return [path]
+    found = []
+    for parent, folders, files in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
+    return sorted(found)
+
+
+class _Names:
+    """Recordings by the names that files of marks give them: paths inside the folder, with or without the suffix."""
+
+    def __init__(self, folder: Path, recordings: Sequence[Path]) -> None:
+        self._by_name: dict[str, list[Path]] = {}
+        self._by_folder: dict[PurePosixPath, list[Path]] = {}
+        for path in recordings:
+            inside = PurePosixPath(path.relative_to(folder).as_posix())
+            self._by_folder.setdefault(inside.parent, []).append(path)
+            for name in {inside, inside.with_suffix("")}:
+                self._by_name.setdefault(_key(name), []).append(path)
+
+    def find(self, name: PurePosixPath, where: str) -> Path:
+        """The recording of a name.  Raises DataError if there is none, or more than one."""
+        found = self._by_name.get(_key(name), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(each.name for each in found)
+            raise DataError(f"{where}: marks {name}, which may be {listed}. Give the name with its suffix.")
+        close = difflib.get_close_matches(_key(name), self._by_name, 1)
+        hint = f" Did you mean {self._by_name[close[0]][0].name}?" if close else ""
+        raise DataError(f"{where}: there is no recording {printable(str(name))}.{hint} Name the marks like their recording.")
+
+    def of_song(self, song: PurePosixPath, named: str | None, where: str) -> Path:
+        """The recording of an UltraStar song: the one that it names, the one of its own name, or the only one in its folder."""
+        beside = self._by_folder.get(song.parent, [])
+        for name in (song.parent / named if named else song, song):
+            if _key(name) in self._by_name:
+                return self.find(name, where)
+        if len(beside) == 1:
+            return beside[0]
+        return self.find(song.parent / named if named else song, where)
+
+
+def _key(name: PurePosixPath) -> str:
+    """Equal for names that look equal: composed and decomposed letters, capital and small ones."""
+    return unicodedata.normalize("NFC", str(name)).casefold()
+
+
+def _marks_of(file: Path, path: Path, names: _Names, marks: Marks) -> list[tuple[Format, Path, tuple[Mark, ...]]]:
+    """Marks of a file, by recording.  Raises DataError if it has marks that are wrong."""
+    if file.stat().st_size > MAX_BYTES:
+        marks.left_out.append(file)
+        return []
+    text = decode_text(file.read_bytes())
+    kind = format_of(text)
+    inside = PurePosixPath(file.name if file == path else file.relative_to(path).as_posix())
+    if kind is None:
+        if file == path:
+            read_marks(text, str(file))  # Raises the error that says what it must be.
+        marks.left_out.append(file)
+        return []
+    return [
+        (kind, _recording(kind, marked, inside, names, file), _merged(marked.marks)) for marked in read_marks(text, str(file))
+    ]
+
+
+def _recording(kind: Format, marked: MarkedRecording, inside: PurePosixPath, names: _Names, file: Path) -> Path:
+    if kind == "CSV":
+        assert marked.recording is not None
+        return names.find(PurePosixPath(marked.recording.replace("\\", "/")), f"{file}, line {marked.line}")
+    if kind == "UltraStar notes":
+        return names.of_song(inside.with_suffix(""), marked.recording, str(file))
+    return names.find(inside.with_suffix(""), str(file))
+
+
+def _merged(passages: Sequence[Mark]) -> tuple[Mark, ...]:
+    """Passages in order; those that overlap or touch are one."""
+    merged: list[Mark] = []
+    for passage in sorted(passages, key=lambda each: each.begin_s):
+        last = merged[-1] if merged else None
+        if last is not None and (last.end_s is None or passage.begin_s <= last.end_s):
+            ends = (last.end_s, passage.end_s)
+            end_s = None if None in ends else max(end for end in ends if end is not None)
+            merged[-1] = dataclasses.replace(last, end_s=end_s)
+        else:
+            merged.append(passage)
+    return tuple(merged)
