@@ -1,12 +1,12 @@
-"""Train on your own recordings: one folder with the target, one without it, no stems.
+"""Train on your own recordings with the target and marked passages without it, other recordings without it, or both. No stems.
 
-    jaxpu prepare recordings --with songs/ --without instrumentals/
+    jaxpu prepare recordings --with songs/ --marks labels/
     jaxpu train recordings
     jaxpu separate runs/recordings song.mp3 -o separated
 
-The objective and the network are those of configs/demo.py. Two folders share no reference level, so every recording is scaled to
-the same level. That makes target-free recordings louder than the accompaniment inside the mixtures, by what the target adds. The
-gain that undoes this is estimated from the two folders.
+The objective and the network are those of configs/demo.py. Recordings share no reference level, so each is scaled to the same
+level, and a marked passage like its song. Other recordings without the target become louder than the accompaniment inside the
+mixtures, by what the target adds; the gain that undoes this is estimated from the data.
 
 Hardware: a GPU, or CPU cores: 800 steps took 15 minutes on one core (docs/results.md).
 Expected score: +7.2 dB SI-SDR improvement on the demo's songs, as two folders of FLAC and MP3 files (docs/results.md).

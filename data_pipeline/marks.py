@@ -62,13 +62,11 @@ def find_marks(path: Path, folder: Path, recordings: Sequence[Path]) -> Marks:
     marked_by: dict[Path, Path] = {}
     for file in _files(path):
         try:
-            for kind, recording, passages in _marks_of(file, path, names, marks):
+            for recording, passages in _marks_of(file, path, names, marks).items():
                 if recording in marked_by:
                     raise DataError(f"{file} and {marked_by[recording]} both mark {recording}. Remove one of them.")
                 marked_by[recording] = file
-                marks.formats[kind] += bool(passages)
-                if passages:
-                    marks.passages[recording] = passages
+                marks.passages[recording] = _merged(passages)
         except DataError as error:
             errors.append(str(error))
     if errors:
@@ -132,22 +130,22 @@ def _key(name: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", str(name)).casefold()
 
 
-def _marks_of(file: Path, path: Path, names: _Names, marks: Marks) -> list[tuple[Format, Path, tuple[Mark, ...]]]:
-    """Marks of a file, by recording.  Raises DataError if it has marks that are wrong."""
-    if file.stat().st_size > MAX_BYTES:
-        marks.left_out.append(file)
-        return []
-    text = decode_text(file.read_bytes())
+def _marks_of(file: Path, path: Path, names: _Names, marks: Marks) -> dict[Path, list[Mark]]:
+    """Marks of a file, by recording; recordings without one are absent.  Raises DataError if it has marks that are wrong."""
+    text = "" if file.stat().st_size > MAX_BYTES else decode_text(file.read_bytes())
     kind = format_of(text)
     inside = PurePosixPath(file.name if file == path else file.relative_to(path).as_posix())
     if kind is None:
         if file == path:
             read_marks(text, str(file))  # Raises the error that says what it must be.
         marks.left_out.append(file)
-        return []
-    return [
-        (kind, _recording(kind, marked, inside, names, file), _merged(marked.marks)) for marked in read_marks(text, str(file))
-    ]
+        return {}
+    found: dict[Path, list[Mark]] = {}
+    for marked in read_marks(text, str(file)):
+        if marked.marks:
+            found.setdefault(_recording(kind, marked, inside, names, file), []).extend(marked.marks)
+    marks.formats[kind] += len(found)
+    return found
 
 
 def _recording(kind: Format, marked: MarkedRecording, inside: PurePosixPath, names: _Names, file: Path) -> Path:

@@ -216,7 +216,8 @@ class TrackPatches:
         stem_blocks = self._stem_blocks()
         residual = ResidualMeter(spec.sample_rate, song_parts(self._track)) if self._track.stems else None
         try:
-            for path in self._files.values():
+            paths = [self._files[signal] for signal in recordings]
+            for path in paths:
                 with writing(path):
                     files.append(path.open("wb"))
             for blocks in itertools.zip_longest(*streams):
@@ -224,7 +225,7 @@ class TrackPatches:
                     raise DataError(
                         f"{self._track.name}: its mixture and its other stems decode to different lengths. Export them again."
                     )
-                for name, block, file, path in zip(recordings, blocks, files, self._files.values(), strict=True):
+                for name, block, file, path in zip(recordings, blocks, files, paths, strict=True):
                     if max(block.max(), -block.min()) > MAX_PEAK:
                         raise DataError(
                             f"{recordings[name].name}: has samples above {MAX_PEAK:g} times full scale. Export it again."
@@ -240,7 +241,7 @@ class TrackPatches:
         finally:
             for stream in (*streams, stem_blocks):
                 stream.close()
-            for file, path in zip(files, self._files.values(), strict=False):
+            for file, path in zip(files, paths, strict=False):
                 with writing(path):
                     file.close()
         self.residual = residual.result() if residual is not None else None

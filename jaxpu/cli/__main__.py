@@ -22,6 +22,7 @@ from jaxpu.cli import (
     info,
     prepare,
     separate,
+    suggest,
     sweep,
     synthesize,
     train,
@@ -34,20 +35,22 @@ USAGE = """jaxpu: separate one sound from recordings, without ever having that s
 Try it on a small synthetic corpus (3 to 10 minutes on 2 CPU cores):
   jaxpu demo
 
-Train on your own recordings, some with the target sound and others without it:
-  jaxpu prepare recordings --with songs/ --without instrumentals/
+Train on your own recordings, in which you marked passages without the target sound in Audacity:
+  jaxpu prepare recordings --with songs/ --marks labels/
   jaxpu train recordings
   jaxpu separate runs/recordings song.mp3 -o separated
 
 Commands:
   demo                                     run the full pipeline on a small synthetic corpus
-  prepare CONFIG --with DIR --without DIR  convert two folders of recordings to training data in data/CONFIG
+  prepare CONFIG --with DIR --marks PATH   convert recordings with marked passages to training data in data/CONFIG
+  prepare CONFIG --with DIR --without DIR  the same with other recordings for the marks; both can be given
   prepare CONFIG --musdb18 DIR             the same from MUSDB18 (.stem.mp4); --musdb18hq DIR for MUSDB18-HQ (wav)
   train CONFIG                             train a model on data/CONFIG, with checkpoints in runs/CONFIG
   sweep CONFIG --over NAME=VALUES          train many models that differ in hyperparameters and seeds, and compare them
   evaluate MODEL CORPUS [--report]         score a model on test songs; --report adds a page with curves and players
   compare RUN RUN... -o PAGE               compare evaluated runs on one page
   separate MODEL FILE_OR_FOLDER... -o DIR  separate recordings into target and accompaniment
+  suggest MODEL FOLDER -o DIR              suggest passages without the target, as label tracks for --marks
   info NAME                                describe a config, prepared data or a model
   export RUN -o FILE.zip                   package a trained model, with licence and model card
   estimate-prior DATA [CONFIG]             estimate the class prior: the share of bins without the target
@@ -74,6 +77,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(evaluate.EvaluateArguments, evaluate.run),
     "compare": Command(compare.CompareArguments, compare.run),
     "separate": Command(separate.SeparateArguments, separate.run),
+    "suggest": Command(suggest.SuggestArguments, suggest.run),
     "info": Command(info.InfoArguments, info.run),
     "export": Command(export.ExportArguments, export.run),
     "estimate-prior": Command(estimate_prior.EstimatePriorArguments, estimate_prior.run),

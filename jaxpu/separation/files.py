@@ -120,7 +120,7 @@ def separate_waveform(
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):
             yield waveform[:, begin : begin + audio.BLOCK_SAMPLES]
 
-    targets = [summable(mixture, target) for mixture, target in _separated(model, read, sample_rate, chunk_s, "waveform")]
+    targets = [summable(mixture, target) for mixture, target in separated_blocks(model, read, sample_rate, chunk_s, "waveform")]
     return np.concatenate(targets, axis=1) if targets else np.zeros_like(waveform)
 
 
@@ -192,7 +192,7 @@ def separate_file(
         if output.exists() and output.samefile(path):
             raise AudioError(f"{path}: would be overwritten by its own separation. Choose another output folder than {out_dir}.")
     out_dir.mkdir(parents=True, exist_ok=True)
-    separated = _separated(model, functools.partial(audio.read_blocks, path), info.sample_rate, options.chunk_s, str(path))
+    separated = separated_blocks(model, functools.partial(audio.read_blocks, path), info.sample_rate, options.chunk_s, str(path))
     try:
         _write(separated, outputs, info, subtype, on_samples)
     except BaseException:
@@ -299,7 +299,7 @@ def _duration_s(path: Path) -> float:
     return (info.num_samples or info.guess or 0) / info.sample_rate
 
 
-def _separated(
+def separated_blocks(
     model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float, name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Separate a signal block by block.

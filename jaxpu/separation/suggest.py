@@ -1,0 +1,145 @@
+"""Suggest marks: the passages of recordings in which a trained model finds no target, for a person to check."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline import audio
+from data_pipeline.errors import AudioError, failure
+from data_pipeline.files import write_text
+from data_pipeline.progress import progress_bar
+from jaxpu.core.network import TrainedModel
+from jaxpu.separation.files import CHUNK_S, separated_blocks
+
+LEAST_S = 3.0
+"""Shortest passage that is suggested."""
+
+MARGIN_S = 0.4
+"""Margin on both sides of a passage, towards the target."""
+
+KEPT_SHARE = 0.1
+"""A passage is suggested where the masks keep less than this fraction of the share of energy that they keep on average."""
+
+FRAME_S = 0.1
+_SMOOTH_FRAMES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggestion:
+    """A passage without the target, as far as a model can tell.
+
+    Attributes:
+        begin_s: in seconds.
+        end_s: in seconds.
+        kept_db: energy that the masks keep, relative to that of the passage, in dB; the lower, the surer.
+    """
+
+    begin_s: float
+    end_s: float
+    kept_db: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggestions:
+    """The outcome of `suggest`.
+
+    Attributes:
+        written: suggestions by label track, the surest first.
+        failed: by recording, the error's message.
+    """
+
+    written: dict[Path, list[Suggestion]]
+    failed: dict[Path, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Energies:
+    """Energies of the mixture and of the separated target in consecutive frames of `FRAME_S`, float64 (frames,)."""
+
+    mixture: np.ndarray
+    target: np.ndarray
+
+
+def suggest(
+    model: TrainedModel,
+    recordings: Sequence[Path],
+    folder: Path,
+    out_dir: Path,
+    *,
+    progress: bool = True,
+) -> Suggestions:
+    """Write a label track for every recording in which a model finds passages without the target.
+
+    Args:
+        model: from `jaxpu.load_model`.
+        recordings: audio files.
+        folder: folder of the recordings; label tracks have the same paths inside `out_dir`, with .txt for the suffix.
+        out_dir: made if it does not exist.
+        progress: show a bar on standard error.
+
+    Raises:
+        AudioError: a label track exists already: a person may have edited it.
+    """
+    tracks = {path: out_dir / path.relative_to(folder).with_suffix(".txt") for path in recordings}
+    for track in tracks.values():
+        if track.exists():
+            raise AudioError(f"{track}: exists, perhaps with your corrections. Choose another folder with -o, or remove it.")
+    energies: dict[Path, Energies] = {}
+    failed: dict[Path, str] = {}
+    with progress_bar(len(recordings), "listen", "recording", show=progress) as bar:
+        for path in recordings:
+            try:
+                energies[path] = measure(model, path)
+            except Exception as error:  # Whatever is wrong with one recording, the others get their marks.
+                failed[path] = failure(path, error)
+            bar.update()
+    written = {}
+    for path, found in passages(energies).items():
+        tracks[path].parent.mkdir(parents=True, exist_ok=True)
+        lines = (f"{each.begin_s:.6f}\t{each.end_s:.6f}\t{each.kept_db:.0f} dB\n" for each in found)
+        write_text(tracks[path], "".join(lines))
+        written[tracks[path]] = found
+    return Suggestions(written, failed)
+
+
+def measure(model: TrainedModel, path: Path) -> Energies:
+    """Separate a recording and measure the energies of mixture and target.  Raises AudioError if it cannot be read."""
+    sample_rate = audio.probe(path).sample_rate
+    size, position = round(FRAME_S * sample_rate), 0
+    sums = np.zeros((2, 0))
+    for pair in separated_blocks(model, functools.partial(audio.read_blocks, path), sample_rate, CHUNK_S, str(path)):
+        frames = np.arange(position, position + pair[0].shape[1]) // size
+        sums = np.pad(sums, ((0, 0), (0, int(frames[-1]) + 1 - sums.shape[1])))
+        for row, signal in zip(sums, pair, strict=True):
+            row[frames[0] :] += np.bincount(frames - frames[0], np.square(signal, dtype=np.float64).sum(0))
+        position += pair[0].shape[1]
+    return Energies(*sums)
+
+
+def passages(energies: Mapping[Path, Energies]) -> dict[Path, list[Suggestion]]:
+    """Find the passages without the target in some recordings, the surest first; recordings without one are absent.
+
+    The fraction of energy that the masks keep in a second is compared with the fraction that they keep in all recordings.
+    """
+    target, mixture = (sum(getattr(each, name).sum() for each in energies.values()) for name in ("target", "mixture"))
+    kept = target / max(mixture, 1e-20)
+    found = {path: sorted(_passages(each, KEPT_SHARE * kept), key=lambda one: one.kept_db) for path, each in energies.items()}
+    return {path: suggestions for path, suggestions in found.items() if suggestions}
+
+
+def _passages(energies: Energies, limit: float) -> Iterator[Suggestion]:
+    """Passages of a recording in which the masks keep less than a fraction of the energy."""
+    window = np.ones(_SMOOTH_FRAMES)
+    mixture, target = (np.convolve(each, window, "same") for each in (energies.mixture, energies.target))
+    # A digital silence has no target either, but is no example of anything.
+    free = (target < limit * mixture) & (mixture > 0)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], free, [False]]).astype(int)))
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        begin_s = first * FRAME_S + (MARGIN_S if first else 0.0)
+        end_s = last * FRAME_S - (MARGIN_S if last < len(free) else 0.0)
+        if end_s - begin_s >= LEAST_S:
+            share = energies.target[first:last].sum() / energies.mixture[first:last].sum()
+            yield Suggestion(begin_s, end_s, float(10 * np.log10(max(share, 1e-12))))

@@ -1,0 +1,144 @@
+"""Preparation from recordings with marked passages."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
+from data_pipeline.errors import DataError
+from data_pipeline.prepare import prepare
+from data_pipeline.tracks import Folders
+
+RATE = 8000
+CONFIG = DataConfig(
+    patch=PatchSpec(
+        sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=128, window="hann", level="recording"
+    ),
+    activity_on="off",
+    validation_share=0.25,
+)
+MARKS = ((1.0, 3.0), (5.0, 5.3), (7.25, 9.0))
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    """Four songs of 12 s, each at a level of its own; in the marked passages there is noise alone."""
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        time = np.arange(12 * RATE) / RATE
+        plays = ~np.any([(time >= begin) & (time < end) for begin, end in MARKS], axis=0)
+        signal = 0.05 * rng.standard_normal(len(time)) + 0.2 * plays * np.sin(2 * np.pi * 440 * time)
+        write(tmp_path / "songs" / f"Song {number}.wav", signal * (1 + number) / 4)
+        label(tmp_path / "labels" / f"Song {number}.txt", *MARKS)
+    return tmp_path / "songs"
+
+
+def write(path: Path, signal: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    soundfile.write(path, signal, RATE, "FLOAT")
+
+
+def label(path: Path, *marks: tuple[float, float]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{begin:.6f}\t{end:.6f}\t\n" for begin, end in marks))
+
+
+def make(songs: Path, *, without: Path | None = None, config: DataConfig = CONFIG) -> PatchDataset:
+    source = Folders(songs, without, songs.parent / "labels")
+    return prepare(source, config, songs.parent / "data", num_workers=1, progress=True)
+
+
+def starts(dataset: PatchDataset, split: str, signal: str) -> dict[int, list[float]]:
+    """First seconds of the clips, by track."""
+    index = dataset.index(split, signal)  # type: ignore[arg-type]
+    return {track: (index.start[index.track == track] / RATE).tolist() for track in np.unique(index.track).tolist()}
+
+
+def test_marked_passages_give_overlapping_positive_clips_and_songs_are_held_out_with_their_marks(songs, capsys):
+    dataset = make(songs)
+    assert [len(dataset.tracks(split)) for split in ("train", "validation")] == [3, 1]
+    for split in ("train", "validation"):
+        expected = [1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 7.25, 7.5, 7.75, 8.0, 8.25, 8.5]
+        positive = starts(dataset, split, "accompaniment")
+        assert all(found == expected for found in positive.values())
+        assert positive.keys() == starts(dataset, split, "mixture").keys()
+    count = dataset.info["counts"]["train_accompaniment"]
+    assert (count["tracks"], count["marked_tracks"]) == (3, 3)
+    assert count["kept_s"] == count["marked_s"] == pytest.approx(3 * 3.75), "each second counts once"
+    said = capsys.readouterr().out
+    assert "Audacity labels for 4 of 4 recordings, 12 passages" in said
+    assert "Marked passages: 0.2 min of 3 songs and 0.1 min of 1 songs" in said
+    assert "1.2 s in passages shorter than a clip of 0.50 s are lost" in said
+    assert "0.2 min of target-free material" in said, "less than a minute is warned of"
+
+
+def test_clips_need_not_overlap(songs):
+    dataset = make(songs, config=dataclasses.replace(CONFIG, marked_hop=1.0))
+    for found in starts(dataset, "train", "accompaniment").values():
+        assert found == [1.0, 1.5, 2.0, 2.5, 7.25, 7.75, 8.25]
+
+
+def test_a_passage_has_the_level_of_its_song(songs):
+    batch = next(make(songs).batches("train", batch_size=128, seed=0, disjoint_tracks=True, with_target=False))
+    levels: dict[int, set[float]] = {}
+    for role in ("unlabeled", "positive"):
+        for track, level in zip(batch[f"{role}_track"], batch[f"{role}_level"], strict=True):
+            levels.setdefault(int(track), set()).add(float(level))
+    assert len(levels) == 3
+    assert all(len(found) == 1 for found in levels.values())
+
+
+def test_the_records_of_a_passage_are_the_samples_there(songs):
+    dataset = make(songs)
+    batch = next(dataset.batches("train", batch_size=8, seed=0, disjoint_tracks=True, with_target=False))
+    assert batch["marked"].all()
+    for clip, level, track in zip(batch["positive"], batch["positive_level"], batch["positive_track"], strict=True):
+        # White noise of a known deviation, in the scale of its song.
+        spectrum = clip[0, 4:-4].astype(np.float64) @ [1, 1j]
+        deviation = np.sqrt(np.mean(np.abs(spectrum) ** 2) / np.sum(np.hanning(257)[:-1] ** 2)) * level
+        assert deviation == pytest.approx(0.05 * (1 + int(track)) / 4, rel=0.1)
+
+
+def test_other_recordings_can_be_given_too(songs):
+    for number in range(4):
+        write(songs.parent / "free" / f"Free {number}.wav", 0.5 * np.random.default_rng(9 + number).standard_normal(4 * RATE))
+    dataset = make(songs, without=songs.parent / "free")
+    count = dataset.info["counts"]["train_accompaniment"]
+    assert (count["tracks"], count["marked_tracks"]) == (6, 3)
+    assert count["kept_s"] == pytest.approx(count["marked_s"] + 3 * 4)
+    batch = next(dataset.batches("train", batch_size=64, seed=0, disjoint_tracks=True, with_target=False))
+    assert 0 < batch["marked"].sum() < 64
+    np.testing.assert_array_equal(batch["marked"], np.isin(batch["positive_track"], dataset.marked_tracks))
+
+
+def test_of_a_single_song_the_end_is_held_out_with_the_marks_there(songs):
+    for number in range(1, 4):
+        (songs / f"Song {number}.wav").unlink()
+        (songs.parent / "labels" / f"Song {number}.txt").unlink()
+    dataset = make(songs)
+    (train,), (validation,) = dataset.tracks("train"), dataset.tracks("validation")
+    assert train.name.startswith("with_target/Song 0.wav [to ")
+    assert validation.name.startswith("with_target/Song 0.wav [from ")
+    assert train.kept["accompaniment"] > 0
+    assert validation.kept["accompaniment"] > 0
+
+
+def test_changed_marks_change_the_data_of_their_song_alone(songs):
+    first = make(songs).fingerprint
+    assert make(songs).fingerprint == first
+    label(songs.parent / "labels" / "Song 2.txt", (1.0, 3.0))
+    again = make(songs)
+    assert again.fingerprint != first
+    assert {track.name: track.kept["accompaniment"] for split in ("train", "validation") for track in again.tracks(split)} == {
+        f"with_target/Song {number}.wav": 7 if number == 2 else 13 for number in range(4)
+    }
+
+
+def test_marks_beyond_the_end_are_named(songs):
+    label(songs.parent / "labels" / "Song 1.txt", (11.0, 14.0))
+    with pytest.raises(DataError, match=r"Song 1\.wav: is marked from 11 s to 14 s, but lasts 12\.00 s"):
+        make(songs)
