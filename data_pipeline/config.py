@@ -141,6 +141,14 @@ def config_from_json(values: dict[str, Any]) -> DataConfig:
     return config
 
 
+def config_key(config: DataConfig) -> dict[str, Any]:
+    """Settings that tell datasets apart; a field that earlier versions lack counts only where it differs from its default."""
+    values = dataclasses.asdict(config)
+    if config.marked_hop == DataConfig.marked_hop:
+        del values["marked_hop"]
+    return values
+
+
 def fingerprint(*parts: Any) -> str:
     """Hash JSON-serialisable values to 16 hexadecimal digits, which change whenever a value does."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

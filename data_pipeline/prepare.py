@@ -20,7 +20,7 @@ import numpy as np
 
 from data_pipeline.audio import AudioInfo, resampled_length
 from data_pipeline.beam import map_over_beam
-from data_pipeline.config import DataConfig, fingerprint
+from data_pipeline.config import DataConfig, config_key, fingerprint
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError, failure, printable
 from data_pipeline.files import LOCK_FILE, available_processors, locked
@@ -168,7 +168,7 @@ def _job(number: int, track: Track, config: DataConfig) -> Job:
     identity: dict[str, Any] = {name: recording.identity() for name, recording in track.recordings().items()}
     if track.passages:
         identity["passages"] = track.passages
-    return Job(number, fingerprint(FORMAT, dataclasses.asdict(config), number, track.name, track.split, identity), track)
+    return Job(number, fingerprint(FORMAT, config_key(config), number, track.name, track.split, identity), track)
 
 
 def _with_stretches(work: _Work, stretches: list[Stretch], options: _Options) -> _Work:

@@ -236,17 +236,17 @@ def _count(tracks: list[MadeTrack], signal: str, spec: PatchSpec) -> dict[str, A
     kept = sum(track.kept[signal] for track in tracks)
     marked = [track for track in tracks if track.marked and signal == "accompaniment" and track.kept[signal]]
     levels = [20 * math.log10(track.rms[signal]) for track in tracks if track.rms.get(signal)]
-    return {
+    count = {
         "tracks": len(tracks),
         "clips": clips,
         "stored": sum(len(track.rows.get(signal, [])) for track in tracks),
         "kept": kept,
         "kept_share": kept / clips if clips else 0.0,
         "kept_s": sum(_kept_s(track, signal, spec) for track in tracks),
-        "marked_tracks": len(marked),
-        "marked_s": sum(_kept_s(track, signal, spec) for track in marked),
         "level_db": sum(levels) / len(levels) if levels else None,
     }
+    marked_s = sum(_kept_s(track, signal, spec) for track in marked)
+    return count | ({"marked_tracks": len(marked), "marked_s": marked_s} if marked else {})
 
 
 def _kept_s(track: MadeTrack, signal: str, spec: PatchSpec) -> float:
@@ -277,7 +277,9 @@ def _tell_marks(dataset: MadeDataset, counts: dict[str, Any], say: Callable[[str
     """Print how much target-free material is marked, how much of it is lost, and whether there is little of it in all."""
     if any(track.marked for track in dataset.tracks):
         marked = [counts[f"{split}_accompaniment"] for split in SPLITS]
-        minutes = " and ".join(f"{count['marked_s'] / 60:.1f} min of {count['marked_tracks']} songs" for count in marked)
+        minutes = " and ".join(
+            f"{count.get('marked_s', 0) / 60:.1f} min of {count.get('marked_tracks', 0)} songs" for count in marked
+        )
         lost_s = sum(track.lost_s for track in dataset.tracks)
         lost = (
             f"; {lost_s:.1f} s in passages shorter than a clip of {dataset.config.patch.clip_s:.2f} s are lost" if lost_s else ""
