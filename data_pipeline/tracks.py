@@ -17,6 +17,7 @@ from data_pipeline.errors import AudioError
 from data_pipeline.marks import find_marks
 from data_pipeline.recording_files import FoundRecordings, check_apart, find_recordings
 from data_pipeline.recordings import Part, Passage, Recording, Split, Track
+from data_pipeline.stem_folders import MIXTURE, find_songs, song_folders, split_of, stem_files
 
 STEM_SUFFIX = ".stem.mp4"
 
@@ -32,6 +33,14 @@ class Musdb18:
 @dataclasses.dataclass(frozen=True)
 class Musdb18HQ:
     """MUSDB18-HQ, or any set with its layout: root/{train,test}/NAME/{mixture,drums,bass,other,vocals}.wav."""
+
+    root: Path
+    has_stems: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Stems:
+    """Songs with stems of any names: root/[train|test]/SONG/NAME.wav, or another format; see `data_pipeline.stem_folders`."""
 
     root: Path
     has_stems: ClassVar[bool] = True
@@ -54,29 +63,35 @@ class Folders:
     has_stems: ClassVar[bool] = False
 
 
-Source = Musdb18 | Musdb18HQ | Folders
+StemSource = Musdb18 | Musdb18HQ | Stems
+Source = StemSource | Folders
 
 
-def detect_source(path: str | os.PathLike[str]) -> Musdb18 | Musdb18HQ:
-    """Detect MUSDB18 or MUSDB18-HQ by the contents of its folders.  Raises AudioError if it is neither, or both."""
+def detect_source(path: str | os.PathLike[str]) -> StemSource:
+    """Detect MUSDB18, MUSDB18-HQ, or songs with other stems by the contents of the folders.
+
+    Raises:
+        AudioError: it is none of them, or both of the first two.
+    """
     root = Path(path)
     if not root.is_dir():
         raise AudioError(f"{root}: is not a folder." if root.exists() else f"{root}: does not exist.")
-    stem_files = _stem_files(root)
-    song_folders = [folder for folder in _song_folders(root) if any(file.suffix == ".wav" for file in folder.iterdir())]
-    if stem_files and song_folders:
+    packed = _packed_stems(root)
+    songs = {folder: files for folder in song_folders(root) if (files := stem_files(folder))}
+    if packed and songs:
         raise AudioError(
-            f"{root}: holds both {stem_files[0].relative_to(root)} (MUSDB18) and {song_folders[0].relative_to(root)} "
+            f"{root}: holds both {packed[0].relative_to(root)} (MUSDB18) and {next(iter(songs)).relative_to(root)} "
             "(MUSDB18-HQ). Move one of the two sets to another folder."
         )
-    if stem_files:
+    if packed:
         return Musdb18(root)
-    if song_folders:
-        return Musdb18HQ(root)
+    if songs:
+        names = {name for files in songs.values() for name in files}
+        return Musdb18HQ(root) if MIXTURE in names and names <= {MIXTURE, *STEMS} else Stems(root)
     raise AudioError(
         f"{root}: holds no tracks. MUSDB18 is expected as train/NAME{STEM_SUFFIX} and test/NAME{STEM_SUFFIX}, "
-        "MUSDB18-HQ as train/NAME/mixture.wav with vocals.wav, drums.wav, bass.wav and other.wav beside it. "
-        "Recordings without stems are given as two folders."
+        "MUSDB18-HQ as train/NAME/mixture.wav with vocals.wav, drums.wav, bass.wav and other.wav beside it, other stems as "
+        "train/NAME/STEM.wav. Recordings without stems have options of their own."
     )
 
 
@@ -101,7 +116,7 @@ def find_tracks(
         target: stems that make up the target; ignored without stems.
         validation_share: between 0 and 1.
         seed: seed of the validation tracks.
-        say: gets a line for each folder: how many recordings and marks were found, and what was left out.
+        say: gets a line for each folder: how many recordings, marks or stems were found, and what was left out.
 
     Raises:
         AudioError: a folder is missing, cannot be read or has no audio, or the target does not exist.
@@ -109,6 +124,17 @@ def find_tracks(
     """
     if isinstance(source, Folders):
         return _folder_tracks(source, validation_share, seed, say)
+    tracks = find_songs(source.root, target, say) if isinstance(source, Stems) else _musdb_tracks(source, target)
+    training = [track.name for track in tracks if track.split == "train"]
+    listed = set(_musdb_description()["validation_tracks"]) & set(training)
+    held_out = listed if 0 < len(listed) < len(training) else _draw(training, validation_share, seed, at_least=2)
+    return [
+        dataclasses.replace(track, split="validation") if track.split == "train" and track.name in held_out else track
+        for track in tracks
+    ]
+
+
+def _musdb_tracks(source: Musdb18 | Musdb18HQ, target: tuple[str, ...]) -> list[Track]:
     unknown = [name for name in target if name not in STEMS]
     if unknown or not 0 < len(target) < len(STEMS):
         raise AudioError(
@@ -116,23 +142,17 @@ def find_tracks(
         )
     description = _musdb_description()
     tracks = []
-    for path in _stem_files(source.root) if isinstance(source, Musdb18) else _song_folders(source.root):
+    for path in _packed_stems(source.root) if isinstance(source, Musdb18) else song_folders(source.root):
         if isinstance(source, Musdb18):
             name = path.name.removesuffix(STEM_SUFFIX)
             parts = {stem: Part(path, description["stem_ids"][stem]) for stem in ("mixture", *STEMS)}
         else:
             name = path.name
             parts = {stem: Part(path / f"{stem}.wav") for stem in ("mixture", *STEMS)}
-        tracks.append(_stem_track(name, "test" if path.parent.name == "test" else "train", source.root, parts, target))
+        tracks.append(_stem_track(name, split_of(path), source.root, parts, target))
     if not tracks:
         raise AudioError(f"{source.root}: holds no tracks in train or test.")
-    training = [track.name for track in tracks if track.split == "train"]
-    listed = set(description["validation_tracks"]) & set(training)
-    held_out = listed if 0 < len(listed) < len(training) else _draw(training, validation_share, seed, at_least=2)
-    return [
-        dataclasses.replace(track, split="validation") if track.split == "train" and track.name in held_out else track
-        for track in tracks
-    ]
+    return tracks
 
 
 def download_musdb7s(root: str | os.PathLike[str]) -> None:
@@ -187,21 +207,12 @@ def _musdb_description() -> dict[str, Any]:
         return yaml.safe_load(file)
 
 
-def _stem_files(root: Path) -> list[Path]:
+def _packed_stems(root: Path) -> list[Path]:
     return [
         path
         for split in ("train", "test")
         for path in sorted((root / split).glob(f"*{STEM_SUFFIX}"))
         if not path.name.startswith(".")
-    ]
-
-
-def _song_folders(root: Path) -> list[Path]:
-    return [
-        path
-        for split in ("train", "test")
-        for path in sorted((root / split).glob("*"))
-        if path.is_dir() and not path.name.startswith(".")
     ]
 
 

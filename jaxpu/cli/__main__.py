@@ -45,6 +45,7 @@ Commands:
   prepare CONFIG --with DIR --marks PATH   convert recordings with marked passages to training data in data/CONFIG
   prepare CONFIG --with DIR --without DIR  the same with other recordings for the marks; both can be given
   prepare CONFIG --musdb18 DIR             the same from MUSDB18 (.stem.mp4); --musdb18hq DIR for MUSDB18-HQ (wav)
+  prepare CONFIG --stems DIR               the same from songs with stems of any names
   train CONFIG                             train a model on data/CONFIG, with checkpoints in runs/CONFIG
   sweep CONFIG --over NAME=VALUES          train many models that differ in hyperparameters and seeds, and compare them
   evaluate MODEL CORPUS [--report]         score a model on test songs; --report adds a page with curves and players

@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments:
-    """Score a model on the test songs of MUSDB18, MUSDB18-HQ, or a corpus in the layout of either.
+    """Score a model on the test songs of MUSDB18, MUSDB18-HQ, or a corpus of other stems: [train|test]/SONG/NAME.wav.
 
     Attributes:
         model: run directory, or archive written by `jaxpu export`.

@@ -33,7 +33,7 @@ EXAMPLES = """\
 class PrepareArguments:
     """Convert recordings to training data: STFT patches in TFRecord files.
 
-    Give one source: `--with` and `--marks`, `--without` or both; `--musdb18`; or `--musdb18hq`. Folders are searched
+    Give one source: `--with` and `--marks`, `--without` or both; `--stems`; `--musdb18`; or `--musdb18hq`. Folders are searched
     recursively, also through links, for any format that ffmpeg reads; a line for each says what was left out.
 
     Marks are passages without the target: label tracks of Audacity with the names of the recordings (SONG.txt), UltraStar
@@ -44,6 +44,7 @@ class PrepareArguments:
         with_target: folder of recordings in which the target plays, among other sounds.
         marks: file or folder with marked passages of the recordings of --with; it may be the folder of --with itself.
         without_target: folder of other recordings, in which the target does not play.
+        stems: root folder of songs with stems of any names, [train|test]/SONG/NAME.wav; the target is one or more of the names.
         musdb18: root folder of MUSDB18 (.stem.mp4).
         musdb18hq: root folder of MUSDB18-HQ (wav).
         download: first download musdb's 7-second excerpts to the folder --musdb18.
@@ -58,6 +59,7 @@ class PrepareArguments:
     with_target: Annotated[Path | None, tyro.conf.arg(name="with", metavar="DIR", help_behavior_hint="")] = None
     marks: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     without_target: Annotated[Path | None, tyro.conf.arg(name="without", metavar="DIR", help_behavior_hint="")] = None
+    stems: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     musdb18: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     musdb18hq: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     download: bool = False
@@ -74,7 +76,7 @@ def run(args: Sequence[str]) -> Answer:
     arguments = parse(PrepareArguments, f"prepare {name}", rest, EXAMPLES, PrepareArguments(config))
     check_workers(arguments.workers)
     from data_pipeline.prepare import prepare
-    from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Source, download_musdb7s
+    from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Source, Stems, download_musdb7s
     from jaxpu.artifacts.info import describe_data
 
     if arguments.download and arguments.musdb18 is None:
@@ -88,6 +90,8 @@ def run(args: Sequence[str]) -> Answer:
     sources: list[Source] = []
     if arguments.musdb18 is not None:
         sources.append(Musdb18(arguments.musdb18))
+    if arguments.stems is not None:
+        sources.append(Stems(arguments.stems))
     if arguments.musdb18hq is not None:
         sources.append(Musdb18HQ(arguments.musdb18hq))
     if arguments.with_target is not None:
@@ -95,7 +99,7 @@ def run(args: Sequence[str]) -> Answer:
     if len(sources) != 1:
         raise UsageError(
             f"The command line has {len(sources)} sources. Give one: --with DIR and --marks PATH or --without DIR, "
-            "--musdb18 DIR, or --musdb18hq DIR."
+            "--stems DIR, --musdb18 DIR, or --musdb18hq DIR."
         )
     out = arguments.out or Path("data") / name
     check_folders(out)

@@ -22,7 +22,7 @@ from data_pipeline.errors import AudioError, UserError
 from data_pipeline.files import available_processors, write_text, writing
 from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual
-from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Source, Track, find_tracks
+from data_pipeline.tracks import Folders, Source, StemSource, Track, find_tracks
 from jaxpu import parallel
 from jaxpu.core.network import TrainedModel
 from jaxpu.evaluation import excerpts, workers
@@ -189,7 +189,7 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
         raise found
 
 
-def _tracks(source: Musdb18 | Musdb18HQ, data: DataConfig, split: str) -> tuple[list[Track], list[Track]]:
+def _tracks(source: StemSource, data: DataConfig, split: str) -> tuple[list[Track], list[Track]]:
     """The tracks to score, and the training tracks, to which the fixed mask is fitted."""
     audio.require_ffmpeg()  # museval cannot be imported without it.
     every = find_tracks(source, data.target, validation_share=data.validation_share, seed=data.seed)

@@ -343,7 +343,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     (tmp_path / "empty" / "train").mkdir(parents=True)
     (tmp_path / "file").touch()
     for name, message in (
-        ("empty", r"empty: holds no tracks\. MUSDB18 is expected as train/NAME\.stem\.mp4 .* two folders"),
+        ("empty", r"empty: holds no tracks\. MUSDB18 is expected as train/NAME\.stem\.mp4 .* train/NAME/STEM\.wav"),
         ("none", "none: does not exist"),
         ("file", "file: is not a folder"),
     ):
