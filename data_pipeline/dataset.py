@@ -129,7 +129,7 @@ class PatchDataset:
             start_step: first step; earlier steps are not read.
             num_steps: number of steps; None for no end.
             disjoint_tracks: draw unlabeled clips from one half of the tracks and positive clips from the other.  The seed of
-                `config` draws the halves, so they are the same for every run.  Two folders are always disjoint.
+                `config` draws the halves, so they are the same for every run.  It only concerns stems.
             with_target: also yield the targets of the unlabeled clips.  Needs stems.
             num_target_tracks: instead yield targets of at most this many of the unlabeled tracks, drawn by the seed of `config`:
                 a third stream, independent of the unlabeled clips.

@@ -258,7 +258,7 @@ def _kept_s(track: MadeTrack, signal: str, spec: PatchSpec) -> float:
 
 
 def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]:
-    """Compare the two folders and print the warnings."""
+    """Compare recordings with the target and others without it, and print the warnings."""
     statistics: dict[str, dict[str, Statistics]] = {signal: {} for signal in SIGNALS}
     for track in dataset.tracks:
         if track.statistics is not None:

@@ -163,7 +163,7 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """A track of a source: a song with its stems, a recording of one of two folders, or a stretch of either.
+    """A track of a source: a song with its stems, a recording with or without the target, or a stretch of either.
 
     Attributes:
         name: unique name in the source.

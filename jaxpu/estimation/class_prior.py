@@ -61,7 +61,7 @@ def weight_exponent(config: Config) -> float:
 def estimate(dataset: PatchDataset, config: Config, *, split: Split = "train") -> Shares:
     """Estimate the shares from positive and unlabeled clips alone, by the log-max model (see the module's docstring).
 
-    The recordings of a source with stems share one level, and magnitudes are compared at that level; two folders have no common
+    The recordings of a source with stems share one level, and magnitudes are compared at that level; others have no common
     level, and magnitudes are compared at the scale at which clips are stored.
 
     Args:
@@ -185,7 +185,11 @@ def table(found: dict[str, Shares], dataset: PatchDataset, config: Config) -> st
         for number, (low, high) in enumerate(histograms.octaves_hz(dataset.spec)):
             rows.append((f"{low:.0f} to {high:.0f} Hz, {kind}", [getattr(shares, name)[number] for shares in found.values()]))
     tracks = (f"{TITLES[name]} {shares.unlabeled_tracks} and {shares.positive_tracks}" for name, shares in found.items())
-    met = "recordings with stems share one level" if dataset.has_stems else "two folders share no level: take it with care"
+    met = (
+        "recordings with stems share one level"
+        if dataset.has_stems
+        else "recordings without stems share no level: take it with care"
+    )
     return "\n".join(
         [
             f"Share of bins in which {' and '.join(config.data.target)} are inactive, "

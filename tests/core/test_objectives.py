@@ -343,6 +343,11 @@ def test_gains_are_independent_and_uniform_in_db(config: Any) -> None:
         # The same shift for all positives, none for the others.
         shifted, _ = remixed_inputs(objective, separate_bins(num), positive_gain_db=-2.5)
         np.testing.assert_allclose(20 * np.log10(np.abs(np.asarray(shifted[:, 0]))), gains_db + np.array([0, -2.5]), atol=1e-4)
+        # Marked passages have the level of their songs already.
+        marked = separate_bins(num)._replace(marked=jnp.arange(num) % 2 == 0)
+        shifted, _ = remixed_inputs(objective, marked, positive_gain_db=-2.5)
+        difference = 20 * np.log10(np.abs(np.asarray(shifted[:, 0]))) - gains_db
+        np.testing.assert_allclose(difference, np.where(np.arange(num) % 2, -2.5, 0.0)[:, None] * [0, 1], atol=1e-4)
     without, _ = remixed_inputs(objective, separate_bins(num), gain_db=0.0)
     np.testing.assert_allclose(np.abs(np.asarray(without)), 1, rtol=1e-6)
 

@@ -237,4 +237,4 @@ def test_two_folders_have_no_oracle_and_a_caution(corpus, tmp_path, capsys):
     assert main(["estimate-prior", str(tmp_path / "data")]) == 0
     printed = capsys.readouterr().out
     assert "from stems" not in printed
-    assert "two folders share no level" in printed
+    assert "without stems share no level" in printed
