@@ -2,9 +2,9 @@
 
     python benchmarks/marks.py CORPUS --work DIR
 
-CORPUS is in the layout of MUSDB18-HQ.  Half of its training songs become recordings with the target.  Their marks are the rests
+CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are recordings with the target.  Their marks are the rests
 of the target's stem, less margins as a person would leave, as Audacity label tracks.  The other recordings are as many seconds of
-the accompaniment of the other half.  Each way trains a smaller `recordings`, and is scored on the test songs.  The table goes
+the accompaniment of the other songs.  Each way trains a smaller `recordings`, and is scored on the test songs.  The table goes
 to benchmarks/results/measured/marks.json.  A run that was killed resumes.
 """
 
@@ -82,25 +82,26 @@ def main(args: Sequence[str] | None = None) -> None:
 def make_material(corpus: Path, target: str, work: Path) -> float:
     """Write recordings, marks and other recordings below `work`, once; return the marked minutes."""
     songs = [song for song in find_tracks(Musdb18HQ(corpus), (target,), validation_share=0.5, seed=0) if song.split != "test"]
-    half = len(songs) // 2
-    rests = {song.name: list(rests_of(song, target)) for song in songs[:half]}
+    songs, others = songs[: 2 * len(songs) // 3], songs[2 * len(songs) // 3 :]
+    rests = {song.name: list(rests_of(song, target)) for song in songs}
+    seconds = sum(end - begin for spans in rests.values() for begin, end in spans)
     if not (work / "done").exists():
         for folder in ("songs", "labels", "wrong", "others"):
             (work / folder).mkdir(parents=True, exist_ok=True)
-        for song, other in zip(songs[:half], songs[half:], strict=False):
+        for song in songs:
             assert song.mixture is not None
-            assert other.accompaniment is not None
             soundfile.write(work / "songs" / f"{song.name}.wav", song.mixture.read().T, song.mixture.sample_rate, "PCM_16")
             write_labels(work / "labels" / f"{song.name}.txt", rests[song.name])
+        for number, other in enumerate(others):
+            assert other.accompaniment is not None
             samples, rate = other.accompaniment.read(), other.accompaniment.sample_rate
-            length = min(round(sum(end - begin for begin, end in rests[song.name]) * rate), samples.shape[1])
-            if length >= 2 * rate:
-                begin = int(np.random.default_rng([len(other.name), length]).integers(0, samples.shape[1] - length + 1))
-                soundfile.write(work / "others" / f"{other.name}.wav", samples[:, begin : begin + length].T, rate, "PCM_16")
-        for name, spans in misplaced(rests, {song.name: song for song in songs[:half]}, target).items():
+            length = round(seconds / len(others) * rate)
+            begin = int(np.random.default_rng(number).integers(0, samples.shape[1] - length + 1))
+            soundfile.write(work / "others" / f"{other.name}.wav", samples[:, begin : begin + length].T, rate, "PCM_16")
+        for name, spans in misplaced(rests, {song.name: song for song in songs}, target).items():
             write_labels(work / "wrong" / f"{name}.txt", spans)
         (work / "done").touch()
-    return sum(end - begin for spans in rests.values() for begin, end in spans) / 60
+    return seconds / 60
 
 
 def rests_of(song: Track, target: str) -> Iterator[tuple[float, float]]:
