@@ -28,6 +28,9 @@ FRAMES_PER_CLIP = 8
 MIN_RECORDINGS = 3
 """Smallest number of recordings in each set for a comparison; fewer have no spread to compare a difference with."""
 
+LOWEST_HZ = 40.0
+"""Lowest frequency of a band in which a difference is worth a warning."""
+
 TARGET_DB = 3.0
 """Level that a target as loud as the accompaniment adds: mixtures may be louder by this."""
 
@@ -286,12 +289,12 @@ def _differing_bands(sets: _Sets, spec: PatchSpec) -> list[tuple[float, float]]:
     """Find third-octave bands that differ: frequency in Hz, and excess of the mixtures in dB relative to the median band.
 
     The target adds to some bands and so lowers the fraction of all others by the same amount, which the median band estimates.
-    Bands above a low-pass of either set are left to the comparison of bandwidths.
+    Bands above a low-pass of either set are left to the comparison of bandwidths; nobody hears those below `LOWEST_HZ`.
     """
     starts = _band_starts(spec)
     centres_hz = np.add.reduceat(bin_frequencies(spec), starts) / np.diff(starts, append=spec.bins)
     top_hz = min(values.mean() for values in sets.values("bandwidth_hz"))
-    inside = np.flatnonzero(centres_hz * 2 ** (1 / 6) < top_hz)
+    inside = np.flatnonzero((centres_hz > LOWEST_HZ) & (centres_hz * 2 ** (1 / 6) < top_hz))
     if len(inside) < 5:
         return []
     values = [each[:, inside] for each in sets.values("spectrum_db")]

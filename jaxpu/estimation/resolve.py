@@ -37,7 +37,7 @@ def _positive_gain_db(dataset: PatchDataset, config: Config) -> tuple[float, dic
     interval = "" if gain.low is None else f" [{gain.low:+.1f}, {gain.high:+.1f}]"
     words = f"Gain of the positives: {gain.value:+.1f}{interval} dB, estimated from the data."
     if dataset.marked_tracks:
-        words = f"{words[:-1]}; marked passages have the level of their songs."
+        words = f"{words[:-1]}, for other recordings; marked passages have the level of their songs."
     return gain.value, dataclasses.asdict(gain), words
 
 
