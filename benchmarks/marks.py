@@ -11,6 +11,7 @@ to benchmarks/results/measured/marks.json.  A run that was killed resumes.
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
-from jaxpu.training.loop import train
+from jaxpu.training.loop import ASKED_TO_STOP, train
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST_S, MARGIN_S = 3.0, 0.4
@@ -176,7 +177,8 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
         None if chosen.marks is None else work / chosen.marks,
     )
     prepare(source, config.data, work / "data" / slug)
-    train(config, work / "data" / slug, work / "runs" / f"{slug}_{seed}")
+    if train(config, work / "data" / slug, work / "runs" / f"{slug}_{seed}")["stopped"] == ASKED_TO_STOP:
+        sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
     options = EvaluationOptions(num_workers=min(2, available_processors()), progress=False)
     table = evaluate(
         load_model(work / "runs" / f"{slug}_{seed}"), Musdb18HQ(corpus), work / "evaluation" / f"{slug}_{seed}", options

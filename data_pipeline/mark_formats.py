@@ -28,12 +28,12 @@ class Mark:
     Attributes:
         begin_s: in seconds from the start of the recording.
         end_s: in seconds; None for the end of the recording.
-        line: number of its line in the file, from 1; 0 for a rest, which lies between lines.
+        where: file, and line where it stands in one, for errors.
     """
 
     begin_s: float
     end_s: float | None
-    line: int = 0
+    where: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def decode_text(data: bytes) -> str:
 
 def format_of(text: str) -> Format | None:
     """Tell the format of a file by its content; None if it holds no marks."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in _lines(text) if line.strip()]
     if any(re.match(r"#(BPM|TITLE|ARTIST|MP3|AUDIO|GAP)\s*:", line, re.IGNORECASE) for line in lines[:50]):
         return "UltraStar notes"
     lines = [line for line in lines if not line.startswith("\\")]
@@ -99,9 +99,14 @@ def read_marks(text: str, where: str) -> list[MarkedRecording]:
     )
 
 
+def _lines(text: str) -> list[str]:
+    """Lines, as editors number them; `str.splitlines` knows more separators, which may stand in names."""
+    return re.split("\r\n|\n|\r", text)
+
+
 def _labels(text: str, where: str) -> Iterator[Mark]:
     """Passages of an Audacity label track: begin, end and text between tabs; lines with frequencies begin with a backslash."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip() or line.startswith("\\"):
             continue
         fields = line.split("\t")
@@ -113,7 +118,7 @@ def _labels(text: str, where: str) -> Iterator[Mark]:
 def _table(text: str, where: str) -> list[MarkedRecording]:
     """Passages of a CSV table with the columns file, begin, end; a first line with these names is skipped."""
     found: dict[str, MarkedRecording] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         fields = [field.strip() for field in _row(line)]
         if not any(fields) or (number == 1 and fields[0].casefold() == "file"):
             continue
@@ -142,7 +147,7 @@ def _rests(text: str, where: str) -> MarkedRecording:
     tags: dict[str, str] = {}
     notes: list[tuple[int, int]] = []
     offset = 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         line = line.strip()
         if tag := re.match(r"#(\w+)\s*:(.*)", line):
             tags[tag[1].upper()] = tag[2].strip()
@@ -171,17 +176,17 @@ def _rests(text: str, where: str) -> MarkedRecording:
     passages, end_s = [], None
     for begin, end in sorted(notes):
         begin_s = gap_s + begin * beat_s
-        passages += _rest(end_s, begin_s)
+        passages += _rest(end_s, begin_s, where)
         end_s = max(end_s or 0.0, gap_s + end * beat_s)
-    return MarkedRecording(tags.get("AUDIO") or tags.get("MP3"), [*passages, *_rest(end_s, None)])
+    return MarkedRecording(tags.get("AUDIO") or tags.get("MP3"), [*passages, *_rest(end_s, None, where)])
 
 
-def _rest(begin_s: float | None, end_s: float | None) -> list[Mark]:
+def _rest(begin_s: float | None, end_s: float | None, where: str) -> list[Mark]:
     """The mark between two notes, if they are far enough apart; None for the start or the end of the recording."""
     if end_s is not None and end_s - (begin_s or 0.0) < LEAST_REST_S:
         return []
     begin = 0.0 if begin_s is None else max(begin_s + REST_MARGIN_S, 0.0)
-    return [Mark(begin, None if end_s is None else end_s - REST_MARGIN_S)]
+    return [Mark(begin, None if end_s is None else end_s - REST_MARGIN_S, where)]
 
 
 def _checked(begin_s: float, end_s: float, number: int, where: str) -> Mark:
@@ -189,7 +194,7 @@ def _checked(begin_s: float, end_s: float, number: int, where: str) -> Mark:
         raise DataError(
             f"{where}, line {number}: goes from {begin_s:g} s to {end_s:g} s; a passage begins at 0 s or later and ends later."
         )
-    return Mark(begin_s, end_s, number)
+    return Mark(begin_s, end_s, f"{where}, line {number}")
 
 
 def _is_number(text: str) -> bool:

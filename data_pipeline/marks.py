@@ -83,8 +83,12 @@ def _files(path: Path) -> list[Path]:
     """Files that may hold marks, sorted; hidden files and folders are left out."""
     if path.is_file():
         return [path]
-    found = []
+    found, seen = [], set[str]()
     for parent, folders, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # A link to a folder above has no end.
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
     return sorted(found)

@@ -269,9 +269,9 @@ class TrackPatches:
         """First samples of the clips in the marked passages, and the seconds of the passages that are shorter than a clip."""
         spec, starts, lost_s = self._config.patch, [], 0.0
         hop = max(round(self._config.marked_hop * spec.clip_samples), 1)
-        for begin_s, end_s in self._track.passages:
-            begin = math.ceil(begin_s * spec.sample_rate)
-            end = self.num_samples if end_s is None else min(int(end_s * spec.sample_rate), self.num_samples)
+        for mark in self._track.passages:
+            begin = math.ceil(mark.begin_s * spec.sample_rate)
+            end = self.num_samples if mark.end_s is None else min(int(mark.end_s * spec.sample_rate), self.num_samples)
             starts.append(np.arange(begin, end - spec.clip_samples + 1, hop))
             if 0 < end - begin < spec.clip_samples:
                 lost_s += (end - begin) / spec.sample_rate

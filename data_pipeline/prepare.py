@@ -167,7 +167,7 @@ def _job(number: int, track: Track, config: DataConfig) -> Job:
     """The job of a track.  Raises AudioError if a file is missing."""
     identity: dict[str, Any] = {name: recording.identity() for name, recording in track.recordings().items()}
     if track.passages:
-        identity["passages"] = track.passages
+        identity["passages"] = [(mark.begin_s, mark.end_s) for mark in track.passages]
     return Job(number, fingerprint(FORMAT, config_key(config), number, track.name, track.split, identity), track)
 
 
@@ -269,8 +269,8 @@ def _check_room(work: _Work, jobs: list[Job], headers: dict[int, AudioInfo], num
         num_samples = resampled_length(header.num_samples, header.sample_rate, spec.sample_rate)
         num_signals = 1 if job.track.passages else sum(name in SIGNALS for name in job.track.recordings())
         num_clips = num_signals * (num_samples // spec.clip_samples)
-        for begin, end in job.track.passages:
-            passage_s = (num_samples / spec.sample_rate if end is None else end) - begin
+        for mark in job.track.passages:
+            passage_s = (num_samples / spec.sample_rate if mark.end_s is None else mark.end_s) - mark.begin_s
             num_clips += math.ceil(max(passage_s, 0) / (work.config.marked_hop * spec.clip_s))
         num_bytes += num_clips * record_bytes
         decoded_bytes.append(4 * num_signals * num_samples * spec.num_channels)

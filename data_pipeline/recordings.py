@@ -13,12 +13,11 @@ from data_pipeline import audio
 from data_pipeline.audio import AudioInfo, Blocks
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
+from data_pipeline.mark_formats import Mark
 
 Split = Literal["train", "validation", "test"]
 Span = tuple[int, int | None]
 """First sample and end (exclusive; None: the end of the file) of a stretch."""
-Passage = tuple[float, float | None]
-"""Begin and end (None: that of the recording) of a passage, in seconds from the start of the recording or the stretch."""
 
 _END_TOLERANCE_S = 0.5
 """Excess of a mark over the end of its recording that is cut off: labels drawn to the end of a track often stand out a little."""
@@ -173,8 +172,8 @@ class Track:
         target: mixture minus accompaniment; None without stems.  In .stem.mp4 every stream is lossily coded, so this is the stem
             of the target plus coding noise (in stempeg's example 22 dB below the mixture, most of it above 4 kHz).
         stems: all stems by name; empty for a source without stems.
-        passages: marked passages without the target, in order; then `mixture` and `accompaniment` are one recording, and its
-            positive clips lie in these passages.
+        passages: marked passages without the target, in order, counted from the start of the recording or the stretch.  Then
+            `mixture` and `accompaniment` are one recording, and its positive clips lie in these passages.
     """
 
     name: str
@@ -183,7 +182,7 @@ class Track:
     accompaniment: Recording | None
     target: Recording | None = None
     stems: Mapping[str, Recording] = dataclasses.field(default_factory=dict)
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[Mark, ...] = ()
 
     def stem(self, name: str) -> Recording:
         """Return a stem by its name, such as "vocals"."""
@@ -222,11 +221,11 @@ class Track:
 
     def check_passages(self, seconds: float) -> None:
         """Raise AudioError if a marked passage ends after the recording, which has this length."""
-        for begin, end in self.passages:
-            if end is not None and max(begin, end - _END_TOLERANCE_S) > seconds:
+        for mark in self.passages:
+            if mark.end_s is not None and max(mark.begin_s, mark.end_s - _END_TOLERANCE_S) > seconds:
                 raise AudioError(
-                    f"{self.name}: is marked from {begin:g} s to {end:g} s, but lasts {seconds:.2f} s. Do the marks belong to "
-                    "another version of it?"
+                    f"{mark.where}: marks {mark.begin_s:g} s to {mark.end_s:g} s of {self.name}, which lasts {seconds:.2f} s. "
+                    "Do the marks belong to another version of it?"
                 )
 
 
@@ -247,15 +246,16 @@ def _agreed_info(name: str, parts: tuple[Part, ...]) -> AudioInfo:
     return next((info for info in infos if info.num_samples is not None), infos[0])
 
 
-def _clipped(passages: tuple[Passage, ...], span: Span, sample_rate: int) -> tuple[Passage, ...]:
+def _clipped(passages: tuple[Mark, ...], span: Span, sample_rate: int) -> tuple[Mark, ...]:
     """The passages inside a stretch, counted from its first sample."""
     first_s = span[0] / sample_rate
     last_s = math.inf if span[1] is None else span[1] / sample_rate
     clipped = []
-    for begin, end in passages:
-        ends = min(last_s, math.inf if end is None else end)
-        if max(begin, first_s) < ends:
-            clipped.append((max(begin - first_s, 0.0), None if ends == math.inf else ends - first_s))
+    for mark in passages:
+        end_s = min(last_s, math.inf if mark.end_s is None else mark.end_s)
+        if max(mark.begin_s, first_s) < end_s:
+            begin_s = max(mark.begin_s - first_s, 0.0)
+            clipped.append(Mark(begin_s, None if end_s == math.inf else end_s - first_s, mark.where))
     return tuple(clipped)
 
 

@@ -14,9 +14,10 @@ import yaml
 from data_pipeline import audio
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
+from data_pipeline.mark_formats import Mark
 from data_pipeline.marks import find_marks
 from data_pipeline.recording_files import FoundRecordings, check_apart, find_recordings
-from data_pipeline.recordings import Part, Passage, Recording, Split, Track
+from data_pipeline.recordings import Part, Recording, Split, Track
 from data_pipeline.stem_folders import MIXTURE, find_songs, song_folders, split_of, stem_files
 
 STEM_SUFFIX = ".stem.mp4"
@@ -274,11 +275,11 @@ def _relative(found: FoundRecordings, say: Callable[[str], None]) -> dict[str, P
     return dict(sorted(names.items()))
 
 
-def _marks(path: Path, folder: Path, songs: list[Path], say: Callable[[str], None]) -> dict[Path, tuple[Passage, ...]]:
+def _marks(path: Path, folder: Path, songs: list[Path], say: Callable[[str], None]) -> dict[Path, tuple[Mark, ...]]:
     """Marked passages by recording."""
     marks = find_marks(path.resolve(), folder, songs)
     say(marks.summary(path, len(songs)))
-    return {song: tuple((passage.begin_s, passage.end_s) for passage in found) for song, found in marks.passages.items()}
+    return marks.passages
 
 
 def _draw(names: list[str], share: float, seed: int, at_least: int = 1) -> set[str]:

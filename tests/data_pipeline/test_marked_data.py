@@ -140,5 +140,5 @@ def test_changed_marks_change_the_data_of_their_song_alone(songs):
 
 def test_marks_beyond_the_end_are_named(songs):
     label(songs.parent / "labels" / "Song 1.txt", (11.0, 14.0))
-    with pytest.raises(DataError, match=r"Song 1\.wav: is marked from 11 s to 14 s, but lasts 12\.00 s"):
+    with pytest.raises(DataError, match=r"Song 1\.txt, line 1: marks 11 s to 14 s of .*Song 1\.wav, which lasts 12\.00 s"):
         make(songs)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from data_pipeline.errors import AudioError, DataError
-from data_pipeline.mark_formats import format_of, read_marks
+from data_pipeline.mark_formats import Mark, format_of, read_marks
 from data_pipeline.marks import find_marks
 from data_pipeline.recordings import Part, Recording, Track
 
@@ -89,7 +89,7 @@ def test_rests_of_a_breath_are_no_marks():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("1.0\t2.0\ta\n5.0\t4.0\tb\n", ["line 2", "5 s", "4 s"]),
+        ("1.0\t2.0\ta\u2028b\n5.0\t4.0\tb\n", ["line 2", "5 s", "4 s"]),
         ("1.0\t2.0\ta\nfive\t6.0\tb\n", ["line 2", "five"]),
         ("-1.0\t2.0\ta\n", ["line 1", "-1"]),
         ("file,begin,end\nsong.mp3,5,4\n", ["line 2", "5 s"]),
@@ -189,7 +189,13 @@ def test_a_folder_without_marks_is_refused(songs):
 
 def marked_track(path: Path, *passages: tuple[float, float | None]) -> Track:
     recording = Recording("song", path.parent, (Part(path),))
-    return Track("song", "train", recording, recording, passages=passages)
+    return Track(
+        "song", "train", recording, recording, passages=tuple(Mark(*passage, "song.txt, line 1") for passage in passages)
+    )
+
+
+def spans(track: Track) -> list[tuple[float, float | None]]:
+    return [(mark.begin_s, mark.end_s) for mark in track.passages]
 
 
 def test_a_mark_beyond_the_end_is_refused(tmp_path):
@@ -197,7 +203,7 @@ def test_a_mark_beyond_the_end_is_refused(tmp_path):
     soundfile.write(path, np.zeros(80_000, np.float32), 8000)
     marked_track(path, (2.0, 10.4), (9.0, None)).check()  # Labels may stand out a little.
     for passage in ((2.0, 11.0), (10.1, 10.3)):
-        with pytest.raises(AudioError, match=r"song.* lasts 10\.00 s"):
+        with pytest.raises(AudioError, match=r"song\.txt, line 1: .* song, which lasts 10\.00 s"):
             marked_track(path, passage).check()
 
 
@@ -205,5 +211,11 @@ def test_a_stretch_has_the_marks_inside_it(tmp_path):
     path = tmp_path / "song.wav"
     soundfile.write(path, np.zeros(80_000, np.float32), 8000)
     track = marked_track(path, (1.0, 3.0), (4.0, 6.0), (8.0, None))
-    assert track.stretch("a", "train", (0, 40_000)).passages == ((1.0, 3.0), (4.0, 5.0))
-    assert track.stretch("b", "validation", (40_000, None)).passages == ((0.0, 1.0), (3.0, None))
+    assert spans(track.stretch("a", "train", (0, 40_000))) == [(1.0, 3.0), (4.0, 5.0)]
+    assert spans(track.stretch("b", "validation", (40_000, None))) == [(0.0, 1.0), (3.0, None)]
+
+
+def test_links_to_folders_above_are_followed_once(songs):
+    (songs / "sub" / "above").symlink_to(songs)
+    write(songs / "One.txt", AUDACITY)
+    assert found(songs, songs) == {"One.wav": 2}
