@@ -111,6 +111,7 @@ REFUSED: list[tuple[type, str, Any]] = [
     (DataConfig, "target", ("\udce9",)),
     (DataConfig, "target", ("x" * 201,)),
     (DataConfig, "target", "vocals"),
+    (DataConfig, "marked_hop", 0.0),
     (DataConfig, "validation_share", 1.0),
     (DataConfig, "target_to_accompaniment_db", (10.0, -5.0)),
     (DataConfig, "target_to_accompaniment_db", (0.0, 1000.0)),

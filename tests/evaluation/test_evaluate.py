@@ -406,7 +406,7 @@ def test_stems_that_do_not_sum_to_the_mixture_are_said(corpus, tmp_path):
 
 
 def test_impossible_evaluations_are_refused(corpus, tmp_path):
-    with pytest.raises(EvaluationError, match="two folders have no stems"):
+    with pytest.raises(EvaluationError, match="these folders have no stems"):
         evaluate_separator(halve, DATA, Folders(tmp_path, tmp_path), tmp_path)
     shutil.copytree(corpus.root / "train", tmp_path / "corpus" / "train")
     with pytest.raises(EvaluationError, match=r"no tracks in the split 'test'; it has train, validation"):
