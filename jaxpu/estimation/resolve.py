@@ -37,7 +37,10 @@ def _positive_gain_db(dataset: PatchDataset, config: Config) -> tuple[float, dic
     interval = "" if gain.low is None else f" [{gain.low:+.1f}, {gain.high:+.1f}]"
     words = f"Gain of the positives: {gain.value:+.1f}{interval} dB, estimated from the data."
     if dataset.marked_tracks:
-        words = f"{words[:-1]}, for other recordings; marked passages have the level of their songs."
+        count = dataset.info["counts"]["train_accompaniment"]
+        words = f"{words[:-1]}; marked passages have the level of their songs."
+        if count["tracks"] == count["marked_tracks"]:
+            words = "Gain of the positives: none, for all are marked passages, which have the level of their songs."
     return gain.value, dataclasses.asdict(gain), words
 
 

@@ -225,6 +225,30 @@ def evaluating(good: Good, folder: Path, rng: np.random.Generator) -> str:
     return f"{stem.name} {what}"
 
 
+def marking(good: Good, folder: Path, rng: np.random.Generator) -> str:
+    """Damaged marks are used as far as they make sense, or their file is named."""
+    shutil.copytree(good.root / "songs" / "with", folder / "songs")
+    choices = {
+        "0.txt": "0.100000\t1.500000\tintro\n\\\t120.0\t4000.0\n2.000000\t3.900000\t\n",
+        "1.txt": "#TITLE:One\n#MP3:1.wav\n#BPM:120\n#GAP:0\n: 26 2 4 la\n- 28\n: 29 1 4 la\nE\n",
+        "marks.csv": "file,begin,end\n0.wav,0.1,1.5\n2.wav,0:01,0:03.9\n3,1,2\n",
+    }
+    name = sorted(choices)[rng.integers(len(choices))]
+    path = folder / "labels" / name
+    path.parent.mkdir()
+    what, data = damage_bytes(choices[name].encode(), rng)
+    path.write_bytes(data)
+    before = contents(folder)
+    marks = path if name.endswith(".csv") else path.parent
+    sources = ("--with", folder / "songs", "--marks", marks, "-o", folder / "out")
+    status, text = run(None, "prepare", "demo", *sources, *SETTINGS, "--workers", 1)
+    if status and not any(named in text for named in (str(path), str(marks), "target-free", "clips", "with_target/")):
+        raise Fault(f"{name} {what}: {text[-500:]}")
+    if {each: digest for each, digest in contents(folder).items() if not each.startswith("out")} != before:
+        raise Fault(f"{name} {what}: inputs changed")
+    return f"{name} {what}"
+
+
 def archive(good: Good, folder: Path, rng: np.random.Generator) -> str:
     """A damaged archive is described or separates with finite numbers, or its error is named."""
     path = folder / "model.zip"
@@ -302,7 +326,8 @@ def records(good: Good, folder: Path, rng: np.random.Generator) -> str:
 
 
 CASES: dict[str, tuple[float, Callable[[Good, Path, np.random.Generator], str]]] = {
-    "reading": (0.5, reading),
+    "reading": (0.47, reading),
+    "marking": (0.03, marking),
     "separating": (0.12, separating),
     "preparing": (0.06, preparing),
     "evaluating": (0.01, evaluating),

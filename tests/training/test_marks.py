@@ -57,8 +57,9 @@ def data(folder: Path, *, without: bool) -> Path:
     return prepare(source, CONFIG.data, folder / f"data {without}", num_workers=1, progress=False).directory
 
 
-def test_marks_alone_train_without_an_estimated_gain(folder: Path, tmp_path: Path) -> None:
-    result = train(CONFIG, data(folder, without=False), tmp_path, progress=False)
+def test_marks_alone_train_without_an_estimated_gain(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(CONFIG, data(folder, without=False), tmp_path)
+    assert "Gain of the positives: none, for all are marked passages" in capsys.readouterr().out
     assert result["step"] == 4
     assert math.isfinite(result["loss"])
     model = jaxpu.load_model(tmp_path)
