@@ -10,13 +10,14 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from data_pipeline import residual
+from data_pipeline import residual, tfds_metadata
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
 from data_pipeline.folder_check import Statistics, compare
 from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
 from data_pipeline.stored_json import read_json
+from data_pipeline.tfds_metadata import SplitFiles, write_metadata
 from data_pipeline.tfrecord import writing
 
 LEAST_FREE_S = 60.0
@@ -24,7 +25,7 @@ LEAST_FREE_S = 60.0
 
 _PLAN_FILE = "plan.json"
 # In the order of publication: TensorFlow Datasets needs the second and third to open a folder, jaxpu the last.
-_METADATA_FILES = (INDEX_FILE, "features.json", "dataset_info.json", INFO_FILE)
+_METADATA_FILES = (INDEX_FILE, tfds_metadata.FEATURES_FILE, tfds_metadata.INFO_FILE, INFO_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,10 @@ class _Shards:
             self.sizes[shard] = track.files[shard_file(signal)]
         self.index |= {f"{name}/{field}": array for field, array in vars(_index(tracks, signal)).items()}
 
+    def num_bytes(self, name: str) -> int:
+        """Size of all files of a signal."""
+        return sum(self.sizes[shard] for shard in self.names[name])
+
 
 def shard_file(signal: str) -> str:
     """Name of a track's file of records before it is published."""
@@ -151,7 +156,8 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
     _tell_marks(dataset, counts, say)
     with writing(unfinished):
         np.savez(unfinished / INDEX_FILE, **shards.index)
-        _write_tfds_metadata(unfinished, dataset.config.patch, shards)
+        splits = [SplitFiles(split, shards.num_bytes(split), lengths) for split, lengths in shards.lengths.items()]
+        write_metadata(unfinished, NAME, dataset.config.patch, splits)
         info = _info(dataset, shards, counts, comparison, index_bytes=(unfinished / INDEX_FILE).stat().st_size)
         (unfinished / INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
         moves = shards.moves + [(f"{UNFINISHED_FOLDER}/{name}", name) for name in _METADATA_FILES]
@@ -318,32 +324,3 @@ def _index(tracks: list[MadeTrack], signal: str) -> Index:
         start=np.array(start, np.int64),
         active=np.array(active, bool),
     )
-
-
-def _write_tfds_metadata(folder: Path, spec: PatchSpec, shards: _Shards) -> None:
-    """Write features.json and dataset_info.json, without importing TensorFlow."""
-    import tensorflow_datasets as tfds
-
-    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=NAME, filetype_suffix="tfrecord")
-    splits = [
-        tfds.core.SplitInfo(
-            name=name,
-            shard_lengths=shards.lengths[name],
-            num_bytes=sum(shards.sizes[shard] for shard in names),
-            filename_template=template,
-        )
-        for name, names in shards.names.items()
-    ]
-    identity = tfds.core.DatasetIdentity(name=NAME, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name="")
-    stft = tfds.features.Tensor(shape=spec.patch_shape, dtype=np.dtype(spec.dtype), encoding="bytes")
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        features=tfds.features.FeaturesDict({"track": np.int32, "start": np.int64, "level": np.float32, "stft": stft}),
-        description=(
-            "Patches of complex STFT (real, imaginary) of mixtures and accompaniments, made by jaxpu. `start` is the first "
-            "sample of the clip, `level` what it was divided by before the transform."
-        ),
-    )
-    info.set_file_format("tfrecord")
-    info.set_splits(tfds.core.SplitDict(splits))
-    info.write_to_directory(folder)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline import tfds_metadata
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
@@ -189,10 +192,15 @@ def test_target_is_mixture_less_accompaniment_in_the_mixtures_scale(source, tmp_
             assert sorted(errors)[1] > 100 * min(errors)
 
 
-def test_a_plain_tensorflow_datasets_reader_opens_it(dataset, expected):
+def test_a_plain_tensorflow_datasets_reader_opens_it(dataset, expected, tmp_path):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(dataset.directory)
+    builder.info.write_to_directory(tmp_path)
+    for name in (tfds_metadata.FEATURES_FILE, tfds_metadata.INFO_FILE):
+        # As it would write them itself; but its reader says where the dataset lies.
+        theirs, ours = (json.loads((folder / name).read_text()) for folder in (tmp_path, dataset.directory))
+        assert {field: value for field, value in theirs.items() if field in ours} == ours
     assert set(builder.info.splits) == {f"{a}_{b}" for a in ("train", "validation") for b in ("mixture", "accompaniment")}
     for split in ("train", "validation"):
         for signal in ("mixture", "accompaniment"):
@@ -207,6 +215,12 @@ def test_a_plain_tensorflow_datasets_reader_opens_it(dataset, expected):
                 np.testing.assert_array_equal(example["stft"], expected[signal, int(example["track"])][clip])
                 count += 1
             assert count == builder.info.splits[name].num_examples
+
+
+def test_preparation_does_not_import_tensorflow_datasets(source, dataset, tmp_path, monkeypatch):
+    """On Colab it cannot be imported: its tensorflow-metadata is too new for the protobuf there."""
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False).fingerprint == dataset.fingerprint
 
 
 def test_a_damaged_byte_is_an_error_that_names_the_file(dataset, tmp_path):
