@@ -119,14 +119,17 @@ def measure(model: TrainedModel, path: Path) -> Energies:
     return Energies(*sums)
 
 
-def passages(energies: Mapping[Path, Energies]) -> dict[Path, list[Suggestion]]:
+def passages(energies: Mapping[Path, Energies], kept_share: float = KEPT_SHARE) -> dict[Path, list[Suggestion]]:
     """Find the passages without the target in some recordings, the surest first; recordings without one are absent.
 
-    The fraction of energy that the masks keep in a second is compared with the fraction that they keep in all recordings.
+    Args:
+        energies: of each recording.
+        kept_share: the fraction of energy that the masks keep in a second, relative to the one that they keep in all recordings,
+            below which the target is taken to rest.
     """
     target, mixture = (sum(getattr(each, name).sum() for each in energies.values()) for name in ("target", "mixture"))
     kept = target / max(mixture, 1e-20)
-    found = {path: sorted(_passages(each, KEPT_SHARE * kept), key=lambda one: one.kept_db) for path, each in energies.items()}
+    found = {path: sorted(_passages(each, kept_share * kept), key=lambda one: one.kept_db) for path, each in energies.items()}
     return {path: suggestions for path, suggestions in found.items() if suggestions}
 
 
