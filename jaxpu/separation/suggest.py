@@ -20,8 +20,9 @@ LEAST_S = 3.0
 MARGIN_S = 0.4
 """Margin on both sides of a passage, towards the target."""
 
-KEPT_SHARE = 0.1
-"""A passage is suggested where the masks keep less than this fraction of the share of energy that they keep on average."""
+KEPT_SHARE = 0.35
+"""A passage is suggested where the masks keep less than this fraction of the share of energy that they keep on average: the same
+fraction by which `bootstrap` finds empty mixtures (`BootstrapConfig.empty_share`)."""
 
 FRAME_S = 0.1
 _SMOOTH_FRAMES = 10
