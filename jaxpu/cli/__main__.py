@@ -43,7 +43,7 @@ Train on your own recordings, in which you marked passages without the target so
 Commands:
   demo                                     run the full pipeline on a small synthetic corpus
   prepare CONFIG --with DIR --marks PATH   convert recordings with marked passages to training data in data/CONFIG
-  prepare CONFIG --with DIR --without DIR  the same with other recordings for the marks; both can be given
+  prepare CONFIG --with DIR --without DIR  the same with other recordings instead of marks, or beside them
   prepare CONFIG --musdb18 DIR             the same from MUSDB18 (.stem.mp4); --musdb18hq DIR for MUSDB18-HQ (wav)
   prepare CONFIG --stems DIR               the same from songs with stems of any names
   train CONFIG                             train a model on data/CONFIG, with checkpoints in runs/CONFIG
