@@ -287,10 +287,14 @@ class TrackPatches:
     def _clip_runs(self, signal: Signal) -> Iterator[tuple[int, np.ndarray]]:
         """Read runs of clips: number of the first clip, and float32 (clips, channels, clip_samples)."""
         spec, starts = self._config.patch, self.starts[signal]
-        samples = np.memmap(self._files[signal], np.float32, "r", shape=(self.num_samples, spec.num_channels))
-        for first in range(0, len(starts), self._clips_per_call):
-            run = starts[first : first + self._clips_per_call]
-            yield first, np.stack([samples[start : start + spec.clip_samples].T for start in run])
+        with self._files[signal].open("rb") as file:
+            for first in range(0, len(starts), self._clips_per_call):
+                run = starts[first : first + self._clips_per_call]
+                clips = np.empty((len(run), spec.clip_samples, spec.num_channels), np.float32)
+                for start, clip in zip(run.tolist(), clips, strict=True):
+                    file.seek(4 * start * spec.num_channels)
+                    file.readinto(clip.data.cast("B"))
+                yield first, clips.swapaxes(1, 2)
 
     def _levelled(self, clips: np.ndarray, scale: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
         """Scale clips to the level at which they are stored; also return their divisors, float32 (clips,)."""

@@ -39,7 +39,7 @@ def _positive_gain_db(dataset: PatchDataset, config: Config) -> tuple[float, dic
     if dataset.marked_tracks:
         count = dataset.info["counts"]["train_accompaniment"]
         words = f"{words[:-1]}; marked passages have the level of their songs."
-        if count["tracks"] == count["marked_tracks"]:
+        if count["tracks"] == count.get("marked_tracks"):
             words = "Gain of the positives: none, for all are marked passages, which have the level of their songs."
     return gain.value, dataclasses.asdict(gain), words
 
