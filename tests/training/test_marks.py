@@ -16,6 +16,7 @@ from data_pipeline.tracks import Folders
 from jaxpu.artifacts.info import describe, to_text
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, TrainConfig
 from jaxpu.estimation.positive_gain import estimate_gain_db
+from jaxpu.estimation.resolve import with_estimates
 from jaxpu.training.loop import train
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,23 @@ def test_other_recordings_get_the_gain_and_marked_passages_none(folder: Path, tm
     model = jaxpu.load_model(tmp_path)
     assert model.config.objective.positive_gain_db == gain  # type: ignore[union-attr]
     assert "marked passages of 4 of them (0.1 min), 4 (0.3 min) without it" in to_text(describe(str(tmp_path)))
+
+
+def test_marks_in_silence_leave_the_other_recordings(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No clip of the marked passages is used: all positives are of other recordings, and their gain is estimated."""
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    for path in (folder / "songs").iterdir():
+        samples = soundfile.read(path)[0]
+        samples[: 2 * RATE] = 0
+        soundfile.write(songs / path.name, samples, RATE, "FLOAT")
+    config = dataclasses.replace(CONFIG.data, activity_on="mixture", activity_detector="top_db")
+    source = Folders(songs, folder / "free", folder / "labels")
+    dataset = prepare(source, config, tmp_path / "data", num_workers=1, progress=False)
+    assert dataset.marked_tracks
+    assert "marked_tracks" not in dataset.info["counts"]["train_accompaniment"]
+    found = with_estimates(dataclasses.replace(CONFIG, data=config), dataset, tmp_path)[1]["positive_gain_db"]
+    assert f"Gain of the positives: {found['number']:+.1f}" in capsys.readouterr().out
 
 
 def test_the_positives_of_a_batch_are_equally_loud_wherever_they_come_from(folder: Path, tmp_path: Path) -> None:
