@@ -29,7 +29,7 @@ def tensorflow() -> Any:
 
     TF_CPP_MIN_LOG_LEVEL=0, set before jaxpu starts, shows everything that TensorFlow prints.
     """
-    with quiet_standard_error():
+    with quiet_standard_error(), _without_keras():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no INFO; JAX sets the same
         import tensorflow as tf
 
@@ -39,6 +39,24 @@ def tensorflow() -> Any:
         except (RuntimeError, ValueError):
             pass  # the caller has initialised TensorFlow already; tf.data runs on the CPU in any case
     return tf
+
+
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+    """Let TensorFlow load Keras where somebody asks for `tf.keras`, not when it is imported: with scikit-learn and pandas, Keras
+    takes a third of the time.
+
+    TensorFlow loads Keras 2 instead, and does without it where it is not installed.
+    """
+    name = "TF_USE_LEGACY_KERAS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextlib.contextmanager

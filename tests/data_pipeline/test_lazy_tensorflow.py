@@ -62,3 +62,17 @@ def test_last_words_of_a_crash_pass(ending: str, status: int) -> None:
 def test_a_closed_standard_error_is_no_obstacle() -> None:
     code = "import os, data_pipeline.lazy_tensorflow as lazy; os.close(2)\nwith lazy.quiet_standard_error(): print('ok')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "ok\n"
+
+
+def test_keras_is_loaded_where_it_is_asked_for() -> None:
+    code = """
+import os, sys
+from data_pipeline.lazy_tensorflow import tensorflow
+tf = tensorflow()
+assert "TF_USE_LEGACY_KERAS" not in os.environ
+print([name for name in ("keras", "sklearn", "pandas") if name in sys.modules])
+from tensorflow.keras import layers
+print(layers.__name__, tf.keras.layers.Dense(2)(tf.ones((1, 3))).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "keras._tf_keras.keras.layers (1, 2)"]
