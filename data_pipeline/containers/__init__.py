@@ -51,7 +51,7 @@ def _contents(path: Path, size: int, mtime_ns: int) -> Contents:
             found = ogg.contents(path, data)
         elif data[begin : begin + 4] == b"fLaC":
             found = flac.contents(data, begin)
-        elif path.suffix.lower() == ".mp3":
+        elif path.suffix.lower() == ".mp3" or mpeg.begins(data, begin):
             found = mpeg.contents(path, data, begin)
         return found or Contents((Link(0, size),))
 

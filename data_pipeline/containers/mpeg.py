@@ -57,6 +57,12 @@ class _Part:
         )
 
 
+def begins(data: Bytes, begin: int) -> bool:
+    """Whether two frames of one format begin at a byte, or a frame that ends with the file: MPEG audio, whatever the suffix."""
+    frame = _frame(data[begin : begin + 4])
+    return frame is not None and _is_followed(data, lambda position: _frame(data[position : position + 4]), begin, frame)
+
+
 def contents(path: Path, data: Bytes, begin: int) -> Contents | None:
     """Count the frames of an MPEG audio file.
 

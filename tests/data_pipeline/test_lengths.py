@@ -46,6 +46,7 @@ WHOLE = [
         "ffmpeg -i first.wav -write_xing 0 -q:a 2 a.mp3; ffmpeg -i second.wav b.mp3; cat a.mp3 b.mp3 > OUT",
     ),
     ("bare-joined.mp3", BOTH_S, "ffmpeg -i first.wav a.mp3; ffmpeg -i second.wav -write_xing 0 b.mp3; cat a.mp3 b.mp3 > OUT"),
+    ("mp3-joined.flac", BOTH_S, "ffmpeg -i first.wav a.mp3; ffmpeg -i second.wav b.mp3; cat a.mp3 b.mp3 > OUT"),
     ("mp3-in.wav", FIRST_S, "ffmpeg -i first.wav -c:a libmp3lame -q:a 2 OUT"),
     # Ogg.
     ("pipe.ogg", FIRST_S, "ffmpeg -i first.wav -f ogg - | cat > OUT"),
