@@ -43,10 +43,10 @@ def tensorflow() -> Any:
 
 @contextlib.contextmanager
 def _without_keras() -> Iterator[None]:
-    """Let TensorFlow load Keras where somebody asks for `tf.keras`, not when it is imported: with scikit-learn and pandas, Keras
-    takes a third of the time.
+    """Let TensorFlow load Keras where somebody asks for `tf.keras`, not when it is imported.
 
-    TensorFlow loads Keras 2 instead, and does without it where it is not installed.
+    With scikit-learn and pandas, Keras takes a third of the time.  TensorFlow now looks for Keras 2 instead, and does without it
+    where it is not installed.
     """
     name = "TF_USE_LEGACY_KERAS"
     if name in os.environ:
