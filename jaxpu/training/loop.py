@@ -4,9 +4,11 @@ The loop sees a `Program`, which holds the state of its runs on the devices; the
 the host.  One script for CPU, GPU and TPU, one device or many.
 """
 
+import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ import numpy as np
 from data_pipeline.progress import Bar, progress_bar
 from jaxpu import parallel
 from jaxpu.config import Config
+from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core.step import TrainState, make_evaluate_step, make_train_step
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.run import Run, TrainingError, open_data, open_run
@@ -164,13 +167,20 @@ def _evaluated(program: Program, bar: Bar) -> list[dict[str, float]]:
     return results
 
 
+@functools.lru_cache(maxsize=4)
+def _steps_on_all_devices(config: Config, form: ConvolutionForm) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The training step and the evaluation step; cached, so that a process compiles once for a run that it resumes."""
+    step, evaluate = make_train_step(config, form), make_evaluate_step(config, form)
+    return parallel.over_devices(step, donate_state=True), parallel.over_devices(evaluate)
+
+
 class OneRun:
     """One run on all devices of all processes, through `jaxpu.parallel.over_devices`; see `Program`."""
 
     def __init__(self, run: Run) -> None:
-        form = parallel.convolution_form()
-        self._step = parallel.over_devices(make_train_step(run.config, form), donate_state=True)
-        self._evaluate = parallel.over_devices(make_evaluate_step(run.config, form))
+        # No program depends on the seed.
+        config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, seed=0))
+        self._step, self._evaluate = _steps_on_all_devices(config, parallel.convolution_form())
         state, stopped = run.start()
         self.runs, self.done, self.stopped = [run], [int(state.step)], [stopped]
         self._state = parallel.spread(state)
