@@ -124,8 +124,9 @@ def _train_groups(
     return stopped
 
 
+@functools.lru_cache(maxsize=2)
 def make_group_steps(config: Config, convolution: ConvolutionForm = "xla") -> tuple[Any, Any]:
-    """The steps of many runs at once, jitted, on one device.
+    """The steps of many runs at once, jitted, on one device; cached, so that a process compiles once for a sweep that it resumes.
 
     Returns:
         Train step: (states (seeds, points, ...), active bool (seeds, points), batches (seeds, ...), keys (seeds,)) to the next
