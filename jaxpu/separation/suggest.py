@@ -1,4 +1,7 @@
-"""Suggest marks: the passages of recordings in which a trained model finds no target, for a person to check."""
+"""Suggest marks: the passages of recordings in which a trained model finds no target, for a person to check.
+
+The same energies tell which marks of a person may be wrong.
+"""
 
 import dataclasses
 import functools
@@ -10,6 +13,7 @@ import numpy as np
 from data_pipeline import audio
 from data_pipeline.errors import AudioError, failure
 from data_pipeline.files import write_text
+from data_pipeline.mark_formats import Mark
 from data_pipeline.progress import progress_bar
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.files import CHUNK_S, separated_blocks
@@ -23,6 +27,9 @@ MARGIN_S = 0.4
 KEPT_SHARE = 0.35
 """A passage is suggested where the masks keep less than this fraction of the share of energy that they keep on average: the same
 fraction by which `bootstrap` finds empty mixtures (`BootstrapConfig.empty_share`)."""
+
+DOUBTED_SHARE = 0.5
+"""A mark is doubted where the masks keep more than this fraction of the share of energy that they keep on average."""
 
 FRAME_S = 0.1
 _SMOOTH_FRAMES = 10
@@ -44,16 +51,33 @@ class Suggestion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Doubt:
+    """A mark in which a model finds the target.
+
+    Attributes:
+        recording: the marked recording.
+        mark: the mark.
+        kept: share of the energy that the masks keep in it, relative to the share that they keep in all recordings.
+    """
+
+    recording: Path
+    mark: Mark
+    kept: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Suggestions:
     """The outcome of `suggest`.
 
     Attributes:
         written: suggestions by label track, the surest first.
         failed: by recording, the error's message.
+        doubts: marks that may be wrong, the most doubtful first.
     """
 
     written: dict[Path, list[Suggestion]]
     failed: dict[Path, str]
+    doubts: list[Doubt]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +94,17 @@ def suggest(
     folder: Path,
     out_dir: Path,
     *,
+    marks: Mapping[Path, Sequence[Mark]] | None = None,
     progress: bool = True,
 ) -> Suggestions:
-    """Write a label track for every recording in which a model finds passages without the target.
+    """Write a label track for every recording in which a model finds passages without the target, and check marks.
 
     Args:
         model: from `jaxpu.load_model`.
         recordings: audio files.
         folder: folder of the recordings; label tracks have the same paths inside `out_dir`, with .txt for the suffix.
         out_dir: made if it does not exist.
+        marks: by recording, the marks to check.
         progress: show a bar on standard error.
 
     Raises:
@@ -103,7 +129,7 @@ def suggest(
         lines = (f"{each.begin_s:.6f}\t{each.end_s:.6f}\t{each.kept_db:.0f} dB\n" for each in found)
         write_text(tracks[path], "".join(lines))
         written[tracks[path]] = found
-    return Suggestions(written, failed)
+    return Suggestions(written, failed, doubtful(energies, marks or {}))
 
 
 def measure(model: TrainedModel, path: Path) -> Energies:
@@ -128,10 +154,35 @@ def passages(energies: Mapping[Path, Energies], kept_share: float = KEPT_SHARE) 
         kept_share: the fraction of energy that the masks keep in a second, relative to the one that they keep in all recordings,
             below which the target is taken to rest.
     """
-    target, mixture = (sum(getattr(each, name).sum() for each in energies.values()) for name in ("target", "mixture"))
-    kept = target / max(mixture, 1e-20)
+    kept = _kept_on_average(energies)
     found = {path: sorted(_passages(each, kept_share * kept), key=lambda one: one.kept_db) for path, each in energies.items()}
     return {path: suggestions for path, suggestions in found.items() if suggestions}
+
+
+def doubtful(
+    energies: Mapping[Path, Energies], marks: Mapping[Path, Sequence[Mark]], kept_share: float = DOUBTED_SHARE
+) -> list[Doubt]:
+    """Find the marks in which the target seems to play, the most doubtful first.
+
+    Args:
+        energies: of each recording.
+        marks: by recording; those of other recordings are not checked.
+        kept_share: a mark is doubted above this share, see `Doubt.kept`.
+    """
+    kept, found = _kept_on_average(energies), []
+    for path, marked in marks.items():
+        for mark in marked if path in energies else ():
+            end = None if mark.end_s is None else round(mark.end_s / FRAME_S)
+            frames = slice(round(mark.begin_s / FRAME_S), end)
+            share = energies[path].target[frames].sum() / max(energies[path].mixture[frames].sum(), 1e-20)
+            found.append(Doubt(path, mark, float(share / max(kept, 1e-20))))
+    return sorted((doubt for doubt in found if doubt.kept > kept_share), key=lambda doubt: -doubt.kept)
+
+
+def _kept_on_average(energies: Mapping[Path, Energies]) -> float:
+    """Fraction of the energy of all recordings that the masks keep."""
+    target, mixture = (sum(getattr(each, name).sum() for each in energies.values()) for name in ("target", "mixture"))
+    return float(target / max(mixture, 1e-20))
 
 
 def _passages(energies: Energies, limit: float) -> Iterator[Suggestion]:

@@ -1,5 +1,6 @@
 """Suggested marks: where a model keeps little of the energy."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,18 @@ import soundfile
 
 import jaxpu
 from data_pipeline.errors import AudioError
-from data_pipeline.mark_formats import read_marks
-from jaxpu.separation.suggest import KEPT_SHARE, MARGIN_S, Energies, Suggestion, passages, suggest
+from data_pipeline.mark_formats import Mark, read_marks
+from jaxpu.cli.__main__ import main
+from jaxpu.separation.suggest import (
+    DOUBTED_SHARE,
+    KEPT_SHARE,
+    MARGIN_S,
+    Energies,
+    Suggestion,
+    doubtful,
+    passages,
+    suggest,
+)
 
 
 def energies(*shares: tuple[float, float]) -> Energies:
@@ -46,6 +57,39 @@ def test_silence_is_no_example():
     silent = Energies(np.zeros(100), np.zeros(100))
     assert passages({Path("a"): silent}) == {}
     assert passages({Path("a"): silent, Path("b"): energies((10, 0.5))}) == {}
+
+
+def test_marks_in_which_the_model_keeps_much_are_doubtful():
+    found = {Path("a"): energies((10, 0.01), (10, 0.5), (10, 0.0)), Path("b"): energies((10, 0.3))}  # 0.2 on average.
+    right, wrong, worse = Mark(1.0, 9.0, "a.txt, line 1"), Mark(9.0, 11.0, "a.txt, line 2"), Mark(5.0, None, "b.txt, line 1")
+    marks = {Path("a"): (right, wrong, Mark(21.0, None)), Path("b"): (worse,), Path("failed"): (right,)}
+    doubts = doubtful(found, marks)
+    assert [(doubt.recording, doubt.mark) for doubt in doubts] == [(Path("b"), worse), (Path("a"), wrong)]
+    average = (10 * 0.01 + 10 * 0.5 + 10 * 0.3) / 40
+    assert [doubt.kept for doubt in doubts] == pytest.approx([0.3 / average, 0.255 / average])
+    assert doubtful(found, marks, kept_share=2.0) == []
+
+
+def test_the_command_names_doubtful_marks_with_file_and_line(tmp_path, capsys):
+    songs, labels = tmp_path / "songs", tmp_path / "labels"
+    songs.mkdir()
+    labels.mkdir()
+    time_s, rng = np.arange(10 * 8000) / 8000, np.random.default_rng(0)
+    for name in ("one", "two"):
+        noise = 0.05 * rng.standard_normal(len(time_s))
+        soundfile.write(songs / f"{name}.wav", noise + 0.5 * np.sin(6.28 * 440 * time_s) * (time_s > 5), 8000)
+        (labels / f"{name}.txt").write_text("0.5\t4.5\tintro\n5.5\t9.5\tverse\n")
+    model = Path(__file__).parents[1] / "data" / "earlier_model.zip"
+    words = ["suggest", str(model), str(songs), "-o", str(tmp_path / "out"), "--marks", str(labels), "--json"]
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["doubtful_marks"]
+    for doubt in document["doubtful_marks"]:
+        assert doubt["kept"] > DOUBTED_SHARE
+        assert doubt["where"] in {f"{labels / name}.txt, line {line}" for name in ("one", "two") for line in (1, 2)}
+    assert main([*words[:-4], str(tmp_path / "again"), "--marks", str(labels)]) == 0
+    *_, count = capsys.readouterr().out.splitlines()
+    assert count == f"{len(document['doubtful_marks'])} of 4 marks are doubtful."
 
 
 def test_label_tracks_have_the_names_of_their_recordings_and_are_never_replaced(tmp_path, capsys):
