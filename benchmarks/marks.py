@@ -19,12 +19,14 @@ import numpy as np
 import soundfile
 
 from data_pipeline.files import available_processors, write_text
+from data_pipeline.marks import find_marks
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ, Track, find_tracks
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
+from jaxpu.separation import suggest
 from jaxpu.training.loop import ASKED_TO_STOP, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,17 +44,22 @@ Spans = list[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A way to get target-free material: folder of other recordings or of marks, and the overlap of clips in marks."""
+    """A way to get target-free material: folder of other recordings or of marks, and the overlap of clips in marks.
+
+    `checked_by` is a way whose model checks the marks: those that it doubts are left out.
+    """
 
     other_recordings: str | None = None
     marks: str | None = None
     hop: float = 0.5
+    checked_by: str | None = None
 
 
 WAYS = {
     "marked passages of the same songs": Way(marks="labels"),
     "as many seconds of other songs": Way(other_recordings="others"),
     "marked passages, 10 % of them wrong": Way(marks="wrong"),
+    "these, without the marks that their model doubts": Way(marks="wrong", checked_by="marked passages, 10 % of them wrong"),
     "both": Way(marks="labels", other_recordings="others"),
     "marked passages, clips without overlap": Way(marks="labels", hop=1.0),
 }
@@ -166,28 +173,45 @@ def config_of(target: str, seed: int, steps: int, hop: float) -> Config:
 
 def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) -> float:
     """Train one way with one seed; return the mean SI-SDR improvement over the test songs, in dB."""
-    chosen, slug = WAYS[way], "".join(letter if letter.isalnum() else "-" for letter in way)
-    scores = work / "scores" / f"{slug}_{seed}.json"
+    chosen, slug = WAYS[way], slug_of(way)
+    scores, run_dir = work / "scores" / f"{slug}_{seed}.json", work / "runs" / f"{slug}_{seed}"
     if scores.exists():
         return float(json.loads(scores.read_text()))
     config = config_of(target, seed, steps, chosen.hop)
-    source = Folders(
-        work / "songs",
-        None if chosen.other_recordings is None else work / chosen.other_recordings,
-        None if chosen.marks is None else work / chosen.marks,
-    )
-    prepare(source, config.data, work / "data" / slug)
-    if train(config, work / "data" / slug, work / "runs" / f"{slug}_{seed}")["stopped"] == ASKED_TO_STOP:
+    marks, data = None if chosen.marks is None else work / chosen.marks, work / "data" / slug
+    if marks is not None and chosen.checked_by is not None:
+        checked, data = work / f"checked_{seed}", work / "data" / f"{slug}_{seed}"
+        leave_out_doubtful(work / "runs" / f"{slug_of(chosen.checked_by)}_{seed}", work / "songs", marks, checked)
+        marks = checked
+    other_recordings = None if chosen.other_recordings is None else work / chosen.other_recordings
+    prepare(Folders(work / "songs", other_recordings, marks), config.data, data)
+    if train(config, data, run_dir)["stopped"] == ASKED_TO_STOP:
         sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
     options = EvaluationOptions(num_workers=min(2, available_processors()), progress=False)
-    table = evaluate(
-        load_model(work / "runs" / f"{slug}_{seed}"), Musdb18HQ(corpus), work / "evaluation" / f"{slug}_{seed}", options
-    )
+    table = evaluate(load_model(run_dir), Musdb18HQ(corpus), work / "evaluation" / f"{slug}_{seed}", options)
     improvements = [score.to_json()["si_sdr_improvement"] for score in table.tracks["model"].values()]
     score = float(np.mean([value for value in improvements if value is not None]))
     scores.parent.mkdir(exist_ok=True)
     write_text(scores, json.dumps(score))
     return score
+
+
+def slug_of(way: str) -> str:
+    """Name of a folder."""
+    return "".join(letter if letter.isalnum() else "-" for letter in way)
+
+
+def leave_out_doubtful(run_dir: Path, songs: Path, marks: Path, checked: Path) -> None:
+    """Write the marks that a model does not doubt, and print the others, as `jaxpu suggest --marks` does."""
+    recordings, model = sorted(songs.iterdir()), load_model(run_dir)
+    passages = find_marks(marks, songs, recordings).passages
+    doubts = suggest.doubtful({path: suggest.measure(model, path) for path in recordings}, passages)
+    checked.mkdir(exist_ok=True)
+    doubted = {doubt.mark.where for doubt in doubts}
+    for path, found in passages.items():
+        kept = [(mark.begin_s, mark.end_s) for mark in found if mark.where not in doubted and mark.end_s is not None]
+        write_labels(checked / f"{path.stem}.txt", kept)
+    print(f"{len(doubts)} of {sum(map(len, passages.values()))} marks are doubtful: {', '.join(sorted(doubted))}", flush=True)
 
 
 def write_table(arguments: argparse.Namespace, scores: dict[str, dict[str, list[float]]], minutes: dict[str, float]) -> None:

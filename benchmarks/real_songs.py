@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from marks import config_of, rests_of, write_labels
+from marks import config_of, rests_of, slug_of, write_labels
 
 from data_pipeline.files import write_text
 from data_pipeline.prepare import prepare
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
                     print(f"{band}, {method}, seed {seed}: {values:.2f} dB", flush=True)
                 write_table(arguments, scores, minutes)
     for band in BANDS:
-        runs = [arguments.work / band / "runs" / slug(way, arguments.seeds[0]) for way in arguments.ways]
+        runs = [arguments.work / band / "runs" / f"{slug_of(way)}_{arguments.seeds[0]}" for way in arguments.ways]
         if len(runs) > 1:
             write_comparison(runs, arguments.work / band / "comparison.html")
 
@@ -120,19 +120,14 @@ def config_of_way(way: str, seed: int, steps: int) -> Config:
     return dataclasses.replace(config, objective=objectives.get(way.split()[0].strip(","), config.objective))
 
 
-def slug(way: str, seed: int) -> str:
-    """Name of a folder."""
-    return f"{''.join(letter if letter.isalnum() else '-' for letter in way)}_{seed}"
-
-
 def run(work: Path, way: str, seed: int, steps: int) -> dict[str, float]:
     """Train one way with one seed; return the mean SI-SDR improvement over the songs in dB, and once those of the baselines."""
-    material, scores = WAYS[way], work / "scores" / f"{slug(way, seed)}.json"
+    material, scores = WAYS[way], work / "scores" / f"{slug_of(way)}_{seed}.json"
     if scores.exists():
         found: dict[str, float] = json.loads(scores.read_text())
         return found
     config = config_of_way(way, seed, steps)
-    corpus, run_dir = Stems(work / "corpus"), work / "runs" / slug(way, seed)
+    corpus, run_dir = Stems(work / "corpus"), work / "runs" / f"{slug_of(way)}_{seed}"
     source = (
         corpus
         if material == "stems"
