@@ -18,8 +18,9 @@ from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, damaged, re
 from data_pipeline.errors import AudioError
 from data_pipeline.progress import say_once
 
-ERRORS = (soundfile.SoundFileError, OSError, AssertionError)
-"""Errors of soundfile; an AssertionError where fewer samples were read or written than asked for."""
+ERRORS = (soundfile.SoundFileError, OSError, AssertionError, ValueError)
+"""Errors of soundfile; an AssertionError where fewer samples were read or written than asked for, a ValueError where libsndfile
+read past the end that it had announced."""
 
 _LOSSY = frozenset({"MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS", "OPUS"})
 # The last two frames of an mp3: encoders disagree whether the header counts them.

@@ -127,6 +127,7 @@ LOSSY = ("adpcm.wav", "adpcm-pipe.wav", "gsm.wav", "g722.wav", "mp3-in.wav")
 # Files that hold more than any decoder here reads as one.
 JOINED = [
     ("rates.mp3", "ffmpeg -i first.wav a.mp3; ffmpeg -i second.wav -ar 48000 b.mp3; cat a.mp3 b.mp3 > OUT"),
+    ("mp3-mp2.wav", "ffmpeg -i first.wav -write_xing 0 a.mp3; ffmpeg -i second.wav -ar 16000 b.mp2; cat a.mp3 b.mp2 > OUT"),
     ("rates.ogg", "ffmpeg -i first.wav a.ogg; ffmpeg -i second.wav -ar 48000 b.ogg; cat a.ogg b.ogg > OUT"),
     ("channels.opus", "ffmpeg -i first.wav a.opus; ffmpeg -i second.wav -ac 1 b.opus; cat a.opus b.opus > OUT"),
     ("rates.wav", "ffmpeg -i second.wav -ar 48000 b.wav; cat first.wav b.wav > OUT"),

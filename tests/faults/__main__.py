@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import Any
 
 HANGS_AFTER_S = 120
-"""A case takes a second or two; its first one in a process imports TensorFlow and compiles."""
+"""Processor time of a case.  It takes a second or two; the first one in a process imports TensorFlow and compiles."""
+
+_SLEEPS_AFTER_S = 1800
+"""Time after which a case that uses no processor time counts as one that hangs: long, for machines that do other work."""
 
 _MEMORY_BYTES = 12 << 30
 
@@ -40,6 +43,7 @@ def work(root: Path, number: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
     for line in sys.stdin:
         seed = int(line)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + HANGS_AFTER_S, resource.RLIM_INFINITY))
         answer: dict[str, Any] = {"seed": seed}
         try:
             answer["done"] = run_case(Good(root), root / f"case-{number}", seed)
@@ -71,10 +75,10 @@ class Worker:
         try:
             self.process.stdin.write(f"{seed}\n")
             self.process.stdin.flush()
-            line = self._lines.get(timeout=HANGS_AFTER_S)
+            line = self._lines.get(timeout=_SLEEPS_AFTER_S)
         except queue.Empty:
             self.process.kill()
-            return {"seed": seed, "fault": f"no end within {HANGS_AFTER_S} s", "dead": True}
+            return {"seed": seed, "fault": f"no end within {_SLEEPS_AFTER_S} s", "dead": True}
         except BrokenPipeError:
             line = ""
         if not line:
