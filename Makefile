@@ -49,14 +49,14 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
 	.venv/bin/python benchmarks/run_experiments.py $(CORPUS) $(RESULTS_ARGS)
 
-test: setup flite ## run all tests; those of pages need a browser: make test-browser (TEST_ARGS="-k stft")
-	.venv/bin/python $(pytest) -m "not network and not leg" $(TEST_ARGS)
+test: setup flite ## run all tests but those in a browser (TEST_ARGS="-k stft")
+	.venv/bin/python $(pytest) -m "not network and not leg and not browser" $(TEST_ARGS)
 
 test-fast: setup ## run the tests that are not marked slow
-	.venv/bin/python $(pytest) -m "not slow and not network and not leg" $(TEST_ARGS)
+	.venv/bin/python $(pytest) -m "not slow and not network and not leg and not browser" $(TEST_ARGS)
 
 test-browser: setup chromium ## install chromium, and run the tests of pages in it
-	.venv/bin/python $(pytest) tests/evaluation/test_html_report.py $(TEST_ARGS)
+	.venv/bin/python -m pytest -m browser $(TEST_ARGS)
 
 test-colab: setup find-3.13 ## check that installing jaxpu in Colab moves none of Colab's packages (needs Python 3.13)
 	.venv/bin/python -m pytest -m network $(TEST_ARGS)

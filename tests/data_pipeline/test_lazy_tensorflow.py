@@ -64,6 +64,7 @@ def test_a_closed_standard_error_is_no_obstacle() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "ok\n"
 
 
+@pytest.mark.slow
 def test_keras_is_loaded_where_it_is_asked_for() -> None:
     code = """
 import os, sys

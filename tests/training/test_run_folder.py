@@ -23,6 +23,7 @@ from data_pipeline.errors import DataError, WriteError
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
+from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, ConfigError, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
@@ -243,7 +244,7 @@ def test_a_folder_that_is_removed_while_training_is_not_made_again(data_dir: Pat
     assert not run_dir.exists()
 
 
-def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path) -> None:
+def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_dir = small_disk / "run"
     config = small_disk.parent / "config.py"
     config.write_text(
@@ -251,20 +252,13 @@ def test_the_command_says_it_in_one_sentence(data_dir: Path, small_disk: Path) -
         f"config = from_json(json.loads({json.dumps(to_json(CONFIG))!r}))\n"
     )
     fill(small_disk, leaving=60_000)
-    command = [sys.executable, "-m", "jaxpu.cli.__main__", "train", config, "--prepared", data_dir, "--run", run_dir]
-    result = subprocess.run(
-        [*map(str, command)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert result.returncode == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    (said,) = [line for line in result.stderr.splitlines() if "jaxpu:" in line]
+    assert main([*map(str, ("train", config, "--prepared", data_dir, "--run", run_dir))]) == 1
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    (said,) = [line for line in errors.splitlines() if "jaxpu:" in line]
     assert str(run_dir) in said
     assert "No space left on device" in said
-    assert len(result.stderr.splitlines()) < 8, result.stderr
+    assert len(errors.splitlines()) < 8, errors
 
 
 # Data without clips
