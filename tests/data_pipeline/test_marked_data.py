@@ -11,6 +11,7 @@ from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
 from data_pipeline.prepare import prepare
+from data_pipeline.synthetic.songs import synthesize
 from data_pipeline.tracks import Folders
 
 RATE = 8000
@@ -101,6 +102,33 @@ def test_the_records_of_a_passage_are_the_samples_there(songs):
         spectrum = clip[0, 4:-4].astype(np.float64) @ [1, 1j]
         deviation = np.sqrt(np.mean(np.abs(spectrum) ** 2) / np.sum(np.hanning(257)[:-1] ** 2)) * level
         assert deviation == pytest.approx(0.05 * (1 + int(track)) / 4, rel=0.1)
+
+
+def test_karaoke_songs_work_as_they_are(tmp_path, capsys):
+    """Synthesized songs in UltraStar's folders, with a note for each tenth of a second with vocals: none from 6 to 14 s."""
+    corpus = synthesize(tmp_path / "corpus", num_train=3, num_test=0, seconds=18.0, sample_rate=RATE, num_workers=1)
+    accompaniments, frame = {}, RATE // 10
+    for song in sorted((corpus / "train").iterdir()):
+        folder = tmp_path / "karaoke" / f"Somebody - {song.name}"
+        folder.mkdir(parents=True)
+        vocals = soundfile.read(song / "vocals.wav")[0]
+        vocals[6 * RATE : 14 * RATE] = 0
+        accompaniments[song.name] = sum(soundfile.read(song / f"{name}.wav")[0] for name in ("drums", "bass", "other"))
+        write(folder / "audio.wav", vocals + accompaniments[song.name])
+        sung = np.flatnonzero(np.abs(vocals).reshape(-1, frame).max(1) > 1e-3)
+        # At 300 beats a minute a quarter beat, in which UltraStar counts, lasts 1/20 s.
+        notes = "".join(f": {2 * number} 2 5 la\n" for number in sung)
+        (folder / "song.txt").write_text(f"#TITLE:{song.name}\n#MP3:audio.wav\n#BPM:300\n#GAP:0\n{notes}E\n")
+    folder = tmp_path / "karaoke"
+    dataset = prepare(Folders(folder, None, folder), CONFIG, tmp_path / "data", num_workers=1, progress=True)
+    assert "UltraStar notes for 3 of 3 recordings" in capsys.readouterr().out
+    index, names = dataset.index("train", "accompaniment"), {track.id: track.name for track in dataset.tracks("train")}
+    assert set(np.unique(index.track).tolist()) == names.keys()
+    for track, start in zip(index.track.tolist(), index.start.tolist(), strict=True):
+        clip = slice(start, start + CONFIG.patch.clip_samples)
+        mixture = soundfile.read(folder / names[track])[0]
+        (accompaniment,) = (samples for name, samples in accompaniments.items() if name in names[track])
+        np.testing.assert_allclose(mixture[clip], accompaniment[clip], atol=1e-6)
 
 
 def test_other_recordings_can_be_given_too(songs):
