@@ -19,6 +19,9 @@ Measured = Annotated[float, "may be infinite or NaN"]
 REMOVED_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {"BootstrapConfig": {"teacher": ("average",), "round_steps": ()}}
 """Fields that classes once had: by class and name the values that mean what the class does now; empty: it never mattered."""
 
+RENAMED_FIELDS: dict[str, dict[str, str]] = {"BootstrapConfig": {"trusted_leak": "max_false_positive_ratio"}}
+"""Fields that had other names: by class the present name of each."""
+
 _INTEGERS = range(-(2**63), 2**63)
 _IN_WORDS = {
     int: "an integer of at most 64 bits",
@@ -155,15 +158,15 @@ def _require_keys(required: typing.AbstractSet[str], value: dict[str, Any], path
 
 
 def _without_removed(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a stored dataclass without those in `REMOVED_FIELDS`."""
-    removed = REMOVED_FIELDS.get(kind, {})
+    """Fields of a stored dataclass by their present names, without those in `REMOVED_FIELDS`."""
+    removed, renamed = REMOVED_FIELDS.get(kind, {}), RENAMED_FIELDS.get(kind, {})
     for name, harmless in removed.items():
         if name in values and harmless and values[name] not in harmless:
             raise UserError(
                 f"The stored config has {kind}.{name} = {shown(values[name])}, which jaxpu no longer offers; it must be "
                 f"{' or '.join(map(repr, harmless))}. Train the model again."
             )
-    return {name: value for name, value in values.items() if name not in removed}
+    return {renamed.get(name, name): value for name, value in values.items() if name not in removed}
 
 
 @functools.cache

@@ -83,7 +83,7 @@ REFUSED: list[tuple[type, str, Any]] = [
     (BootstrapConfig, "taught_gain_db", -1.0),
     (BootstrapConfig, "mixture_share", -0.1),
     (BootstrapConfig, "empty_share", 1.1),
-    (BootstrapConfig, "trusted_leak", -0.1),
+    (BootstrapConfig, "max_false_positive_ratio", -0.1),
     (PNUConfig, "supervised_weight", 1.5),
     (PNUConfig, "stem_tracks", 0),
     (TrainConfig, "num_steps", 0),

@@ -4,6 +4,7 @@ tests/data/earlier_run was stopped after 4 of its 8 steps by the version before 
 earlier_model.zip is its export, and earlier_run_resumed.json what that version logged when it resumed the run.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,10 @@ from data_pipeline.prepare import prepare
 from data_pipeline.synthetic.songs import synthesize
 from data_pipeline.tracks import Musdb18HQ
 from jaxpu import load_model, separate_waveform
+from jaxpu.artifacts.checkpoints import RunCheckpoints
 from jaxpu.config import BootstrapConfig, Config, ConfigError, TrainConfig
 from jaxpu.config_files import from_json, to_json
+from jaxpu.core.step import init_state
 from jaxpu.monitoring.run_log import read_log
 from jaxpu.training.loop import train
 
@@ -54,3 +57,30 @@ def test_a_removed_field_loads_where_it_holds_its_default_and_is_refused_elsewhe
     stored["objective"]["teacher"] = "round"
     with pytest.raises(ConfigError, match=r"BootstrapConfig\.teacher = 'round'"):
         from_json(stored)
+
+
+def test_a_renamed_field_loads() -> None:
+    config = Config(objective=BootstrapConfig(max_false_positive_ratio=0.3), train=TrainConfig(ema_decay=0.9))
+    stored = to_json(config)
+    stored["objective"]["trusted_leak"] = stored["objective"].pop("max_false_positive_ratio")
+    assert from_json(stored) == config
+
+
+def test_a_state_with_a_hyperparameter_that_was_renamed_is_restored(tmp_path: Path) -> None:
+    config = Config(objective=BootstrapConfig(max_false_positive_ratio=0.3), train=TrainConfig(ema_decay=0.9))
+    state = init_state(config)
+    earlier = dict(state.hyperparameters)
+    earlier["trusted_leak"] = earlier.pop("max_false_positive_ratio")
+    info = {"step": 0, "score": 0.0, "select_by": "last", "uses_stems": [], "data_fingerprint": "0", "best_score": 0.0}
+    with RunCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(
+            0,
+            state=dataclasses.replace(state, hyperparameters=earlier),
+            variables={"params": state.params, "batch_stats": state.batch_stats},
+            score=0.0,
+            config=config,
+            info=info | {"evaluations_since_best": 0, "results": {}},
+        )
+        restored, _ = checkpoints.restore(state)
+    assert restored.hyperparameters["max_false_positive_ratio"] == np.float32(0.3)
+    assert restored.hyperparameters.keys() == state.hyperparameters.keys()

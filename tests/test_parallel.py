@@ -99,7 +99,9 @@ CASES: dict[str, tuple[Config, float | None]] = {
     "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), 0.05),
     "bootstrap-norm-sgd": (
         make_config(
-            BootstrapConfig(remix_steps=3, empty_share=0.9, trusted_leak=10.0, labels="binary"), BATCH_NORM, ema_decay=0.9
+            BootstrapConfig(remix_steps=3, empty_share=0.9, max_false_positive_ratio=10.0, labels="binary"),
+            BATCH_NORM,
+            ema_decay=0.9,
         ),
         0.05,
     ),
@@ -167,7 +169,7 @@ def test_eight_devices_equal_one(
         assert set(actual) == set(expected)
         if clamped is not None:
             assert float(expected["clamped"]) == float(actual["clamped"]) == clamped
-        for name in {"loss", "gradient_norm", "leak", "empty_mixtures"} & set(expected):
+        for name in {"loss", "gradient_norm", "false_positive_ratio", "empty_mixtures"} & set(expected):
             np.testing.assert_allclose(actual[name], expected[name], rtol=tolerance, err_msg=f"{name} at step {number}")
         if number == 0 and "sgd" in case:
             assert relative_difference(state_eight.opt_state, state_one.opt_state) < 1e-5, "gradients"

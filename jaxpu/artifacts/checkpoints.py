@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from data_pipeline.dataclass_json import RENAMED_FIELDS
 from data_pipeline.errors import UserError, WriteError, printable
 from data_pipeline.files import refused
 from data_pipeline.stored_json import check_json
@@ -170,6 +171,8 @@ def _present_names(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, 
 
     Before objectives had states of their own, every state held those of `bootstrap`, and the learning rate was not among them.
     """
+    renamed = {f"hyperparameters/{old}": f"hyperparameters/{new}" for old, new in RENAMED_FIELDS["BootstrapConfig"].items()}
+    stored = {renamed.get(name, name): leaf for name, leaf in stored.items()}
     if "energies" not in stored:
         return stored
     present = {name: leaf for name, leaf in stored.items() if name.partition("/")[0] not in ("energies", "leak", "teacher")}

@@ -199,8 +199,8 @@ class BootstrapConfig:
             more than its teacher knows.
         empty_share: a mixture clip counts as target-free, and joins the positives, when the teacher's mask keeps less than this
             fraction of the energy that it keeps on average; 0 disables this.
-        trusted_leak: safeguard of `empty_share`: inactive while the teacher's masks keep more than this fraction of the energy
-            of positives, relative to the fraction that they keep of mixtures (`false_positive_ratio`).
+        max_false_positive_ratio: safeguard of `empty_share`, which is inactive while the false-positive ratio is higher: the
+            fraction of the energy of positives that the teacher's masks keep over the fraction that they keep of mixtures.
     """
 
     gain_db: float = traced(0.0)
@@ -213,12 +213,12 @@ class BootstrapConfig:
     taught_gain_db: float = traced(3.0)
     mixture_share: float = traced(0.5)
     empty_share: float = traced(0.35)
-    trusted_leak: float = traced(0.12)
+    max_false_positive_ratio: float = traced(0.12)
 
     def __post_init__(self) -> None:
         check_fields(self)
         _require_remix(self)
-        _require_moderate(self, "taught_gain_db", "trusted_leak")
+        _require_moderate(self, "taught_gain_db", "max_false_positive_ratio")
         require(0 <= self.remix_steps < 2**31, self, "remix_steps", "0 or more and less than 2^31")
         require(0 <= self.mixture_share <= 1, self, "mixture_share", "in [0, 1]")
         require(0 <= self.empty_share <= 1, self, "empty_share", "in [0, 1]")

@@ -47,7 +47,7 @@ OBJECTIVES: dict[str, Any] = {
     "noisy_target": NoisyTargetConfig(),
     "remix": RemixConfig(gain_db=6.0, shift_semitones=1.0, positive_gain_db=-2.0, label_frequency=0.4),
     "remix ratio": RemixConfig(labels="ratio"),
-    "bootstrap": BootstrapConfig(labels="ratio", remix_steps=4, trusted_leak=10.0, empty_share=0.9),
+    "bootstrap": BootstrapConfig(labels="ratio", remix_steps=4, max_false_positive_ratio=10.0, empty_share=0.9),
     "pnu": PNUConfig(labels="ratio"),
 }
 CASES = {name: tuple(name.split(", ")) for name in EXPECTED}

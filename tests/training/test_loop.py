@@ -401,14 +401,14 @@ def test_the_teacher_is_what_separates_at_every_step() -> None:
 def test_mixtures_are_empty_only_to_a_teacher_that_keeps_little_of_the_positives() -> None:
     key, batches = jax.random.key(0), random_batches(1) * 6
 
-    def run(trusted_leak: float) -> list[tuple[float, float]]:
-        objective = dataclasses.replace(BOOTSTRAP, empty_share=1.0, trusted_leak=trusted_leak)
+    def run(max_false_positive_ratio: float) -> list[tuple[float, float]]:
+        objective = dataclasses.replace(BOOTSTRAP, empty_share=1.0, max_false_positive_ratio=max_false_positive_ratio)
         config = change(REMIX, objective=objective, ema_decay=0.9)
         step, state, found = jax.jit(make_train_step(config)), init_state(config), []
         for batch in batches:
             state, statistics = step(state, batch, key)
-            assert statistics["leak"] == state.objective_state.false_positive_ratio
-            found.append((float(statistics["leak"]), float(statistics["empty_mixtures"])))
+            assert statistics["false_positive_ratio"] == state.objective_state.false_positive_ratio
+            found.append((float(statistics["false_positive_ratio"]), float(statistics["empty_mixtures"])))
         return found
 
     trusting = run(100.0)
@@ -428,7 +428,7 @@ def test_the_false_positive_ratio_is_a_mean_over_the_steps_with_a_teacher() -> N
     def prepare(state: Any, seed: int) -> tuple[Any, float]:
         logits = jnp.asarray(np.random.default_rng(seed).standard_normal((16, *batch.unlabeled.shape[1:], 1)), jnp.float32)
         state, _, metrics = objective.prepare(state, batch, lambda stft, index: logits, values, jax.random.key(0), None)
-        return state, float(metrics["leak"])
+        return state, float(metrics["false_positive_ratio"])
 
     alone = [prepare(objective.init_state(), seed)[1] for seed in (0, 1)]
     assert alone[0] != pytest.approx(alone[1], rel=1e-3)

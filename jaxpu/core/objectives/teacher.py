@@ -55,7 +55,7 @@ def teach(
         state: before this step.
         batch: with positives at the level that the objective expects.
         separate: the teacher, which is the network as it separates now.
-        hyperparameters: `empty_share` and `trusted_leak` are read.
+        hyperparameters: `empty_share` and `max_false_positive_ratio` are read.
         key: random key of the step.
         axis_name: axis of the devices that share the batch.
         first_step: steps without a teacher; until then the batch stays as it is.
@@ -75,7 +75,7 @@ def teach(
         newest = false_positive_ratio(mask, positive_mask, unlabeled, positive, axis_name)
         steps_taught = jnp.clip(state.steps - first_step + 1, 1, AVERAGED_STEPS).astype(jnp.float32)
         ratio = state.false_positive_ratio + (newest - state.false_positive_ratio) / steps_taught
-        empty_share = jnp.where(ratio < hyperparameters["trusted_leak"], hyperparameters["empty_share"], 0.0)
+        empty_share = jnp.where(ratio < hyperparameters["max_false_positive_ratio"], hyperparameters["empty_share"], 0.0)
         chosen, empty = with_empty_mixtures(mask, unlabeled, positive, batch.example_index, key, empty_share, axis_name)
         return mask.astype(unlabeled.dtype) * unlabeled, chosen, empty, ratio
 
@@ -84,7 +84,7 @@ def teach(
 
     estimate, chosen, empty, ratio = jax.lax.cond(exists, with_teacher, without_teacher)
     taught = batch._replace(positive=chosen, pseudo_target=PseudoTarget(estimate, exists.astype(jnp.float32)))
-    return TeacherState(state.steps + 1, energies, ratio), taught, {"leak": ratio, "empty_mixtures": empty}
+    return TeacherState(state.steps + 1, energies, ratio), taught, {"false_positive_ratio": ratio, "empty_mixtures": empty}
 
 
 def teacher_masks(
