@@ -34,6 +34,7 @@ __all__ = [
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
 MAX_CHANNELS = 256
+MAX_SAMPLES_PER_BYTE = 10_000
 SAMPLE_RATES = (100, 1_000_000)
 """Rates in Hz, lowest and highest, of the recordings that are read."""
 
@@ -172,6 +173,11 @@ def _require_plausible(path: Path, info: AudioInfo) -> None:
     if not low <= info.sample_rate <= high:
         raise AudioError(
             f"{path}: has {info.sample_rate} Hz by its header; it must be {low} to {high} Hz. Copy it again if damaged."
+        )
+    num_samples, size = info.num_samples or info.guess or 0, path.stat().st_size
+    if num_samples > MAX_SAMPLES_PER_BYTE * size:  # Silence in FLAC or Opus has 6,000.
+        raise AudioError(
+            f"{path}: has {num_samples} samples by its header, more than {size} bytes can hold. It is damaged: copy it again."
         )
 
 

@@ -361,6 +361,16 @@ def test_a_flac_whose_header_states_less_is_read_whole(folder, encoder, stated):
     np.testing.assert_array_equal(read(path), expected)
 
 
+def test_a_header_that_states_more_than_the_file_can_hold_is_refused(folder):
+    """It would reserve the disk for years of music."""
+    path = made(folder, "more.flac", "ffmpeg -i first.wav OUT")
+    data = bytearray(path.read_bytes())
+    data[21] |= 15  # The length's upper bits.
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"more\.flac: has 6\d{10} samples by its header, more than \d+ bytes can hold"):
+        probe(path)
+
+
 def test_an_ogg_without_a_first_page_is_refused_in_one_sentence(folder):
     path = made(folder, "headless.opus", "ffmpeg -i first.wav OUT")
     data = bytearray(path.read_bytes())
