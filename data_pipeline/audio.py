@@ -175,7 +175,7 @@ def _require_plausible(path: Path, info: AudioInfo) -> None:
             f"{path}: has {info.sample_rate} Hz by its header; it must be {low} to {high} Hz. Copy it again if damaged."
         )
     num_samples, size = info.num_samples or info.guess or 0, path.stat().st_size
-    if num_samples > MAX_SAMPLES_PER_BYTE * size:  # Silence in FLAC or Opus has 6,000.
+    if num_samples > MAX_SAMPLES_PER_BYTE * size:  # An hour of silence has 1,200 as WavPack, 370 as FLAC.
         raise AudioError(
             f"{path}: has {num_samples} samples by its header, more than {size} bytes can hold. It is damaged: copy it again."
         )
