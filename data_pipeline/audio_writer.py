@@ -127,7 +127,7 @@ class Writer:
             raise AudioError(f"{self.path}: a .wav holds at most 4 GiB. Pass num_samples to write RF64, or write .flac.")
         # libsndfile's encoders have trouble with very long buffers.
         for begin in range(0, block.shape[1], BLOCK_SAMPLES):
-            data = _quantised(block[:, begin : begin + BLOCK_SAMPLES].T, self.subtype)
+            data = _quantized(block[:, begin : begin + BLOCK_SAMPLES].T, self.subtype)
             try:
                 self._file.write(np.ascontiguousarray(data))
             # soundfile asserts that all was written: this is how it reports a full disk.
@@ -160,7 +160,7 @@ class Writer:
         )
 
 
-def _quantised(data: np.ndarray, subtype: str) -> np.ndarray:
+def _quantized(data: np.ndarray, subtype: str) -> np.ndarray:
     """Quantise floats for libsndfile, whose own conversion scales by 32767 in writing but 32768 in reading."""
     bits = _PCM_BITS.get(subtype)
     if bits is None:

@@ -267,8 +267,8 @@ def _spectrum_warnings(sets: _Sets, spec: PatchSpec) -> list[str]:
     bands = _differing_bands(sets, spec)
     warnings = []
     for sign, text, remedy in (
-        (-1, "more", "No target explains that: take recordings of the same kind, or equalise them."),
-        (1, "less", "Unless the target plays there, take recordings of the same kind, or equalise them."),
+        (-1, "more", "No target explains that: take recordings of the same kind, or equalize them."),
+        (1, "less", "Unless the target plays there, take recordings of the same kind, or equalize them."),
     ):
         differing = [f"{abs(db):.0f} dB around {hz:.0f} Hz" for hz, db in bands if db * sign > 0]
         if differing:

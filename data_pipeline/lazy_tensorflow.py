@@ -37,7 +37,7 @@ def tensorflow() -> Any:
             tf.config.set_visible_devices([], "GPU")
             tf.config.set_visible_devices([], "TPU")
         except (RuntimeError, ValueError):
-            pass  # the caller has initialised TensorFlow already; tf.data runs on the CPU in any case
+            pass  # the caller has initialized TensorFlow already; tf.data runs on the CPU in any case
     return tf
 
 

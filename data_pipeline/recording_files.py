@@ -98,7 +98,7 @@ class FoundRecordings:
             return f"{self.folder}: is an empty folder. Put recordings into it."
         line = self.summary().replace(": 0 recordings", ": has no recordings", 1)
         return (
-            f"{line}. Recordings are recognised by their suffix, such as .wav, .flac, .mp3 or .m4a, others by ffprobe, if it is "
+            f"{line}. Recordings are recognized by their suffix, such as .wav, .flac, .mp3 or .m4a, others by ffprobe, if it is "
             "installed."
         )
 

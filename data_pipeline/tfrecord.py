@@ -36,7 +36,7 @@ def writing(path: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) -> bytes:
-    """Serialise a clip as a `tf.train.Example`.
+    """Serialize a clip as a `tf.train.Example`.
 
     Args:
         track: number of the track, not negative.

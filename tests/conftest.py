@@ -67,7 +67,7 @@ def all_processors() -> Iterator[None]:
 
 @pytest.fixture
 def strict_dtypes() -> Iterator[None]:
-    """Dtypes never adapt by themselves either.  Not everywhere: optax and Flax count on it in Adam and batch normalisation."""
+    """Dtypes never adapt by themselves either.  Not everywhere: optax and Flax count on it in Adam and batch normalization."""
     import jax
 
     with jax.numpy_dtype_promotion("strict"):

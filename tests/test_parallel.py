@@ -51,7 +51,7 @@ def make_config(objective: Any, model: ModelConfig, **settings: Any) -> Config:
 
 
 def make_state(config: Config, **hyperparameters: float) -> TrainState:
-    """The state at the start with parameters drawn by NumPy, since compiling the initialisers takes seconds."""
+    """The state at the start with parameters drawn by NumPy, since compiling the initializers takes seconds."""
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -92,7 +92,7 @@ def eight_devices() -> None:
     assert jax.device_count() == 8
 
 
-# Config, and the rate of SGD, small enough that rounding errors do not grow; None: the optimiser that comes with jaxpu.
+# Config, and the rate of SGD, small enough that rounding errors do not grow; None: the optimizer that comes with jaxpu.
 CASES: dict[str, tuple[Config, float | None]] = {
     "pu-sgd": (make_config(PUConfig(gamma=0.5), DROPOUT), 0.5),
     "pu-clipped-adam": (make_config(PUConfig(gamma=0.5), DROPOUT, gradient_clip=0.02, ema_decay=0.9), None),
@@ -122,7 +122,7 @@ def steps(case: str) -> tuple[Any, Any]:
     step = make_train_step(config)
 
     def with_optimizer(*arguments: Any, **options: Any) -> Any:
-        # Adam divides by the size of gradients, which magnifies their rounding; so most cases are traced with another optimiser.
+        # Adam divides by the size of gradients, which magnifies their rounding; so most cases are traced with another optimizer.
         with mock.patch.object(jaxpu.core.step, "make_optimizer", return_value=sgd(rate)) if rate else contextlib.nullcontext():
             return step(*arguments, **options)
 
@@ -160,7 +160,7 @@ def test_eight_devices_equal_one(
     one, eight = steps(case)
     begin = state_one = state_eight = start(case, **hyperparameters)
     with_target = "supervised" in case
-    # Normalisation divides by small deviations, which magnifies rounding.
+    # Normalization divides by small deviations, which magnifies rounding.
     tolerance = 1e-4 if "norm" in case else 1e-5
     for number in range(NUM_STEPS):
         batch = make_batch(number, with_target=with_target, positive_gain=positive_gain)

@@ -1,4 +1,4 @@
-"""Mixing of the stems of a synthetic song: levels, reverberation, equalisation and quantisation.
+"""Mixing of the stems of a synthetic song: levels, reverberation, equalization and quantisation.
 
 Signals are float64 (channels, samples).
 """
@@ -11,7 +11,7 @@ import scipy.signal
 from data_pipeline.config import STEMS
 from data_pipeline.synthetic.instruments import FloatArray
 
-# Long-term spectrum to which both voice and accompaniment are equalised: energy per octave in dB, near that of pop records but
+# Long-term spectrum to which both voice and accompaniment are equalized: energy per octave in dB, near that of pop records but
 # with more treble, so that all octaves matter.
 OCTAVE_CENTRES = 62.5 * 2.0 ** np.arange(9)
 OCTAVE_DB = np.array((-12.0, -5.0, 0.0, 0.0, -1.0, -4.0, -7.0, -10.0, -14.0))
@@ -41,7 +41,7 @@ def reverberate(signal: FloatArray, sample_rate: int, level_db: float, rng: np.r
     return signal + wet * (amplitude(level_db) * rms(signal) / max(rms(wet), 1e-9))
 
 
-def equaliser(signal: FloatArray, sample_rate: int, tilt_db: float) -> FloatArray:
+def equalizer(signal: FloatArray, sample_rate: int, tilt_db: float) -> FloatArray:
     """Compute gains for `filtered` that bring a signal near the long-term spectrum, tilted by `tilt_db` per octave."""
     size = _filter_size(signal.shape[-1])
     power = np.sum(np.abs(np.fft.rfft(signal, size)) ** 2, axis=0)
@@ -62,12 +62,12 @@ def _filter_size(num_samples: int) -> int:
 
 
 def filtered(signal: FloatArray, response: FloatArray) -> FloatArray:
-    """Apply a zero-phase filter, given as gains from `equaliser`."""
+    """Apply a zero-phase filter, given as gains from `equalizer`."""
     size = _filter_size(signal.shape[-1])
     return np.fft.irfft(np.fft.rfft(signal, size) * response, size)[:, : signal.shape[-1]]
 
 
-def quantise(stems: dict[str, FloatArray]) -> dict[str, npt.NDArray[np.int16]]:
+def quantize(stems: dict[str, FloatArray]) -> dict[str, npt.NDArray[np.int16]]:
     """Scale all stems by one gain so that the mixture has its loudness and nothing clips; then round each stem to 16 bit."""
     mixture = mix(stems)
     peak = max(np.abs(signal).max() for signal in (mixture, *stems.values()))

@@ -20,7 +20,7 @@ from data_pipeline.errors import CorpusError
 from data_pipeline.files import available_processors, replacing, write_text
 from data_pipeline.progress import progress_bar
 from data_pipeline.stored_json import read_json
-from data_pipeline.synthetic.mixing import amplitude, equaliser, filtered, mix, quantise, reverberate, rms
+from data_pipeline.synthetic.mixing import amplitude, equalizer, filtered, mix, quantize, reverberate, rms
 from data_pipeline.synthetic.score import MAJOR, MINOR, PROGRESSIONS, Song, bass, drums, melody, other
 from data_pipeline.synthetic.voice import sing
 from data_pipeline.workers import worker_pool
@@ -153,12 +153,12 @@ def render_song(
     vocals = reverberate(np.repeat(vocals, 2 if stereo else 1, axis=0), sample_rate, rng.uniform(-26, -18), rng)
 
     tilt = rng.uniform(-0.7, 0.7, size=2)
-    response = equaliser(mix(stems), sample_rate, tilt[0])  # One filter for all stems keeps their sum a mix.
+    response = equalizer(mix(stems), sample_rate, tilt[0])  # One filter for all stems keeps their sum a mix.
     stems = {name: filtered(stem, response) for name, stem in stems.items()}
-    vocals = filtered(vocals, equaliser(vocals, sample_rate, tilt[1]))
+    vocals = filtered(vocals, equalizer(vocals, sample_rate, tilt[1]))
     ratio = amplitude(rng.uniform(-VOICE_RATIO_DB, VOICE_RATIO_DB))
     stems["vocals"] = vocals * (ratio * rms(mix(stems)) / rms(vocals))
-    return quantise(stems)
+    return quantize(stems)
 
 
 def _claim(root: Path, settings: dict[str, object]) -> None:

@@ -30,7 +30,7 @@ class TrainConfig:
     """How a network is trained.
 
     Attributes:
-        num_steps: number of optimiser steps.
+        num_steps: number of optimizer steps.
         batch_size: unlabeled clips per step over all devices; as many positive clips are drawn.
         learning_rate: peak learning rate of Adam.
         schedule: `constant`, or `cosine` decay to zero.

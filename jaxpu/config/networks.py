@@ -23,7 +23,7 @@ class PatchCNNConfig:
     """The convolutional network of PULSE (`make_CNN` in its `model.py`), with free sizes.
 
     Two convolutions with `channels` channels, then `blocks` blocks of two convolutions each; block i has
-    `channels * growth**(i+1)` channels.  Every convolution is followed by ReLU and by channel dropout or batch normalisation.
+    `channels * growth**(i+1)` channels.  Every convolution is followed by ReLU and by channel dropout or batch normalization.
     There is no pooling.  The defaults are PULSE's for PU learning.
 
     Attributes:

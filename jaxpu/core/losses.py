@@ -19,7 +19,7 @@ def sigmoid_loss(margin: jax.Array) -> jax.Array:
 
 
 def logistic_loss(margin: jax.Array) -> jax.Array:
-    """log(1 + exp(-z)) for a margin z: proper, its minimiser is the posterior's logit."""
+    """log(1 + exp(-z)) for a margin z: proper, its minimizer is the posterior's logit."""
     return jax.nn.softplus(-margin)
 
 

@@ -51,7 +51,7 @@ def make_network(
     Args:
         config: run configuration; `train.mixed_precision` chooses the dtype of the computation, parameters are float32.
         num_outputs: logits per bin.
-        axis_name: axis of the devices that share the batch, for batch normalisation.
+        axis_name: axis of the devices that share the batch, for batch normalization.
         convolution: form in which convolutions are computed.
 
     Returns:

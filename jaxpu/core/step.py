@@ -23,7 +23,7 @@ from jaxpu.core.objectives import Batch, make_objective, mask_statistics
 from jaxpu.core.stft import istft
 
 RECALIBRATE_EVERY = 4
-"""Steps between recalibrations of batch normalisation, each of which is a pass of the network over the mixtures."""
+"""Steps between recalibrations of batch normalization, each of which is a pass of the network over the mixtures."""
 
 RECALIBRATION_MOMENTUM = 0.8
 """Fraction of the old statistics that a recalibration keeps; less at first, so that the initial ones are gone at once."""
@@ -39,8 +39,8 @@ class TrainState:
     Attributes:
         step: int32, steps done.
         params: of the network, float32.
-        batch_stats: statistics of batch normalisation, see `recalibrate`; empty without it.
-        opt_state: of the optimiser.
+        batch_stats: statistics of batch normalization, see `recalibrate`; empty without it.
+        opt_state: of the optimizer.
         ema_params: moving average of `params`; empty without one.
         hyperparameters: traced float32 scalars: those of the objective, and `learning_rate`.
         objective_state: state that the objective carries from step to step; empty for most.
@@ -207,9 +207,9 @@ def _averaged(decay: float, state: TrainState, params: Any) -> Any:
 
 
 def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled: jax.Array) -> Any:
-    """Update the statistics of batch normalisation with which a run separates.
+    """Update the statistics of batch normalization with which a run separates.
 
-    Training normalises by the statistics of its own batch.  Those would be wrong for separation: it uses the averaged parameters,
+    Training normalizes by the statistics of its own batch.  Those would be wrong for separation: it uses the averaged parameters,
     not the trained ones (Izmailov et al. 2018, section 3.2), and its input is a mixture, while `remix` trains on the louder and
     denser sum of a mixture and a positive.  So the averaged network runs on plain mixtures, whose statistics are averaged.
 

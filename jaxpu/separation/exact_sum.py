@@ -19,7 +19,7 @@ def summable(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
     return (np.rint(exact / step) * step).astype(np.float32)
 
 
-def quantised(mixture: np.ndarray, target: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+def quantized(mixture: np.ndarray, target: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Round and limit mixture and target for an integer format, so that target and accompaniment stay within full scale.
 
     Args:

@@ -22,7 +22,7 @@ from data_pipeline.errors import AudioError, failure, printable
 from data_pipeline.progress import progress_bar, say_once
 from jaxpu.config import Config
 from jaxpu.core.network import TrainedModel
-from jaxpu.separation.exact_sum import quantised, summable
+from jaxpu.separation.exact_sum import quantized, summable
 from jaxpu.separation.inputs import find_inputs
 from jaxpu.separation.overlap_add import Blocks, target_blocks
 
@@ -231,7 +231,7 @@ def _write(
                 target = summable(mixture, target)
             else:
                 overshoot.add(mixture)
-                mixture, target = quantised(mixture, target, step)
+                mixture, target = quantized(mixture, target, step)
             target_writer.write(target)
             accompaniment_writer.write(mixture - target)
             on_samples(mixture.shape[1])

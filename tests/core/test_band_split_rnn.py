@@ -28,7 +28,7 @@ def network(model: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int = 1, *
 
 
 def variables_of(config: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int = 1) -> tuple[Any, Any]:
-    """The network and random variables, drawn by NumPy since compiling the initialisers takes seconds."""
+    """The network and random variables, drawn by NumPy since compiling the initializers takes seconds."""
     model = network(config, patch, num_outputs)
     stft = jnp.zeros((1, 3, patch.bins), jnp.complex64)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft)

@@ -60,7 +60,7 @@ def count(config: Any, num_outputs: int = 1) -> int:
 
 
 def build(config: Any, num_outputs: int = 1, **options: Any) -> tuple[Any, Any]:
-    """The network and random variables, drawn by NumPy since compiling the initialisers takes seconds."""
+    """The network and random variables, drawn by NumPy since compiling the initializers takes seconds."""
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> jax.Array:
@@ -282,7 +282,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
     exact, variables = build(config)
     mixed = network(config, mixed_precision=True)
     results = []
-    with jax.numpy_dtype_promotion("standard"):  # Flax adds bfloat16 to float32 inside of its normalisation.
+    with jax.numpy_dtype_promotion("standard"):  # Flax adds bfloat16 to float32 inside of its normalization.
         for model in (exact, mixed):
             apply = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], train=True))
             results.append(apply(variables, random_stft(2, 6, 5)))

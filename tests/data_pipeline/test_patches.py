@@ -18,7 +18,7 @@ SPEC = PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256,
 
 
 def write_song(folder, stems, rate=RATE):
-    """Write stems, float (samples,) or (samples, 2), quantised so that the 16-bit mixture is their exact sum."""
+    """Write stems, float (samples,) or (samples, 2), quantized so that the 16-bit mixture is their exact sum."""
     folder.mkdir(parents=True)
     steps = {name: np.round(np.asarray(stem) * 32768).astype(np.int32) for name, stem in stems.items()}
     for name, stem in (steps | {"mixture": sum(steps.values())}).items():

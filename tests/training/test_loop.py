@@ -269,7 +269,7 @@ def test_supervised_with_everything_switched_on(data_dir: Path, tmp_path: Path) 
     }
     model = load_model(tmp_path, which="last")
     assert model.info["uses_stems"] == ["supervised training", "checkpoint selected by SI-SDR"]
-    # What separates is the average, with the running statistics of the normalisation.
+    # What separates is the average, with the running statistics of the normalization.
     assert_same(model.variables, {"params": state.ema_params, "batch_stats": state.batch_stats})
     averaged, current = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (state.ema_params, state.params)

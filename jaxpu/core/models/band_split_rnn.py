@@ -1,17 +1,17 @@
 """The band-split RNN (Luo & Yu 2023, "Music Source Separation with Band-split RNN", arXiv 2209.15174).
 
-1. Split: the real and imaginary parts of a band's bins are normalised and mapped to N features by a linear layer.
+1. Split: the real and imaginary parts of a band's bins are normalized and mapped to N features by a linear layer.
 2. Repeat: a BLSTM over time, separately for every band, then one over bands, separately for every frame.  Each has a
-   normalisation before it, a linear layer behind it that maps back to N features, and a residual connection; all bands share it.
-3. Mask: a normalisation and an MLP for every band: linear, tanh, linear, gated linear unit.
+   normalization before it, a linear layer behind it that maps back to N features, and a residual connection; all bands share it.
+3. Mask: a normalization and an MLP for every band: linear, tanh, linear, gated linear unit.
 
-The layers of 1 and 3 have parameters of their own for each band.  Normalisation stays within one example: it is over time and the
+The layers of 1 and 3 have parameters of their own for each band.  Normalization stays within one example: it is over time and the
 features of a band, or, before the BLSTM over bands, over the bands and their features.  So the output depends neither on other
 examples nor on the level of a band.
 
 Differences from the paper: its output is a complex factor for each bin; here it is `num_outputs` logits, from which the objective
 makes real masks, so that the phase is the mixture's.  An LSTM has one bias per gate, torch's has two that add up.  Weights are
-initialised as in torch, biases at 0.
+initialized as in torch, biases at 0.
 """
 
 from typing import Any

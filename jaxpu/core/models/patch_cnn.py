@@ -55,7 +55,7 @@ class PatchCNN(nn.Module):
         config: sizes.
         num_outputs: logits per bin.
         dtype: of the computation; parameters are float32.
-        axis_name: axis of the devices over which batch normalisation averages.
+        axis_name: axis of the devices over which batch normalization averages.
         convolution: form in which convolutions are computed.
     """
 
@@ -67,7 +67,7 @@ class PatchCNN(nn.Module):
 
     @property
     def needs_recalibration(self) -> bool:
-        """Whether the statistics of batch normalisation have to be computed by `jaxpu.core.step.recalibrate`."""
+        """Whether the statistics of batch normalization have to be computed by `jaxpu.core.step.recalibrate`."""
         return self.config.normalization == "batch"
 
     @nn.compact
@@ -77,7 +77,7 @@ class PatchCNN(nn.Module):
         Args:
             stft: complex64 (batch, frames, bins).
             keys: of the examples (batch,), for dropout; None where there is none.
-            train: apply dropout, and normalise by the statistics of the batch.
+            train: apply dropout, and normalize by the statistics of the batch.
 
         Returns:
             float32 (batch, frames, bins, num_outputs).

@@ -63,7 +63,7 @@ def brier_pu(config: BrierPUConfig) -> Objective:
 
 def _arguments(network: Network, batch: Batch, hyperparameters: Hyperparameters) -> dict[str, jax.Array]:
     """The keyword arguments that both losses share."""
-    # One pass over both, so that batch normalisation sees them together.  Indices stay unique: even for U, odd for P.
+    # One pass over both, so that batch normalization sees them together.  Indices stay unique: even for U, odd for P.
     stft = jnp.concatenate([batch.unlabeled, batch.positive])
     logits = network(stft, jnp.concatenate([2 * batch.example_index, 2 * batch.example_index + 1]))
     unlabeled_logits, positive_logits = jnp.split(logits[..., 0], 2)
