@@ -1,4 +1,4 @@
-"""Mixing of the stems of a synthetic song: levels, reverberation, equalization and quantisation.
+"""Mixing of the stems of a synthetic song: levels, reverberation, equalization and quantization.
 
 Signals are float64 (channels, samples).
 """
