@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from tables import slug
 
 from data_pipeline.files import available_processors, write_text
 from data_pipeline.marks import find_marks
@@ -173,32 +174,27 @@ def config_of(target: str, seed: int, steps: int, hop: float) -> Config:
 
 def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) -> float:
     """Train one way with one seed; return the mean SI-SDR improvement over the test songs, in dB."""
-    chosen, slug = WAYS[way], slug_of(way)
-    scores, run_dir = work / "scores" / f"{slug}_{seed}.json", work / "runs" / f"{slug}_{seed}"
+    chosen, name = WAYS[way], slug(way)
+    scores, run_dir = work / "scores" / f"{name}_{seed}.json", work / "runs" / f"{name}_{seed}"
     if scores.exists():
         return float(json.loads(scores.read_text()))
     config = config_of(target, seed, steps, chosen.hop)
-    marks, data = None if chosen.marks is None else work / chosen.marks, work / "data" / slug
+    marks, data = None if chosen.marks is None else work / chosen.marks, work / "data" / name
     if marks is not None and chosen.checked_by is not None:
-        checked, data = work / f"checked_{seed}", work / "data" / f"{slug}_{seed}"
-        leave_out_doubtful(work / "runs" / f"{slug_of(chosen.checked_by)}_{seed}", work / "songs", marks, checked)
+        checked, data = work / f"checked_{seed}", work / "data" / f"{name}_{seed}"
+        leave_out_doubtful(work / "runs" / f"{slug(chosen.checked_by)}_{seed}", work / "songs", marks, checked)
         marks = checked
     other_recordings = None if chosen.other_recordings is None else work / chosen.other_recordings
     prepare(Folders(work / "songs", other_recordings, marks), config.data, data)
     if train(config, data, run_dir)["stopped"] == ASKED_TO_STOP:
         sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
     options = EvaluationOptions(num_workers=min(2, available_processors()), progress=False)
-    table = evaluate(load_model(run_dir), Musdb18HQ(corpus), work / "evaluation" / f"{slug}_{seed}", options)
+    table = evaluate(load_model(run_dir), Musdb18HQ(corpus), work / "evaluation" / f"{name}_{seed}", options)
     improvements = [score.to_json()["si_sdr_improvement"] for score in table.tracks["model"].values()]
     score = float(np.mean([value for value in improvements if value is not None]))
     scores.parent.mkdir(exist_ok=True)
     write_text(scores, json.dumps(score))
     return score
-
-
-def slug_of(way: str) -> str:
-    """Name of a folder."""
-    return "".join(letter if letter.isalnum() else "-" for letter in way)
 
 
 def leave_out_doubtful(run_dir: Path, songs: Path, marks: Path, checked: Path) -> None:

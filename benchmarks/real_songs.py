@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from marks import config_of, rests_of, slug_of, write_labels
+from marks import config_of, rests_of, write_labels
+from tables import slug
 
 from data_pipeline.files import write_text
 from data_pipeline.prepare import prepare
@@ -71,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
                     print(f"{band}, {method}, seed {seed}: {values:.2f} dB", flush=True)
                 write_table(arguments, scores, minutes)
     for band in BANDS:
-        runs = [arguments.work / band / "runs" / f"{slug_of(way)}_{arguments.seeds[0]}" for way in arguments.ways]
+        runs = [arguments.work / band / "runs" / f"{slug(way)}_{arguments.seeds[0]}" for way in arguments.ways]
         if len(runs) > 1:
             write_comparison(runs, arguments.work / band / "comparison.html")
 
@@ -122,12 +123,12 @@ def config_of_way(way: str, seed: int, steps: int) -> Config:
 
 def run(work: Path, way: str, seed: int, steps: int) -> dict[str, float]:
     """Train one way with one seed; return the mean SI-SDR improvement over the songs in dB, and once those of the baselines."""
-    material, scores = WAYS[way], work / "scores" / f"{slug_of(way)}_{seed}.json"
+    material, scores = WAYS[way], work / "scores" / f"{slug(way)}_{seed}.json"
     if scores.exists():
         found: dict[str, float] = json.loads(scores.read_text())
         return found
     config = config_of_way(way, seed, steps)
-    corpus, run_dir = Stems(work / "corpus"), work / "runs" / f"{slug_of(way)}_{seed}"
+    corpus, run_dir = Stems(work / "corpus"), work / "runs" / f"{slug(way)}_{seed}"
     source = (
         corpus
         if material == "stems"
