@@ -162,6 +162,24 @@ def logged(run_dir: Path, step: int) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
+def test_a_second_run_in_the_same_process_is_not_compiled_again(
+    straight: tuple[Path, dict[str, Any]], data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor one that is resumed.  The seed makes no difference to the program, other settings may."""
+    seed = REMIX.train.seed + 1
+    for config, compiled in (
+        (dataclasses.replace(REMIX, train=dataclasses.replace(REMIX.train, seed=seed)), False),
+        (dataclasses.replace(REMIX, train=dataclasses.replace(REMIX.train, seed=seed, gradient_clip=0.5)), True),
+    ):
+        caplog.clear()
+        with jax.log_compiles(True):
+            train(config, data_dir, tmp_path / str(compiled), progress=False)
+        # Nothing but the steps takes clips, whose numbers are float16.
+        said = [record.getMessage() for record in caplog.records]
+        assert any(text.startswith("Compiling") and "float16" in text for text in said) == compiled
+
+
+@pytest.mark.slow
 def test_a_run_learns_and_writes_what_it_promises(straight: tuple[Path, dict[str, Any]], data_dir: Path) -> None:
     run_dir, result = straight
     assert result["stopped"] == "all steps done"
