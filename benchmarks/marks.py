@@ -74,9 +74,13 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", nargs="+", default=["vocals", "drums"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--elsewhere", nargs="*", default=[], metavar="NAME=DIR", help="other recordings: more ways")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "measured" / "marks.json")
     arguments = parser.parse_args(args)
+    for name, folder in (each.split("=", 1) for each in arguments.elsewhere):
+        WAYS[name] = Way(other_recordings=str(Path(folder).resolve()))
+        arguments.ways.append(name)
     minutes = {target: make_material(arguments.corpus, target, arguments.work / target) for target in arguments.targets}
     scores: dict[str, dict[str, list[float]]] = {way: {target: [] for target in arguments.targets} for way in arguments.ways}
     for seed in arguments.seeds:

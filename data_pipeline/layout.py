@@ -94,7 +94,6 @@ class Comparison(TypedDict):
     """The findings of `data_pipeline.folder_check.compare` that are shown."""
 
     warnings: list[str]
-    suspicious: list[str]
 
 
 class Info(TypedDict):

@@ -60,13 +60,40 @@ class Source:
 
     def blocks(self, block_samples: int) -> Blocks:
         """Decode the file; like `data_pipeline.audio.read_blocks`."""
-        position = 0
+        with contextlib.closing(self._complete_blocks(block_samples)) as blocks:
+            yield from _regrouped(blocks, block_samples)
+
+    def _complete_blocks(self, block_samples: int) -> Blocks:
+        position, last = 0, None
         with contextlib.closing(self._link_blocks(block_samples)) as blocks:
-            for block in blocks if len(self.links) == 1 else _regrouped(blocks, block_samples):
-                position += block.shape[1]
-                yield block
+            for last in blocks:
+                position += last.shape[1]
+                yield last
         if self.least - position > (_LOSSY_TOLERANCE if self.subtype in _LOSSY else 0):
-            raise self._failure(self.links[0], 0, position, self.least, "the decoder stops")
+            failure = self._failure(self.links[0], 0, position, self.least, "the decoder stops")
+            if self.subtype != "VORBIS" or last is None or self.least - position > self.info.sample_rate:
+                raise failure
+            yield self._end(last, position, failure)
+
+    def _end(self, last: np.ndarray, position: int, failure: AudioError) -> np.ndarray:
+        """Decode the end of an Ogg Vorbis file with ffmpeg: libsndfile stops at the first page that calls itself the last.
+
+        Args:
+            last: the last block that libsndfile decoded, (channels, n).
+            position: number of samples that it decoded in all.
+            failure: raised if ffmpeg decodes no more, or decodes `last` otherwise.
+        """
+        begin, end, kept = position - last.shape[1], 0, []
+        try:
+            for block in decoders.ffmpeg_blocks(self.path, dataclasses.replace(self.info, num_samples=None), 0, BLOCK_SAMPLES):
+                kept.append(block[:, max(begin - end, 0) :])
+                end += block.shape[1]
+        except AudioError:
+            raise failure from None
+        found = np.concatenate(kept, axis=1)
+        if end < self.least - _LOSSY_TOLERANCE or not np.allclose(found[:, : last.shape[1]], last, atol=1e-4):
+            raise failure
+        return found[:, last.shape[1] :]
 
     def _link_blocks(self, block_samples: int) -> Blocks:
         position = 0

@@ -14,8 +14,9 @@ from data_pipeline import residual, tfds_metadata
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
-from data_pipeline.folder_check import Statistics, compare
+from data_pipeline.folder_check import compare
 from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
+from data_pipeline.recording_statistics import Statistics
 from data_pipeline.stored_json import read_json
 from data_pipeline.tfds_metadata import SplitFiles, write_metadata
 from data_pipeline.tfrecord import writing
@@ -45,7 +46,7 @@ class MadeTrack:
         unmixed: number of clips whose ratio of target to accompaniment could not be set.
         rows: (offset, start, active) of every record, by signal.
         files: size in bytes of every file, by name; a signal without records has no file.
-        statistics: fields of `data_pipeline.folder_check.Statistics`; None for a track with stems, or without an active clip.
+        statistics: of a recording without stems; None with stems, or without an active clip.
         rms: level of each signal without its pauses; empty for a track that an earlier version made.
         residual: fields of `data_pipeline.residual.Residual`; None without stems.
     """
@@ -62,7 +63,7 @@ class MadeTrack:
     unmixed: int
     rows: dict[str, list[tuple[int, int, bool]]]
     files: dict[str, int]
-    statistics: dict[str, Any] | None = None
+    statistics: Statistics | None = None
     rms: dict[str, float] = dataclasses.field(default_factory=dict)
     residual: dict[str, Any] | None = None
 
@@ -269,13 +270,10 @@ def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]
     for track in dataset.tracks:
         if track.statistics is not None:
             signal = "mixture" if "mixture" in track.kept else "accompaniment"
-            statistics[signal][track.name] = Statistics(**track.statistics)
-    comparison = compare(statistics["mixture"], statistics["accompaniment"], dataset.config.patch)
+            statistics[signal][track.name] = track.statistics
+    comparison = compare(statistics["mixture"], statistics["accompaniment"], dataset.config.patch, dataset.config.target)
     for warning in comparison["warnings"]:
         say(f"Warning: {warning}")
-    if comparison["suspicious"]:
-        listed = "\n".join(f"  {name}" for name in comparison["suspicious"])
-        say(f"Warning: these target-free recordings seem to contain the target. Listen to them:\n{listed}")
     return comparison
 
 

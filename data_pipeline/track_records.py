@@ -11,9 +11,9 @@ from typing import Any, NotRequired, TypedDict
 
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError, WriteError, failure
-from data_pipeline.folder_check import StatisticsMeter
 from data_pipeline.patches import PatchMaker
 from data_pipeline.publishing import MadeTrack, shard_file
+from data_pipeline.recording_statistics import Statistics, StatisticsMeter
 from data_pipeline.stored_json import read_json
 from data_pipeline.tfrecord import RecordWriter, encode_example, writing
 from data_pipeline.tracks import Track
@@ -112,7 +112,10 @@ def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]
 
 def read_track(job: Job, folder: Path) -> MadeTrack:
     """Read the description of a finished track from folder/KEY."""
-    return MadeTrack(job.id, job.track.name, job.track.split, folder / job.key, **_read_result(folder / job.key))
+    result = _read_result(folder / job.key)
+    if result["statistics"] is not None:
+        result["statistics"] = Statistics(**result["statistics"])
+    return MadeTrack(job.id, job.track.name, job.track.split, folder / job.key, **result)
 
 
 def is_finished(folder: Path) -> bool:
@@ -141,4 +144,4 @@ class _Result(TypedDict):
     kept: dict[str, int]
     rms: NotRequired[dict[str, float]]
     unmixed: int
-    statistics: dict[str, Any] | None
+    statistics: Statistics | None

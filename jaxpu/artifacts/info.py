@@ -75,7 +75,6 @@ def describe_data(dataset: PatchDataset) -> dict[str, Any]:
         "bytes": sum(dataset.info["files"].values()),
         "skipped": dataset.info["skipped"],
         "warnings": comparison.get("warnings", []),
-        "suspicious": comparison.get("suspicious", []),
         "config": to_json(dataset.config),
     }
 
@@ -175,8 +174,6 @@ def _data_rows(document: dict[str, Any]) -> Rows:
     ]
     rows += [("skipped", message) for message in document["skipped"].values()]
     rows += [("warning", message) for message in document["warnings"]]
-    if document["suspicious"]:
-        rows.append(("check", f"the target seems to play in {', '.join(document['suspicious'])}"))
     return rows
 
 

@@ -86,7 +86,7 @@ FIELDS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("counts", "train_mixture", "kept"), 1, "active marks"),
     (("counts", "train_mixture", "kept_s"), "long", "counts.train_mixture.kept_s is 'long'"),
     (("comparison",), [], "comparison is []"),
-    (("comparison",), {"warnings": "none", "suspicious": []}, "comparison.warnings is 'none'"),
+    (("comparison",), {"warnings": "none"}, "comparison.warnings is 'none'"),
     (("skipped",), ["a"], "skipped is ['a']"),
     (("tracks",), {}, "tracks is {}"),
     (("tracks", 0, "id"), -3, "tracks must have ids"),

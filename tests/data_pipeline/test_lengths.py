@@ -380,6 +380,38 @@ def test_an_ogg_without_a_first_page_is_refused_in_one_sentence(folder):
         read(path)
 
 
+def ogg_pages(data):
+    """Split an Ogg file into its pages."""
+    return [b"OggS" + page for page in data.split(b"OggS")[1:]]
+
+
+def with_flags(page, flags):
+    """Set the flags of an Ogg page, and the checksum that fits (RFC 3533, section 6)."""
+    page = page[:5] + bytes([flags]) + page[6:22] + bytes(4) + page[26:]
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    return page[:22] + struct.pack("<I", crc) + page[26:]
+
+
+def test_an_ogg_of_which_an_earlier_page_calls_itself_the_last_is_read_whole(folder):
+    # As old encoders write them: libsndfile stops there, though it knows the length.
+    path = made(folder, "last.ogg", "sox -n -r 44100 -c 2 -b 16 long.wav synth 12 noise vol 0.3; oggenc -Q long.wav -o OUT")
+    pages, whole = ogg_pages(path.read_bytes()), read(path)
+    marked = [*pages[:-2], with_flags(pages[-2], pages[-2][5] | 4), pages[-1]]
+    (folder / "early.ogg").write_bytes(b"".join(marked))
+    with soundfile.SoundFile(folder / "early.ogg") as file:
+        assert file.frames == whole.shape[1] > len(file.read()) + 2304
+    blocks = list(read_blocks(folder / "early.ogg", block_samples=10_000))
+    assert {block.shape[1] for block in blocks[:-1]} == {10_000}
+    np.testing.assert_allclose(np.concatenate(blocks, axis=1), whole, atol=1e-4)
+    (folder / "early.ogg").write_bytes(b"".join(marked[:-1])[:-100])
+    with pytest.raises(AudioError, match="truncated"):
+        list(read_blocks(folder / "early.ogg"))
+
+
 def test_an_mp3_whose_header_promises_less_is_read_whole_and_more_is_truncated(folder):
     path = made(folder, "stale.mp3", "ffmpeg -i first.wav OUT")
     data = path.read_bytes()
