@@ -28,7 +28,7 @@ _SHARE_FLOOR_DB = -70.0
 _WIDTH_FLOOR_DB = -60.0
 _DYNAMIC_RANGE_DB = 60.0
 _FRAME_S = 0.02  # Distance of the frames measured, at most, unless they are stored farther apart.
-_ONSET_LAG_S, _ONSET_DB, _ONSET_DISTANCE_S = 0.03, 2.0, 0.1
+_ONSET_LAG_S, _ONSET_DB, _ONSET_DISTANCE_S = 0.03, 4.0, 0.1
 _MEDIAN_S, _MEDIAN_BANDS = 0.25, 9
 
 
