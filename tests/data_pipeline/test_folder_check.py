@@ -14,7 +14,9 @@ from data_pipeline.folder_check import compare
 from data_pipeline.patches import PatchMaker
 from data_pipeline.prepare import prepare
 from data_pipeline.recording_statistics import Statistics, StatisticsMeter
+from data_pipeline.recordings import Part, Recording, Track
 from data_pipeline.third_octaves import third_octaves
+from data_pipeline.track_records import Job, is_finished, make_track, read_track
 from data_pipeline.tracks import Folders
 
 RATE = 16_000
@@ -250,3 +252,16 @@ def test_prepare_warns_and_stores_the_comparison(tmp_path, capfd):
 def test_statistics_survive_json(mixtures):
     first = next(iter(mixtures.values()))
     assert Statistics(**json.loads(json.dumps(dataclasses.asdict(first)))) == first
+
+
+def test_a_track_that_an_earlier_version_measured_is_made_again(tmp_path):
+    soundfile.write(tmp_path / "song.wav", song(0), RATE)
+    recording = Recording("song", tmp_path, (Part(tmp_path / "song.wav"),))
+    job = Job(0, "key", Track("song", "train", recording, None))
+    assert make_track(job, DataConfig(patch=dataclasses.replace(SPEC, dtype="float16")), tmp_path) is None
+    assert is_finished(tmp_path / "key")
+    assert read_track(job, tmp_path).statistics.onsets_per_s >= 0
+    result = json.loads((tmp_path / "key" / "result.json").read_text())
+    del result["statistics"]["onsets_per_s"]
+    (tmp_path / "key" / "result.json").write_text(json.dumps(result))
+    assert not is_finished(tmp_path / "key")
