@@ -41,7 +41,7 @@ DIVISIONS = 15
 """Random divisions of every corpus for every target."""
 
 VOCALS = ("vocals",)
-JUDGED = ("told apart", "different kinds", "named differences of those without")
+JUDGED = ("told apart", "named differences of those without")
 
 Set = dict[str, Statistics]
 Change = Callable[[np.ndarray, int], np.ndarray]
@@ -225,12 +225,11 @@ def judge(unlabeled: Set, positive: Set, target: tuple[str, ...]) -> dict[str, A
     return compare(unlabeled, positive, data_config().patch, target)
 
 
-def shown(found: dict[str, Any]) -> tuple[str, str, str]:
-    """The cells of a comparison: share of pairs told apart, whether the kinds differ, and the differences that are named."""
+def shown(found: dict[str, Any]) -> tuple[str, str]:
+    """The cells of a comparison: share of pairs told apart, and the differences that are named."""
     area = "" if found["quiet_auc"] is None else f"{found['quiet_auc']:.0%}"
     named = [re.findall(r"without the target (?:have )?(.*?(?=\. )|.*)", text)[-1] for text in found["warnings"]]
-    kinds_differ = any("music of different kinds" in text for text in found["warnings"])
-    return area, "yes" if kinds_differ else "no", "; ".join(named) or "none"
+    return area, "; ".join(named) or "none"
 
 
 def write(name: str, columns: list[str], rows: list[list[str]]) -> None:

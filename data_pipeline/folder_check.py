@@ -6,7 +6,7 @@ positives are mixtures minus the target.
 
 Single measures are compared first, and a difference counts if no target could cause it.  A target that rests now and then, such
 as vocals, leaves the quiet moments of every band to the accompaniment.  So a linear rule that hears only these moments should
-hardly tell the two sets apart; if it does, they are music of different kinds.
+hardly tell the two sets apart; if it does, they differ in more than the target.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ MIN_RECORDINGS = 3
 """Smallest number of recordings in each set for a comparison; fewer have no spread to compare a difference with."""
 
 LOWEST_HZ = 40.0
-"""Lowest frequency of a band in which a difference is worth a warning."""
+MIN_BANDS = 5
+"""Lowest frequency of a band in which a difference is worth a warning, and the number of bands without which none is."""
 
 TARGET_DB = 3.0
 """Level that a target as loud as the accompaniment adds: mixtures may be louder by this."""
@@ -41,10 +42,10 @@ RESTING_TARGETS = ("vocals",)
 
 MIN_TO_HEAR = 8
 ALIKE_AUC = 0.6
-DIFFERENT_AUC = 0.8
+DIFFERENT_AUC = 0.75
 STANDARD_ERRORS = 2.5
-"""Conditions for calling two sets music of different kinds: the number of recordings in each; and the area under the ROC curve of
-the rule that hears quiet moments, which is above `DIFFERENT_AUC` and as many standard errors above that of songs of one kind."""
+"""Conditions for saying that two sets differ in more than the target: the number of recordings in each; and the area under the
+ROC curve of the rule by quiet moments, above `DIFFERENT_AUC` and as many standard errors above that of songs of one kind."""
 
 NOTABLE_SPREAD = 0.5
 NOTABLE_DB = 3.0
@@ -163,21 +164,24 @@ def compare(
     measures = [measure for measure in MEASURES if measure.name != "width_db" or spec.stereo]
     names = ["level_db", "bandwidth_hz", "silent_share", "spectrum_db", *(measure.name for measure in measures)]
     found["means"] = {name: sets.means(name) for name in names}
-    found["quiet_auc"] = auc = quiet_auc(sets.unlabeled, sets.positive)
+    found["quiet_auc"] = auc = _quiet_auc(sets, spec)
     warnings = [_level_warning(sets, spec), _bandwidth_warning(sets, spec), _silence_warning(sets)]
-    warnings += [_measure_warning(sets, measure) for measure in measures]
     if auc is not None and set(target) <= set(RESTING_TARGETS) and auc > _auc_limit(sets):
-        warnings.append(_kind_warning(sets, measures, spec, auc))
+        warnings.append(_mismatch_warning(sets, measures, spec, auc))  # It names the measures, too.
+    else:
+        warnings += [_measure_warning(sets, measure) for measure in measures]
     found["warnings"] = [warning for warning in warnings if warning] + _spectrum_warnings(sets, spec)
     return found
 
 
-def quiet_auc(unlabeled: list[Statistics], positive: list[Statistics]) -> float | None:
-    """Share of pairs of recordings that a linear rule tells apart by their quiet moments; None with few recordings."""
-    if min(len(unlabeled), len(positive)) < MIN_TO_HEAR:
+def _quiet_auc(sets: _Sets, spec: PatchSpec) -> float | None:
+    """Share of pairs of recordings that a linear rule tells apart by their quiet moments; None with few recordings or bands."""
+    inside = _comparable_bands(sets, spec)
+    if min(len(sets.unlabeled), len(sets.positive)) < MIN_TO_HEAR or not len(inside):
         return None
-    recordings = [np.array(each.quiet, np.float64) for each in (*unlabeled, *positive)]
-    return round(area_under_roc(held_out_scores(recordings, len(unlabeled)), len(unlabeled)), 3)
+    quiet = [np.array(each.quiet, np.float64)[:, inside] for each in (*sets.unlabeled, *sets.positive)]
+    scores = held_out_scores([levels - levels.mean(1, keepdims=True) for levels in quiet], len(sets.unlabeled))
+    return round(area_under_roc(scores, len(sets.unlabeled)), 3)
 
 
 def _auc_limit(sets: _Sets) -> float:
@@ -229,8 +233,8 @@ def _measure_warning(sets: _Sets, measure: Measure) -> str | None:
     )
 
 
-def _kind_warning(sets: _Sets, measures: list[Measure], spec: PatchSpec, auc: float) -> str:
-    """Say that the sets are music of different kinds, and in which measures they differ, the clearest first."""
+def _mismatch_warning(sets: _Sets, measures: list[Measure], spec: PatchSpec, auc: float) -> str:
+    """Say that the sets differ in more than the target, and in which measures, the clearest first."""
     differences = []
     for measure in measures:
         values, means = sets.values(measure.name), sets.means(measure.name)
@@ -242,8 +246,8 @@ def _kind_warning(sets: _Sets, measures: list[Measure], spec: PatchSpec, auc: fl
         if abs(excess) > NOTABLE_DB:
             words.append(f"{abs(excess):.0f} dB {'less' if excess > 0 else 'more'} power around {hz:.0f} Hz")
     return (
-        "The two sets are music of different kinds: by their quiet moments, in which the target rests, a simple rule tells "
-        f"{auc:.0%} of the pairs apart; sets of one kind, about half. Recordings without the target have "
+        "The two sets differ in more than the target: by their quiet moments, in which the target rests, a simple rule tells "
+        f"{auc:.0%} of the pairs apart; about half is usual. Recordings without the target have "
         f"{', '.join(words) or 'another spectrum'}. {COST} Mark passages of the same recordings (--marks), or take recordings of "
         "the same kind."
     )
@@ -290,17 +294,30 @@ def _differing_bands(sets: _Sets, spec: PatchSpec) -> list[tuple[float, float]]:
 
 
 def _band_excesses(sets: _Sets, spec: PatchSpec) -> list[tuple[int, float, float]]:
-    """Number and frequency in Hz of audible bands, and the excess of the mixtures in dB relative to the median band.
+    """Number and frequency in Hz of comparable bands, and the excess of the mixtures in dB relative to the median band.
 
     The target adds to some bands and so lowers the fraction of all others by the same amount, which the median band estimates.
-    Bands above a low-pass of either set are left to the comparison of bandwidths; nobody hears those below `LOWEST_HZ`.
     """
-    starts = band_starts(spec)
-    centres_hz = np.add.reduceat(bin_frequencies(spec), starts) / np.diff(starts, append=spec.bins)
-    top_hz = min(values.mean() for values in sets.values("bandwidth_hz"))
-    inside = np.flatnonzero((centres_hz > LOWEST_HZ) & (centres_hz * 2 ** (1 / 6) < top_hz))
-    if len(inside) < 5:
+    inside = _comparable_bands(sets, spec)
+    if not len(inside):
         return []
     unlabeled, positive = (values[:, inside].mean(0) for values in sets.values("spectrum_db"))
     excess = unlabeled - positive - np.median(unlabeled - positive)
-    return [(int(band), float(centres_hz[band]), float(each)) for band, each in zip(inside, excess, strict=True)]
+    return [(int(band), float(hz), float(each)) for band, hz, each in zip(inside, _centres_hz(spec)[inside], excess, strict=True)]
+
+
+def _comparable_bands(sets: _Sets, spec: PatchSpec) -> np.ndarray:
+    """Numbers of the third-octave bands that are compared, int (bands,); none if they are few.
+
+    Bands above a low-pass of either set are left to the comparison of bandwidths; nobody hears those below `LOWEST_HZ`.
+    """
+    centres_hz = _centres_hz(spec)
+    top_hz = min(values.mean() for values in sets.values("bandwidth_hz"))
+    inside = np.flatnonzero((centres_hz > LOWEST_HZ) & (centres_hz * 2 ** (1 / 6) < top_hz))
+    return inside if len(inside) >= MIN_BANDS else inside[:0]
+
+
+def _centres_hz(spec: PatchSpec) -> np.ndarray:
+    """Mean frequency of the bins of every third-octave band in Hz, float64 (bands,)."""
+    starts = band_starts(spec)
+    return np.add.reduceat(bin_frequencies(spec), starts) / np.diff(starts, append=spec.bins)

@@ -189,11 +189,11 @@ def coloured(samples):
     return scipy.signal.lfilter(colour, [1.0], samples)
 
 
-def test_music_of_another_kind_is_named_if_the_target_rests_now_and_then(mixtures):
+def test_a_mismatch_is_named_if_the_target_rests_now_and_then(mixtures):
     found = compare(mixtures, positives(coloured), SPEC, VOCALS)
     (warning,) = found["warnings"]
     assert found["quiet_auc"] > 0.9
-    assert warning.startswith("The two sets are music of different kinds: ")
+    assert warning.startswith("The two sets differ in more than the target: ")
     assert re.search(r"tells (9\d|100)% of the pairs apart.* \d+ dB (less|more) power around \d+ Hz.*Mark passages", warning)
     # Drums may sound in every quiet moment of every song: then the target explains all of it.
     assert compare(mixtures, positives(coloured), SPEC, ("drums",))["warnings"] == []
@@ -201,10 +201,10 @@ def test_music_of_another_kind_is_named_if_the_target_rests_now_and_then(mixture
 
 def test_nobody_is_warned_of_a_band_that_nobody_hears():
     spec = dataclasses.replace(SPEC, clip_samples=16_000, n_fft=4096, win_length=4096, hop_length=1024, level="recording")
-    for frequency_hz, num_warnings in ((20, 0), (60, 1)):
+    for frequency_hz, num_warnings in ((20, 0), (60, 2)):
         hum = 0.3 * np.sin(2 * np.pi * frequency_hz * np.arange(8 * RATE) / RATE)
-        unlabeled = {f"mixture {seed}": measure(song(seed, target=True), spec) for seed in range(6)}
-        positive = {f"positive {seed}": measure(song(seed) + hum, spec) for seed in range(6)}
+        unlabeled = {f"mixture {seed}": measure(song(seed, target=True), spec) for seed in range(8)}
+        positive = {f"positive {seed}": measure(song(seed) + hum, spec) for seed in range(8)}
         assert len(compare(unlabeled, positive, spec, VOCALS)["warnings"]) == num_warnings
 
 
