@@ -1,4 +1,4 @@
-"""Show which sets of recordings `jaxpu prepare` takes for alike, and of which it warns.
+"""Measure the false alarms and the detections of the comparison in `jaxpu prepare`.
 
     python benchmarks/folder_check.py --songs NAME=CORPUS ... --recordings NAME=DIR ... --work DIR
 
@@ -41,7 +41,7 @@ DIVISIONS = 15
 """Random divisions of every corpus for every target."""
 
 VOCALS = ("vocals",)
-JUDGED = ("told apart", "named differences of those without")
+JUDGED = ("told apart", "named: target-free recordings have")
 
 Set = dict[str, Statistics]
 Change = Callable[[np.ndarray, int], np.ndarray]
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", nargs="+", required=True, metavar="NAME=CORPUS")
     parser.add_argument("--recordings", nargs="+", default=[], metavar="NAME=DIR")
-    parser.add_argument("--work", type=Path, required=True, help="folder of what was measured")
+    parser.add_argument("--work", type=Path, required=True, help="folder of what was measured; delete it after a change")
     arguments = parser.parse_args(args)
     songs = {name: Path(root) for name, root in (each.split("=", 1) for each in arguments.songs)}
     corpora = {name: measure_songs(root, arguments.work / f"{slug(name)}.json") for name, root in songs.items()}
@@ -70,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
     write("folder-divisions", ["songs", "target", "divisions with a warning", "told apart"], list(divisions(corpora)))
     first = next(iter(corpora))
     write("folder-changes", ["change", *JUDGED], list(changes(songs[first], corpora[first], arguments.work)))
-    write("folder-kinds", ["with vocals", "without", *JUDGED], list(kinds(corpora, others)))
+    write("folder-kinds", ["recordings with vocals", "target-free recordings", *JUDGED], list(kinds(corpora, others)))
 
 
 def data_config(target: tuple[str, ...] = VOCALS) -> DataConfig:
@@ -228,15 +228,15 @@ def judge(unlabeled: Set, positive: Set, target: tuple[str, ...]) -> dict[str, A
 def shown(found: dict[str, Any]) -> tuple[str, str]:
     """The cells of a comparison: share of pairs told apart, and the differences that are named."""
     area = "" if found["quiet_auc"] is None else f"{found['quiet_auc']:.0%}"
-    named = [re.findall(r"without the target (?:have )?(.*?(?=\. )|.*)", text)[-1] for text in found["warnings"]]
+    named = [re.findall(r"without (?:the target|it) (?:have )?(.*?(?=\. )|.*)", text)[-1] for text in found["warnings"]]
     return area, "; ".join(named) or "none"
 
 
 def write(name: str, columns: list[str], rows: list[list[str]]) -> None:
     """Write a table of docs/results.md."""
     table = {
-        "commands": ["python benchmarks/folder_check.py --songs NAME=CORPUS --recordings NAME=DIR --work DIR"],
-        "machine": "The settings of `recordings`, in stereo.",
+        "commands": [],
+        "machine": "By `benchmarks/folder_check.py`, with the settings of `recordings`, in stereo.",
         "columns": columns,
         "rows": rows,
     }

@@ -214,14 +214,17 @@ def leave_out_doubtful(run_dir: Path, songs: Path, marks: Path, checked: Path) -
     print(f"{len(doubts)} of {sum(map(len, passages.values()))} marks are doubtful: {', '.join(sorted(doubted))}", flush=True)
 
 
+def mean_and_singles(values: list[float]) -> str:
+    """The cell of a table: mean, and single values if there are several."""
+    singles = f" ({', '.join(f'{value:.1f}' for value in values)})" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{singles}" if values else ""
+
+
 def write_table(arguments: argparse.Namespace, scores: dict[str, dict[str, list[float]]], minutes: dict[str, float]) -> None:
     """Write the table of docs/results.md."""
-
-    def cell(values: list[float]) -> str:
-        return f"{np.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})" if values else ""
-
+    elsewhere = f" --elsewhere {' '.join(each.split('=', 1)[0].replace(' ', '-') + '=DIR' for each in arguments.elsewhere)}"
     table = {
-        "commands": ["python benchmarks/marks.py CORPUS --work DIR"],
+        "commands": ["python benchmarks/marks.py CORPUS --work DIR" + (elsewhere if arguments.elsewhere else "")],
         "machine": (
             f"SI-SDR improvement on the test songs in dB, mean and single seeds; {arguments.steps} steps of 6 + 6 clips at "
             "11,025 Hz, 2 CPU cores. Marked: "
@@ -229,7 +232,9 @@ def write_table(arguments: argparse.Namespace, scores: dict[str, dict[str, list[
             + "."
         ),
         "columns": ["target-free material", *arguments.targets],
-        "rows": [[way, *(cell(by_target[target]) for target in arguments.targets)] for way, by_target in scores.items()],
+        "rows": [
+            [way, *(mean_and_singles(by_target[target]) for target in arguments.targets)] for way, by_target in scores.items()
+        ],
     }
     write_text(arguments.results, json.dumps(table, indent=1) + "\n")
 

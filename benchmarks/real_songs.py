@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from marks import config_of, rests_of, write_labels
+from marks import config_of, mean_and_singles, rests_of, write_labels
 from tables import slug
 
 from data_pipeline.files import write_text
@@ -155,11 +155,6 @@ def run(work: Path, way: str, seed: int, steps: int) -> dict[str, float]:
 
 def write_table(arguments: argparse.Namespace, scores: Scores, minutes: dict[str, tuple[float, float]]) -> None:
     """Write the table of docs/results.md."""
-
-    def cell(values: list[float]) -> str:
-        singles = f" ({', '.join(f'{value:.1f}' for value in values)})" if len(values) > 1 else ""
-        return f"{np.mean(values):.1f}{singles}" if values else ""
-
     material = "; ".join(
         f"{band.capitalize()}: {whole:.1f} min, {marked:.1f} min of them marked" for band, (whole, marked) in minutes.items()
     )
@@ -170,7 +165,7 @@ def write_table(arguments: argparse.Namespace, scores: Scores, minutes: dict[str
             f"{arguments.steps} steps of 6 + 6 clips at 11,025 Hz, 2 CPU cores. {material}."
         ),
         "columns": ["method", *(f"songs of {band.capitalize()}" for band in BANDS)],
-        "rows": [[method, *(cell(by_band[band]) for band in BANDS)] for method, by_band in scores.items()],
+        "rows": [[method, *(mean_and_singles(by_band[band]) for band in BANDS)] for method, by_band in scores.items()],
     }
     write_text(arguments.results, json.dumps(table, indent=1) + "\n")
 

@@ -91,7 +91,8 @@ class DataConfig:
 
     Attributes:
         patch: parameters of the STFT patches.
-        target: one or more names.  With stems, the stems that make up the target; without, only the name of the separated files.
+        target: one or more names.  With stems, the stems that make up the target.  Without, the name of the separated files; and
+            vocals are expected to rest now and then where `prepare` compares recordings.
         activity_on: signal whose activity decides which clips are kept; `off` keeps all.  `target` needs stems, so a dataset made
             with it is marked "uses stems".
         activity_detector: `band_split_rnn`, the rule of the band-split RNN paper, or `top_db`, that of `librosa.effects.split`:

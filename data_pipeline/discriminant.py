@@ -26,7 +26,7 @@ def held_out_scores(recordings: list[np.ndarray], num_first: int) -> np.ndarray:
         means, covariances = [], []
         for wanted in (False, True):
             members = [(clips - centre) / deviation for clips, first in seen if first == wanted]
-            means.append(np.mean([clips.mean(0) for clips in members], axis=0))  # Long recordings count no more than others.
+            means.append(np.mean([clips.mean(0) for clips in members], axis=0))  # Here long recordings count no more than others.
             covariances.append(np.cov(np.concatenate(members).T))
         covariance = (1 - _SHRINKAGE) * np.mean(covariances, axis=0) + _SHRINKAGE * np.eye(len(centre))
         direction = np.linalg.solve(covariance, means[1] - means[0])
@@ -37,13 +37,14 @@ def held_out_scores(recordings: list[np.ndarray], num_first: int) -> np.ndarray:
 
 
 def area_under_roc(scores: np.ndarray, num_first: int) -> float:
-    """Share of all pairs in which the recording of the first set has the higher score.
+    """Share of all pairs in which the recording of the first set has the higher score; equal scores count half.
 
     Args:
         scores: (recordings,), those of the first set first.
         num_first: number of recordings in the first set.
     """
-    return float((scores[:num_first, None] > scores[num_first:]).mean())
+    first, second = scores[:num_first, None], scores[num_first:]
+    return float((first > second).mean() + (first == second).mean() / 2)
 
 
 def standard_error(num_first: int, num_second: int) -> float:

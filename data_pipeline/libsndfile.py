@@ -25,6 +25,7 @@ read past the end that it had announced."""
 _LOSSY = frozenset({"MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS", "OPUS"})
 # The last two frames of an mp3: encoders disagree whether the header counts them.
 _LOSSY_TOLERANCE = 2 * 1152
+_END_S = 10.0  # An Ogg page holds at most some seconds; what ffmpeg decodes in place of libsndfile is kept in memory.
 _UNKNOWN_LENGTH = 1 << 62  # A FLAC from a pipe: libsndfile reports the largest integer, and fails at the end.
 _BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
@@ -71,7 +72,7 @@ class Source:
                 yield last
         if self.least - position > (_LOSSY_TOLERANCE if self.subtype in _LOSSY else 0):
             failure = self._failure(self.links[0], 0, position, self.least, "the decoder stops")
-            if self.subtype != "VORBIS" or last is None or self.least - position > self.info.sample_rate:
+            if self.subtype != "VORBIS" or last is None or self.least - position > _END_S * self.info.sample_rate:
                 raise failure
             yield self._end(last, position, failure)
 
@@ -83,10 +84,12 @@ class Source:
             position: number of samples that it decoded in all.
             failure: raised if ffmpeg decodes no more, or decodes `last` otherwise.
         """
-        begin, end, kept = position - last.shape[1], 0, []
+        decoders.require_ffmpeg()
+        begin, end, kept = position - last.shape[1], 0, [last[:, :0]]
         try:
             for block in decoders.ffmpeg_blocks(self.path, dataclasses.replace(self.info, num_samples=None), 0, BLOCK_SAMPLES):
-                kept.append(block[:, max(begin - end, 0) :])
+                if end + block.shape[1] > begin:
+                    kept.append(block[:, max(begin - end, 0) :])
                 end += block.shape[1]
         except AudioError:
             raise failure from None
@@ -144,15 +147,15 @@ class Source:
 
 
 def _regrouped(blocks: Iterator[np.ndarray], block_samples: int) -> Blocks:
-    """Bring blocks of up to `block_samples` samples to that length, all but the last."""
-    held = next(blocks, None)
+    """Bring blocks to a length of `block_samples`, all but the last, which may be shorter."""
+    held = None
     for block in blocks:
         held = block if held is None else np.concatenate([held, block], axis=1)
-        if held.shape[1] >= block_samples:
+        while held is not None and held.shape[1] >= block_samples:
             yield np.ascontiguousarray(held[:, :block_samples])
             held = held[:, block_samples:] if held.shape[1] > block_samples else None
     if held is not None:
-        yield np.ascontiguousarray(held)
+        yield held
 
 
 def source(path: Path) -> Source:

@@ -19,13 +19,14 @@ SILENT_DB = -50.0
 
 QUIET_QUANTILE = 0.05
 QUIET_S = 3.0
-"""Quantile of the levels of a band that stands for its quiet moments, and over how many seconds: a target rests that often."""
+"""Quantile of the levels of a band that stands for its quiet moments, and least seconds of clips over which it is taken."""
 
 _CLIFF_DB = 20.0  # Music falls by a few dB from one linear band to the next; a low-pass by tens.
 _FLOOR_DB = -100.0
 _NUM_LINEAR_BANDS = 64
 _SHARE_FLOOR_DB = -70.0
-_WIDTH_FLOOR_DB = -60.0
+_WIDTH_LIMIT_DB = 30.0
+_LOUDNESS_GATE_DB, _LOUDNESS_CLIPS = -20.0, 8
 _DYNAMIC_RANGE_DB = 60.0
 _FRAME_S = 0.02  # Distance of the frames measured, at most, unless they are stored farther apart.
 _ONSET_LAG_S, _ONSET_DB, _ONSET_DISTANCE_S = 0.03, 4.0, 0.1
@@ -34,7 +35,7 @@ _MEDIAN_S, _MEDIAN_BANDS = 0.25, 9
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Statistics of one recording; JSON-serialisable.
+    """Statistics of one recording; JSON-serializable.
 
     Attributes:
         level_db: root mean square of its active clips on disk, in dBFS.
@@ -42,13 +43,13 @@ class Statistics:
         silent_share: fraction of frames `SILENT_DB` below their mean power.
         spectrum_db: power of every third-octave band relative to the total, at least -70 dB.
         percussive_share: fraction of the power in sounds that are short and broad, by median filters (Fitzgerald 2010).
-        onsets_per_s: number of times a second at which many bands rise.
+        onsets_per_s: onsets a second: peaks of the spectral flux, in dB.
         modulation_db: standard deviation of the level of a third-octave band over the frames of a clip, mean of bands and clips.
-        loudness_range_db: from the 10th to the 95th percentile of the levels of its clips (EBU Tech 3342, with clips in place of
-            blocks of 3 s).
-        width_db: power of the difference of the channels, relative to their sum, at least -60 dB; None where STFTs are mono.
-        quiet: level of every third-octave band in the quiet moments of consecutive measured clips, of `QUIET_S` in all, in dB,
-            relative to the mean of bands.
+        loudness_range_db: from the 10th to the 95th percentile of the levels of its measured clips, those more than 20 dB below
+            their mean power left out, as in EBU Tech 3342 but without the filter; None with fewer than 8 clips.
+        width_db: power of the difference of the channels relative to their sum, from -30 to 30 dB; None where STFTs are mono.
+        quiet: 5th percentile of the level of every third-octave band over `QUIET_S` or more of consecutive measured clips, silent
+            frames left out, in dB.
     """
 
     level_db: float
@@ -58,7 +59,7 @@ class Statistics:
     percussive_share: float
     onsets_per_s: float
     modulation_db: float
-    loudness_range_db: float
+    loudness_range_db: float | None
     width_db: float | None
     quiet: list[list[float]]
 
@@ -123,7 +124,6 @@ class StatisticsMeter:
         shares = np.add.reduceat(self._power, self._starts) / self._power.sum()
         percussive, onsets, modulation_db = np.concatenate(self._measures).mean(0)
         side, mid = self._side_and_mid
-        quietest, loudest = np.percentile(_db(frames.mean(-1)), [10, 95])
         return Statistics(
             level_db=round(float(_db(frames.mean() * self._to_mean_square)), 2),
             bandwidth_hz=_bandwidth_hz(self._power, self._spec),
@@ -132,17 +132,22 @@ class StatisticsMeter:
             percussive_share=round(float(percussive), 3),
             onsets_per_s=round(float(onsets), 2),
             modulation_db=round(float(modulation_db), 2),
-            loudness_range_db=round(float(loudest - quietest), 1),
-            width_db=round(max(float(_db(side) - _db(mid)), _WIDTH_FLOOR_DB), 1) if self._spec.stereo else None,
+            loudness_range_db=_loudness_range_db(frames.mean(-1)),
+            width_db=round(float(np.clip(_db(side) - _db(mid), -_WIDTH_LIMIT_DB, _WIDTH_LIMIT_DB)), 1)
+            if self._spec.stereo
+            else None,
             quiet=self._quiet().round(1).tolist(),
         )
 
     def _quiet(self) -> np.ndarray:
         """Compute `Statistics.quiet`."""
         levels = np.concatenate(self._levels)
-        groups = np.array_split(levels, max(1, int(len(levels) * self._spec.clip_s / QUIET_S)))
-        quiet = np.stack([np.quantile(group, QUIET_QUANTILE, axis=(0, 1)) for group in groups]).astype(np.float64)
-        return np.asarray(quiet - quiet.mean(-1, keepdims=True))
+        num_groups = min(max(1, int(len(levels) * self._spec.clip_s / QUIET_S)), len(levels))
+        quiet = []
+        for group in np.array_split(levels, num_groups):
+            loudest = group.max(-1)
+            quiet.append(np.quantile(group[loudest > loudest.max() + SILENT_DB], QUIET_QUANTILE, axis=0))
+        return np.stack(quiet).astype(np.float64)
 
 
 def band_starts(spec: PatchSpec) -> np.ndarray:
@@ -195,8 +200,21 @@ def _level_db(bands: np.ndarray) -> np.ndarray:
 
 def _linear_bands(power: np.ndarray) -> np.ndarray:
     """Sum the bins of (clips, frames, bins) in `_NUM_LINEAR_BANDS` bands, or fewer."""
-    starts = np.unique(np.linspace(0, power.shape[-1], _NUM_LINEAR_BANDS, endpoint=False).astype(int))
-    return np.add.reduceat(power, starts, axis=-1)
+    return np.add.reduceat(power, _linear_starts(power.shape[-1]), axis=-1)
+
+
+def _linear_starts(bins: int) -> np.ndarray:
+    """First bin of every linear band."""
+    return np.unique(np.linspace(0, bins, _NUM_LINEAR_BANDS, endpoint=False).astype(int))
+
+
+def _loudness_range_db(powers: np.ndarray) -> float | None:
+    """Compute `Statistics.loudness_range_db` from the mean powers of clips, (clips,)."""
+    levels_db = _db(powers[powers > powers.mean() * 10 ** (_LOUDNESS_GATE_DB / 10)])
+    if len(levels_db) < _LOUDNESS_CLIPS:
+        return None
+    low, high = np.percentile(levels_db, [10, 95])
+    return round(float(high - low), 1)
 
 
 def _db(power: Any) -> Any:
@@ -205,7 +223,7 @@ def _db(power: Any) -> Any:
 
 def _bandwidth_hz(power: np.ndarray, spec: PatchSpec) -> float:
     """Frequency in Hz at which the spectrum drops and stays low; half the sample rate if it does not."""
-    starts = np.unique(np.linspace(0, spec.bins, _NUM_LINEAR_BANDS, endpoint=False).astype(int))
+    starts = _linear_starts(spec.bins)
     level = _db(np.add.reduceat(power, starts) / np.diff(starts, append=spec.bins))
     level = np.maximum(level - level.max(), _FLOOR_DB)
     highest_above = np.maximum.accumulate(level[::-1])[::-1]
