@@ -128,7 +128,7 @@ class TrackPatches:
     Attributes:
         num_samples: length of the track at PatchSpec.sample_rate.
         starts: by signal, int64 (clips,): first samples of the clips.  With stems, those of both signals are the same.
-        kept: by signal, bool (clips,): which clips are active.
+        kept: by signal, bool (clips,): which clips are active, and of the mixture, not marked.
         lost_s: seconds of the marked passages that are shorter than a clip.
         rms: by signal, the level of the recording without its pauses, see `activity.gated_level`.
         residual: of the stems, see `data_pipeline.residual`; None without stems, or where the target has no file of its own.
@@ -166,6 +166,8 @@ class TrackPatches:
             energies["accompaniment"] = energies["mixture"]
         self.rms = {signal: activity.gated_level(energies[signal]) for signal in decoded}
         self.kept = {signal: self._keep(signal, self._deciding(signal, energies)) for signal in recordings}
+        if track.passages:
+            self.kept["mixture"] &= ~self._marked(self.starts["mixture"])
         self.unmixed = self._remix() if config.target_to_accompaniment_db is not None else 0
 
     def patches(self) -> Iterator[Patches]:
@@ -276,6 +278,13 @@ class TrackPatches:
             if 0 < end - begin < spec.clip_samples:
                 lost_s += (end - begin) / spec.sample_rate
         return np.concatenate(starts).astype(np.int64), lost_s
+
+    def _marked(self, starts: np.ndarray) -> np.ndarray:
+        """Whether the middle of a clip is in a marked passage, bool (clips,): then it is no mixture."""
+        spec = self._config.patch
+        middle_s = (starts + spec.clip_samples / 2) / spec.sample_rate
+        ends_s = [(mark.begin_s, math.inf if mark.end_s is None else mark.end_s) for mark in self._track.passages]
+        return np.any([(middle_s >= begin_s) & (middle_s < end_s) for begin_s, end_s in ends_s], axis=0)
 
     def _keep(self, signal: Signal, energies: np.ndarray | None) -> np.ndarray:
         starts, spec = self.starts[signal], self._config.patch

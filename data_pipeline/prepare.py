@@ -167,7 +167,7 @@ def _job(number: int, track: Track, config: DataConfig) -> Job:
     """The job of a track.  Raises AudioError if a file is missing."""
     identity: dict[str, Any] = {name: recording.identity() for name, recording in track.recordings().items()}
     if track.passages:
-        identity["passages"] = [(mark.begin_s, mark.end_s) for mark in track.passages]
+        identity["marked"] = [(mark.begin_s, mark.end_s) for mark in track.passages]
     return Job(number, fingerprint(FORMAT, config_key(config), number, track.name, track.split, identity), track)
 
 

@@ -66,7 +66,11 @@ def test_marked_passages_give_overlapping_positive_clips_and_songs_are_held_out_
         expected = [1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 7.25, 7.5, 7.75, 8.0, 8.25, 8.5]
         positive = starts(dataset, split, "accompaniment")
         assert all(found == expected for found in positive.values())
-        assert positive.keys() == starts(dataset, split, "mixture").keys()
+        mixtures = starts(dataset, split, "mixture")
+        assert positive.keys() == mixtures.keys()
+        # Of the clips every half second, those with their middle in a mark are no mixtures.
+        unmarked = [0.0, 0.5, *np.arange(3, 5, 0.5), *np.arange(5.5, 7, 0.5), *np.arange(9, 12, 0.5)]
+        assert all(found == unmarked for found in mixtures.values())
     count = dataset.info["counts"]["train_accompaniment"]
     assert (count["tracks"], count["marked_tracks"]) == (3, 3)
     assert count["kept_s"] == count["marked_s"] == pytest.approx(3 * 3.75), "each second counts once"
