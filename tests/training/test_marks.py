@@ -67,7 +67,7 @@ def test_marks_alone_train_without_an_estimated_gain(folder: Path, tmp_path: Pat
     assert model.config.objective.positive_gain_db == 0.0  # type: ignore[union-attr]
     count = model.info["data"]["counts"]["train_accompaniment"]
     assert (count["tracks"], count["marked_tracks"]) == (4, 4)
-    assert "train: 4 (0.3 min) with the target, marked passages of 4 of them (0.1 min); validation" in to_text(
+    assert "train: 4 (0.1 min) with the target, marked passages of 4 of them (0.1 min); validation" in to_text(
         describe(str(tmp_path))
     )
 
