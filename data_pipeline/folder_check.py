@@ -53,7 +53,7 @@ NOTABLE_DB = 3.0
 """Smallest differences that are listed: of measures, in pooled standard deviations, and of a third-octave band."""
 
 COST = "2 to 8 dB"
-"""What music of another kind cost in training (benchmarks/results/measured/elsewhere.json)."""
+"""Loss of SI-SDR improvement through music of another kind (benchmarks/results/measured/elsewhere.json)."""
 
 
 class Measure(NamedTuple):
