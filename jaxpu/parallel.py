@@ -125,6 +125,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def device_count() -> int:
+    """Number of devices of all processes."""
+    return jax.device_count()
+
+
 def check_batch_size(batch_size: int) -> None:
     """Raise `ConfigError` unless the devices can share a batch of `batch_size` equally."""
     devices = jax.device_count()

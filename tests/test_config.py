@@ -26,6 +26,7 @@ from jaxpu.config import (
     RemixConfig,
     SupervisedConfig,
     TrainConfig,
+    UNetConfig,
     uses_stems,
 )
 from jaxpu.config.networks import ModelConfig
@@ -54,6 +55,11 @@ REFUSED: list[tuple[type, str, Any]] = [
     (BandSplitRNNConfig, "repeats", 0),
     (BandSplitRNNConfig, "hidden", 0),
     (BandSplitRNNConfig, "mask_hidden", -1),
+    (UNetConfig, "channels", ()),
+    (UNetConfig, "channels", (8, 0)),
+    (UNetConfig, "convolutions", 0),
+    (UNetConfig, "bottleneck", -1),
+    (UNetConfig, "bands_per_octave", 0.0),
     (PUConfig, "class_prior", 0.0),
     (PUConfig, "class_prior", 1.0),
     (PUConfig, "class_prior", float("nan")),
@@ -88,6 +94,7 @@ REFUSED: list[tuple[type, str, Any]] = [
     (PNUConfig, "stem_tracks", 0),
     (TrainConfig, "num_steps", 0),
     (TrainConfig, "batch_size", -8),
+    (TrainConfig, "clips_at_once", -1),
     (TrainConfig, "eval_every", 0),
     (TrainConfig, "eval_batches", 0),
     (TrainConfig, "learning_rate", 0.0),
@@ -182,6 +189,7 @@ def test_networks_that_no_machine_holds_are_refused_before_anything_is_built(
     [
         PatchCNNConfig(channels=3, growth=3, blocks=2, pointwise_blocks=1, kernel_size=(5, 3), output_kernel_size=3),
         BandSplitRNNConfig(bands=((1000.0, 3), (4000.0, 2)), channels=7, repeats=3, hidden=5, mask_hidden=11),
+        UNetConfig(channels=(3, 5, 7), convolutions=1, bottleneck=4),
     ],
 )
 def test_the_number_of_parameters_is_known_without_building_the_network(model: Any) -> None:

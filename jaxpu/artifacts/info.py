@@ -179,7 +179,7 @@ def _data_rows(document: dict[str, Any]) -> Rows:
 
 def _target_rows(data: DataConfig) -> Rows:
     patch = data.patch
-    channels = "single channels of stereo" if patch.stereo else "mono downmix"
+    channels = "stereo" if patch.stereo else "mono downmix"
     return [
         ("target", " and ".join(data.target)),
         ("input", f"{channels} at {patch.sample_rate} Hz, level: {patch.level}"),

@@ -97,11 +97,14 @@ def card(document: dict[str, Any], *, program: bool) -> str:
         if patch.level == "reference":
             level = "" if level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
         use = _USE_PROGRAM.format(file=PROGRAM_FILE, rate=patch.sample_rate, shortest=patch.n_fft, level=level)
-    channels = (
-        "Channels are separated one by one."
-        if patch.stereo
-        else "One mask, computed from the mono downmix, is applied to all channels; sounds out of phase cancel in the downmix."
-    )
+    if not patch.stereo:
+        channels = (
+            "One mask, computed from the mono downmix, is applied to all channels; sounds out of phase cancel in the downmix."
+        )
+    elif config.model.sees_all_channels:
+        channels = "One mask, computed from all channels, is applied to them."
+    else:
+        channels = "Channels are separated one by one."
     # Licence and description have sections of their own.
     rows = [(label, text) for label, text in model_rows(document) if label not in ("licence", "about")]
     return _CARD.format(

@@ -7,7 +7,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.dataclass_json import check_fields
 from data_pipeline.errors import ConfigError, require
 from jaxpu.config.cluster import Cluster
-from jaxpu.config.networks import BandSplitRNNConfig, ModelConfig, PatchCNNConfig, band_groups, check_size
+from jaxpu.config.networks import BandSplitRNNConfig, ModelConfig, PatchCNNConfig, UNetConfig, band_groups, check_size
 from jaxpu.config.objectives import (
     BootstrapConfig,
     BrierPUConfig,
@@ -38,6 +38,9 @@ class TrainConfig:
         gradient_clip: largest global norm of the gradients, or None.
         ema_decay: decay of an exponential moving average of the parameters, which is then evaluated and separates; 0 disables
             it.  `bootstrap` needs it: the average is its teacher.
+        clips_at_once: largest number of clips that pass through the network at once on a device; 0: all of them.  It bounds the
+            memory, and costs a third more time: what the backward pass needs is computed again.  The loss, and its non-negative
+            clamp, stay those of the whole batch.  Batch normalization averages over these clips alone (Hoffer et al. 2017).
         mixed_precision: compute the network in bfloat16; parameters, STFT and losses stay in float32.
         disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
         eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.
@@ -56,6 +59,7 @@ class TrainConfig:
     warmup_steps: int = 0
     gradient_clip: float | None = None
     ema_decay: float = 0.0
+    clips_at_once: int = 0
     mixed_precision: bool = False
     disjoint_tracks: bool = True
     eval_every: int = 500
@@ -70,6 +74,7 @@ class TrainConfig:
         for field in ("num_steps", "eval_every", "eval_batches"):
             require(0 < getattr(self, field) <= LARGEST_STEP, self, field, "positive and less than 2^31")
         require(0 < self.batch_size <= 2**20, self, "batch_size", "positive and at most 2^20")
+        require(0 <= self.clips_at_once <= 2**20, self, "clips_at_once", "0 or more and at most 2^20")
         require(0 < self.learning_rate <= 1e30, self, "learning_rate", "positive and at most 1e30")
         for field in ("warmup_steps", "patience"):
             require(0 <= getattr(self, field) <= LARGEST_STEP, self, field, "0 or more and less than 2^31")

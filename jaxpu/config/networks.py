@@ -68,6 +68,11 @@ class PatchCNNConfig:
             f"empty or {convolutions} pairs of positive numbers up to 4096, one for each convolution that is not pointwise",
         )
 
+    @property
+    def sees_all_channels(self) -> bool:
+        """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
+        return False
+
     def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
         """Parameters without biases, numbers in the largest layer of one clip, and samples of context on each side."""
         widths = [1, *(self.channels * self.growth ** (layer // 2) for layer in range(2 + 2 * self.blocks))]
@@ -127,6 +132,11 @@ class BandSplitRNNConfig:
         for field in ("channels", "repeats", "hidden", "mask_hidden"):
             require(0 < getattr(self, field) <= 2**15, self, field, "positive and at most 2^15")
 
+    @property
+    def sees_all_channels(self) -> bool:
+        """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
+        return False
+
     def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
         """Parameters without biases, numbers in the largest layer of one clip, and 0 for the context."""
         groups = band_groups(self, patch)
@@ -137,7 +147,55 @@ class BandSplitRNNConfig:
         return parameters, num_bands * patch.frames * max(self.channels, 8 * self.hidden, self.mask_hidden), 0
 
 
-ModelConfig = PatchCNNConfig | BandSplitRNNConfig
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """A U-Net over frequency bands, of TFC-TDF blocks (Choi et al. 2020, arXiv 1912.02591).  It makes one mask for all channels.
+
+    `jaxpu.core.models.unet` describes it.
+
+    Attributes:
+        channels: of the levels, from the highest, which has all bands; each other has half the bands of the one above it.
+        convolutions: 3x3 convolutions of a block.
+        bottleneck: a block's dense layer has one unit for as many bands; 0: blocks have none.
+        bands_per_octave: bands that share an octave; where they would be narrower than a bin, every bin is a band.
+    """
+
+    channels: tuple[int, ...] = (16, 32)
+    convolutions: int = 2
+    bottleneck: int = 8
+    bands_per_octave: float = 36.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        valid = 0 < len(self.channels) <= 16 and all(0 < channels <= 2**15 for channels in self.channels)
+        require(valid, self, "channels", "one to 16 numbers from 1 to 2^15")
+        require(0 < self.convolutions <= 64, self, "convolutions", "from 1 to 64")
+        require(0 <= self.bottleneck <= 2**20, self, "bottleneck", "from 0 to 2^20")
+        require(0.1 <= self.bands_per_octave <= 1e6, self, "bands_per_octave", "from 0.1 to 10^6")
+
+    @property
+    def sees_all_channels(self) -> bool:
+        """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
+        return True
+
+    def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
+        """Parameters without biases and scales, numbers in the largest layer of one clip, and samples of context on each side."""
+        lowest = len(self.channels) - 1
+        highest_bands = -(-len(first_bins(self, patch)) // 2**lowest) * 2**lowest
+        parameters = 9 * patch.num_channels * self.channels[0] + self.channels[0] + patch.num_channels
+        largest = 0
+        for level, channels in enumerate(self.channels):
+            bands, blocks = highest_bands // 2**level, 1 if level == lowest else 2
+            units = max(bands // self.bottleneck, 1) if self.bottleneck else 0
+            parameters += blocks * (9 * channels**2 * self.convolutions + 2 * bands * units)
+            if level < lowest:
+                parameters += 4 * channels * self.channels[level + 1]
+            largest = max(largest, channels * max(bands, units) * patch.frames)
+        context = 1 + (2 * len(self.channels) - 1) * self.convolutions
+        return parameters, max(largest, patch.frames * patch.bins), context * patch.hop_length
+
+
+ModelConfig = PatchCNNConfig | BandSplitRNNConfig | UNetConfig
 
 ConvolutionForm = Literal["xla", "phases", "gradient_by_example"]
 """How convolutions are computed: all forms give the same numbers, to rounding, in different times.
@@ -179,6 +237,15 @@ def band_groups(config: BandSplitRNNConfig, patch: PatchSpec) -> tuple[tuple[int
         if fitting < count:
             break
     return (*groups, (left, 1)) if left else tuple(groups)
+
+
+def first_bins(config: UNetConfig, patch: PatchSpec) -> tuple[int, ...]:
+    """The first bin of every band, ascending from 0; a band ends where the next begins, the last at the last bin."""
+    bins, following = [0], 1.0
+    while round(following) < patch.bins:
+        bins.append(round(following))
+        following = max(following * 2 ** (1 / config.bands_per_octave), bins[-1] + 1)
+    return tuple(bins)
 
 
 def check_size(config: ModelConfig, patch: PatchSpec) -> None:

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpu.config import BandSplitRNNConfig, Config, ModelConfig
-from jaxpu.config.networks import ConvolutionForm, band_groups
+from jaxpu.config import BandSplitRNNConfig, Config, ModelConfig, UNetConfig
+from jaxpu.config.networks import ConvolutionForm, band_groups, first_bins
+from jaxpu.core.models import patch_cnn, unet
 from jaxpu.core.models.band_split_rnn import BandSplitRNN
-from jaxpu.core.models.patch_cnn import PatchCNN, context_frames
+from jaxpu.core.models.patch_cnn import PatchCNN
+from jaxpu.core.models.unet import UNet
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.stft import istft, stft
 
@@ -55,10 +57,13 @@ def make_network(
         convolution: form in which convolutions are computed.
 
     Returns:
-        A module: (stft complex64 (batch, frames, bins), keys (batch,) or None, train=bool) to logits
+        A module: (stft complex64 (batch, channels, frames, bins), keys (batch,) or None, train=bool) to logits
         float32 (batch, frames, bins, num_outputs).
     """
     dtype = jnp.bfloat16 if config.train.mixed_precision else jnp.float32
+    if isinstance(config.model, UNetConfig):
+        patch = config.data.patch
+        return UNet(config.model, first_bins(config.model, patch), patch.stereo, num_outputs, dtype, axis_name, convolution)
     if isinstance(config.model, BandSplitRNNConfig):
         return BandSplitRNN(config.model, band_groups(config.model, config.data.patch), num_outputs, dtype)
     return PatchCNN(config.model, num_outputs, dtype, axis_name, convolution)
@@ -66,13 +71,21 @@ def make_network(
 
 def receptive_field_frames(config: ModelConfig) -> int | None:
     """Frames of context that an output frame depends on, on each side; None where there is no bound."""
-    return None if isinstance(config, BandSplitRNNConfig) else context_frames(config)
+    if isinstance(config, UNetConfig):
+        return unet.context_frames(config)
+    return None if isinstance(config, BandSplitRNNConfig) else patch_cnn.context_frames(config)
+
+
+def input_shape(config: Config) -> tuple[int, int, int, int]:
+    """Shape of one clip as the network of a config sees it: (1, channels, frames, bins)."""
+    patch = config.data.patch
+    return (1, patch.num_channels if config.model.sees_all_channels else 1, patch.frames, patch.bins)
 
 
 def variable_shapes(config: Config) -> Any:
     """Shapes and dtypes of the variables of a config's network, a tree of `jax.ShapeDtypeStruct`."""
     network = make_network(config, make_objective(config.objective).num_outputs)
-    stft = jax.ShapeDtypeStruct((1, config.data.patch.frames, config.data.patch.bins), jnp.complex64)
+    stft = jax.ShapeDtypeStruct(input_shape(config), jnp.complex64)
     return jax.eval_shape(lambda key, stft: network.init(key, stft, train=False), jax.random.key(0), stft)
 
 
@@ -80,8 +93,8 @@ def make_mask_fn(config: Config, convolution: ConvolutionForm = "xla") -> Callab
     """The pure function from STFT to mask.
 
     Returns:
-        (variables, stft complex64 (batch, frames, bins)) to the mask that keeps the target, float32 (batch, frames, bins) in
-        [0, 1].
+        (variables, stft complex64 (batch, channels, frames, bins)) to the mask that keeps the target in all channels, float32
+        (batch, frames, bins) in [0, 1].
     """
     objective = make_objective(config.objective)
     network = make_network(config, objective.num_outputs, convolution=convolution)
@@ -98,8 +111,8 @@ def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Calla
     Returns:
         (variables, waveform, seen, num_samples, edge_frames=0) to the target, float32 (..., channels, num_samples).
         `waveform` is float32 (..., channels, samples), at the rate and level of the model.  Masks are computed from `seen`: the
-        waveform itself, or its downmix (..., 1, samples), whose mask serves all channels.  The first and the last `edge_frames`
-        frames are discarded.
+        waveform itself, or its downmix (..., 1, samples), whose mask serves all channels.  A network that sees all channels makes
+        one mask for them.  The first and the last `edge_frames` frames are discarded.
     """
     patch, mask_fn = config.data.patch, make_mask_fn(config, convolution)
 
@@ -109,8 +122,10 @@ def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Calla
             return spectrum[..., edge_frames : spectrum.shape[-2] - edge_frames, :]
 
         spectrum, seen_spectrum = inner_frames(waveform), inner_frames(seen)
-        # Recordings and channels are examples alike.
-        mask = mask_fn(variables, seen_spectrum.reshape(-1, *seen_spectrum.shape[-2:])).reshape(seen_spectrum.shape)
+        # Recordings are examples, and so are channels, unless the network sees all of them.
+        *recordings, channels, frames, bins = seen_spectrum.shape
+        seen_at_once, masks = (channels, 1) if config.model.sees_all_channels else (1, channels)
+        mask = mask_fn(variables, seen_spectrum.reshape(-1, seen_at_once, frames, bins)).reshape(*recordings, masks, frames, bins)
         return istft(mask.astype(spectrum.dtype) * spectrum, patch, num_samples)
 
     return separate

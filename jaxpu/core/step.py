@@ -18,9 +18,9 @@ from jaxpu.config import Config, TrainConfig
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core import metrics
 from jaxpu.core.losses import mean, weighted_mean
-from jaxpu.core.network import make_network
-from jaxpu.core.objectives import Batch, make_objective, mask_statistics
-from jaxpu.core.stft import istft
+from jaxpu.core.network import input_shape, make_network
+from jaxpu.core.objectives import Batch, Network, make_objective, mask_statistics
+from jaxpu.core.stft import istft, magnitude
 
 RECALIBRATE_EVERY = 4
 """Steps between recalibrations of batch normalization, each of which is a pass of the network over the mixtures."""
@@ -79,7 +79,7 @@ def init_state(config: Config) -> TrainState:
     objective = make_objective(config.objective)
     # The learning rate and the seed do not change the program: runs of a sweep share it.
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
-    variables = _initializer(make_network(config, objective.num_outputs), config.data.patch.frames, config.data.patch.bins)(key)
+    variables = _initializer(make_network(config, objective.num_outputs), input_shape(config))(key)
     params = variables["params"]
     numbers = objective.hyperparameters | {"learning_rate": config.train.learning_rate}
     return TrainState(
@@ -95,29 +95,30 @@ def init_state(config: Config) -> TrainState:
 
 
 @functools.lru_cache(maxsize=1)
-def _initializer(network: nn.Module, frames: int, bins: int) -> Callable[[jax.Array], Any]:
+def _initializer(network: nn.Module, shape: tuple[int, ...]) -> Callable[[jax.Array], Any]:
     """Key to the variables of a network, compiled once for all runs of a sweep."""
-    stft = jnp.zeros((1, frames, bins), jnp.complex64)
+    stft = jnp.zeros(shape, jnp.complex64)
     return jax.jit(lambda key: network.init(key, stft, train=False))
 
 
-def decode(batch: dict[str, jax.Array]) -> Batch:
-    """Convert stored patches to complex STFTs, stereo channels to examples of their own.
+def decode(batch: dict[str, jax.Array], *, all_channels: bool = False) -> Batch:
+    """Convert stored patches to complex STFTs.
 
     Args:
         batch: `unlabeled`, `positive` and maybe `target`: (n, channels, frames, bins, 2), real and imaginary parts;
             `index`: int32 (n,); maybe `marked`: bool (n,).
+        all_channels: an example has all channels of its clip; else each channel is an example of its own, with one channel.
     """
 
     def to_complex(patches: jax.Array) -> jax.Array:
         parts = patches.astype(jnp.float32)
         spectrum = jax.lax.complex(parts[..., 0], parts[..., 1])  # (n, channels, frames, bins)
-        return spectrum.reshape(-1, *spectrum.shape[2:])
+        return spectrum if all_channels else spectrum.reshape(-1, 1, *spectrum.shape[2:])
 
-    num_channels = batch["unlabeled"].shape[1]
-    index = (batch["index"][:, None] * num_channels + jnp.arange(num_channels)[None]).reshape(-1)
+    examples = 1 if all_channels else batch["unlabeled"].shape[1]  # of a clip
+    index = (batch["index"][:, None] * examples + jnp.arange(examples)[None]).reshape(-1)
     target = to_complex(batch["target"]) if "target" in batch else None
-    marked = jnp.repeat(batch["marked"], num_channels) if "marked" in batch else None
+    marked = jnp.repeat(batch["marked"], examples) if "marked" in batch else None
     return Batch(to_complex(batch["unlabeled"]), to_complex(batch["positive"]), target, index, marked)
 
 
@@ -148,7 +149,7 @@ def make_train_step(config: Config, convolution: ConvolutionForm = "xla") -> Ste
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         network = make_network(config, objective.num_outputs, axis_name=axis_name, convolution=convolution)
         dropout_key, loss_key, prepare_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        plain = objective.level(decode(batch), state.hyperparameters)
+        plain = objective.level(decode(batch, all_channels=config.model.sees_all_channels), state.hyperparameters)
         energies = {f"{name}_energy": _mean_energy(getattr(plain, name), axis_name) for name in ("unlabeled", "positive")}
         separate = _separating(config, network, state)
         objective_state, prepared, prepare_metrics = objective.prepare(
@@ -161,7 +162,8 @@ def make_train_step(config: Config, convolution: ConvolutionForm = "xla") -> Ste
                 variables = {"params": params, "batch_stats": state.batch_stats}
                 return network.apply(variables, stft, keys, train=True, mutable=["batch_stats"])[0]
 
-            result = objective.loss(trained, prepared, loss_key, state.hyperparameters, axis_name)
+            network_in_parts = in_parts(trained, config.train.clips_at_once)
+            result = objective.loss(network_in_parts, prepared, loss_key, state.hyperparameters, axis_name)
             return result.loss, {"loss": result.risk, **result.metrics}
 
         gradients, statistics = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -186,7 +188,7 @@ def make_train_step(config: Config, convolution: ConvolutionForm = "xla") -> Ste
     return step
 
 
-def _separating(config: Config, network: nn.Module, state: TrainState) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _separating(config: Config, network: nn.Module, state: TrainState) -> Network:
     """The network of a state as it separates: averaged parameters, no dropout."""
     variables = separation_variables(config, state)
 
@@ -194,7 +196,26 @@ def _separating(config: Config, network: nn.Module, state: TrainState) -> Callab
         del index  # It keys the dropout.
         return cast(jax.Array, network.apply(variables, stft, train=False))
 
-    return separate
+    return in_parts(separate, config.train.clips_at_once)
+
+
+def in_parts(network: Network, size: int) -> Network:
+    """A network that takes at most `size` examples at once, 0 for all, and keeps the activations of none (Chen et al. 2016).
+
+    The logits of all parts are there before the loss is computed: sums, counts and clamps are those of the whole batch.
+    """
+
+    def network_in_parts(stft: jax.Array, example_index: jax.Array) -> jax.Array:
+        num = len(stft)
+        # The largest part that divides the batch.
+        part = max(divisor for divisor in range(1, num + 1) if num % divisor == 0 and divisor <= (size or num))
+        if part == num:
+            return network(stft, example_index)
+        parts = [array.reshape(-1, part, *array.shape[1:]) for array in (stft, example_index)]
+        logits = jax.lax.map(jax.checkpoint(lambda arguments: network(*arguments), prevent_cse=False), tuple(parts))
+        return logits.reshape(num, *logits.shape[2:])
+
+    return network_in_parts
 
 
 def _averaged(decay: float, state: TrainState, params: Any) -> Any:
@@ -217,7 +238,7 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
         config: run configuration.
         network: its `needs_recalibration` decides whether there is anything to do.
         state: after the step; its `batch_stats` are those before.
-        unlabeled: complex64 (n, frames, bins), mixtures of this step.
+        unlabeled: complex64 (n, channels, frames, bins), mixtures of this step.
 
     Returns:
         The next `batch_stats`.
@@ -236,7 +257,7 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
 
 
 def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:
-    return mean(jnp.square(jnp.abs(stft)), axis_name)
+    return mean(jnp.square(magnitude(stft)), axis_name)
 
 
 def make_evaluate_step(config: Config, convolution: ConvolutionForm = "xla") -> Callable[..., dict[str, jax.Array]]:
@@ -254,7 +275,7 @@ def make_evaluate_step(config: Config, convolution: ConvolutionForm = "xla") -> 
     ) -> dict[str, jax.Array]:
         network = make_network(config, objective.num_outputs, axis_name=axis_name, convolution=convolution)
         separate = _separating(config, network, state)
-        decoded = decode(batch)
+        decoded = decode(batch, all_channels=config.model.sees_all_channels)
         leveled = objective.level(decoded, state.hyperparameters)
         results = {"loss": objective.loss(separate, leveled, key, state.hyperparameters, axis_name).risk}
         mask = objective.mask(separate(decoded.unlabeled, 2 * decoded.example_index))
@@ -268,10 +289,11 @@ def _scores(config: Config, mask: jax.Array, batch: Batch, axis_name: str | None
     """Scores of masked mixtures against the targets of a batch; see `make_evaluate_step`."""
     assert batch.target is not None
     patch = config.data.patch
-    masked = mask.astype(batch.unlabeled.dtype) * batch.unlabeled
+    masked = mask[:, None].astype(batch.unlabeled.dtype) * batch.unlabeled
     # Up to the centre of the last frame: the samples behind it lie under the end of one window only.
     mixture, target, estimate = (
-        istft(stft, patch, patch.hop_length * (patch.frames - 1)) for stft in (batch.unlabeled, batch.target, masked)
+        istft(stft, patch, patch.hop_length * (patch.frames - 1)).reshape(len(stft), -1)  # all channels as one signal
+        for stft in (batch.unlabeled, batch.target, masked)
     )
     improvement = metrics.si_sdr(target, estimate) - metrics.si_sdr(target, mixture)
     energy, mixture_energy = jnp.sum(target**2, -1), jnp.sum(mixture**2, -1)

@@ -57,6 +57,14 @@ def istft(spectrum: jax.Array, patch: PatchSpec, num_samples: int) -> jax.Array:
     return waveform[..., start : start + num_samples]
 
 
+def magnitude(spectrum: jax.Array) -> jax.Array:
+    """Root mean square over the channels: complex64 (..., channels, frames, bins) to float32 (..., frames, bins).
+
+    It has no gradient where all channels are silent; jaxpu never differentiates by an STFT.
+    """
+    return jnp.sqrt(jnp.mean(jnp.square(jnp.abs(spectrum)), axis=-3))
+
+
 def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:
     """The sum of frames that begin `hop_length` samples after each other: (..., frames, n) to (..., samples)."""
     hops = -(-frames.shape[-1] // hop_length)  # in a frame

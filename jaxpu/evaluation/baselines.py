@@ -61,7 +61,7 @@ def fixed_mask_sums_of_track(
     """`fixed_mask_sums` of waveforms (channels, samples), with the STFT of `patch`."""
     return np.sum(
         [
-            fixed_mask_sums(*(_stft(signal[channel], sample_rate, patch) for signal in (target, mixture)))
+            fixed_mask_sums(*(track_stft(signal[channel], sample_rate, patch) for signal in (target, mixture)))
             for channel in range(len(target))
         ],
         axis=0,
@@ -94,12 +94,12 @@ def baseline_targets(
         for name in ("target", "accompaniment")
     ]
     for channel in range(len(mixture)):
-        spectrum = _stft(mixture[channel], sample_rate, patch)
-        masks = oracle_masks(*(_stft(signal[channel], sample_rate, patch) for signal in seen))
+        spectrum = track_stft(mixture[channel], sample_rate, patch)
+        masks = oracle_masks(*(track_stft(signal[channel], sample_rate, patch) for signal in seen))
         if fixed_mask is not None:
             masks[FIXED] = fixed_mask.astype(np.float32)
         for name in names:
-            estimates[name][channel] = _istft(masks[name] * spectrum, sample_rate, patch, mixture.shape[1])
+            estimates[name][channel] = track_istft(masks[name] * spectrum, sample_rate, patch, mixture.shape[1])
     return estimates
 
 
@@ -107,7 +107,7 @@ def _arguments(patch: PatchSpec) -> dict[str, Any]:
     return {"n_fft": patch.n_fft, "hop_length": patch.hop_length, "win_length": patch.win_length, "window": patch.window}
 
 
-def _stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> ComplexArray:
+def track_stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> ComplexArray:
     """STFT, complex64 (frames, bins), of a waveform (samples,) resampled to the rate of `patch` and extended as models extend it.
 
     That is by reflection to a whole number of hops at its end.  Without it the last samples lie under the tail of a single
@@ -124,7 +124,8 @@ def _stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> ComplexAr
     return librosa.stft(signal, center=True, pad_mode="reflect", **_arguments(patch)).T
 
 
-def _istft(spectrum: ComplexArray, sample_rate: int, patch: PatchSpec, num_samples: int) -> FloatArray:
+def track_istft(spectrum: ComplexArray, sample_rate: int, patch: PatchSpec, num_samples: int) -> FloatArray:
+    """The inverse of `track_stft`: (samples,) at the track's rate."""
     import librosa
     import soxr
 

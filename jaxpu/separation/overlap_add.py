@@ -22,7 +22,7 @@ UNBOUNDED_CONTEXT_S = 1.0
 """Context on each side of a chunk, and length of the cross-fade, for networks whose receptive field has no bound."""
 
 CHANNELS_AT_ONCE = 2
-"""Channels in a batch; a signal with more is separated in several."""
+"""Channels in a batch; a signal with more is separated in several, unless the network sees all channels."""
 
 Blocks = Iterator[np.ndarray]
 """Consecutive pieces of a signal, float32 (channels, any number of samples)."""
@@ -175,12 +175,14 @@ def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
         chunk: float32 (channels, samples).
     """
     separate_chunk = _chunk_fn(model.config)
-    # The input that the network was trained on: single channels, or the downmix.  What is out of phase between the channels (wide
-    # reverberation, chorus) nearly cancels in the downmix, so a network trained on it may take such sound for the target.
+    # The input that the network was trained on: all channels, single ones, or the downmix.  What is out of phase between the
+    # channels (wide reverberation, chorus) nearly cancels in the downmix, so a network trained on it may take such sound for the
+    # target.
     downmix = None if model.config.data.patch.stereo else chunk.mean(0, keepdims=True)
+    at_once = len(chunk) if model.config.model.sees_all_channels else CHANNELS_AT_ONCE
     groups = []
-    for first in range(0, len(chunk), CHANNELS_AT_ONCE):
-        group = np.ascontiguousarray(chunk[first : first + CHANNELS_AT_ONCE])
+    for first in range(0, len(chunk), at_once):
+        group = np.ascontiguousarray(chunk[first : first + at_once])
         groups.append(separate_chunk(model.variables, group, group if downmix is None else downmix))
     return np.concatenate([np.asarray(group) for group in groups])
 

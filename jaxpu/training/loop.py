@@ -21,6 +21,7 @@ from jaxpu.config import Config
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core.step import TrainState, make_evaluate_step, make_train_step
 from jaxpu.monitoring.run_log import StopSignal
+from jaxpu.training.memory import enough_memory
 from jaxpu.training.run import Run, TrainingError, open_data, open_run
 
 LOG_EVERY = 20
@@ -80,7 +81,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
 
     Raises:
         DataError: the data were prepared with other settings, or have no stems or no clips where the config needs them.
-        TrainingError: a loss is not finite, or another process trains in `run_dir`.
+        TrainingError: a loss is not finite, another process trains in `run_dir`, or the device has too little memory.
         WriteError: the disk refuses data; the last checkpoint is kept.
         ConfigError: `run_dir` belongs to another config, the devices cannot share the batch equally, checkpoints are to be
             selected by scores that the data cannot give, or the processes differ in config or data.
@@ -93,8 +94,9 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
         to_do = program.stopped == [None] and program.done[0] < config.train.num_steps
         if progress and to_do:
             print(COMPILING, file=sys.stderr, flush=True)
-        with progress_bar(config.train.num_steps, "train", "step", show=progress, initial=program.done[0]) as bar:
-            (stopped,) = train_together(program, stop_signal, bar)
+        bar = progress_bar(config.train.num_steps, "train", "step", show=progress, initial=program.done[0])
+        with enough_memory(config), bar as shown:
+            (stopped,) = train_together(program, stop_signal, shown)
         return {**run.results, "step": program.done[0], "best_score": run.best_score, "stopped": stopped}
 
 

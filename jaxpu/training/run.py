@@ -333,9 +333,10 @@ def _as_of(stored: Config, wanted: Config) -> Config:
     """A stored config with those fields of another that do not change the steps done, so that the run can continue with them.
 
     More steps do not under a constant learning rate, after a warm-up or not: `jaxpu.core.step.make_optimizer` uses their number
-    for the cosine schedule alone.  The fields of evaluation only decide when a checkpoint is saved and when the run ends.
+    for the cosine schedule alone.  The fields of evaluation only decide when a checkpoint is saved and when the run ends, and
+    `clips_at_once` how much memory the steps take.
     """
-    names = ["eval_every", "eval_batches", "patience", "on_blank"]
+    names = ["eval_every", "eval_batches", "patience", "on_blank", "clips_at_once"]
     if wanted.train.num_steps > stored.train.num_steps and stored.train.schedule == "constant":
         names.append("num_steps")
     changes = {name: getattr(wanted.train, name) for name in names}

@@ -26,17 +26,14 @@ from data_pipeline.progress import progress_bar
 from jaxpu import parallel
 from jaxpu.config import Config, ConfigError
 from jaxpu.config.networks import ConvolutionForm
-from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_train_step
 from jaxpu.estimation.resolve import with_estimates
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
 from jaxpu.training.loop import COMPILING, train_together
+from jaxpu.training.memory import batch_shapes, steps_that_fit
 from jaxpu.training.run import FREE_SPACE, Run, locked_run, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
-
-MEMORY_SHARE = 0.8
-"""Fraction of the device's memory for runs; the remainder is for evaluation, batches in transit and fragmentation."""
 
 
 def sweep(
@@ -150,24 +147,10 @@ def _number_that_fits(train_step: Any, config: Config) -> int:
     took 6.5 s a run with 4 runs under vmap, and 0.6 s a run one at a time (2 busy cores, jax 0.10.2).  A loop inside the
     program (`jax.lax.map`) was no better: 6.3 s or more.
     """
-    limit = parallel.memory_limit_bytes()
-    if limit is None:
-        return 1
-    patch = config.data.patch
-    patches = jax.ShapeDtypeStruct((1, config.train.batch_size, *patch.patch_shape), jnp.dtype(patch.dtype))
-    signals = ("unlabeled", "positive", "target") if make_objective(config.objective).needs_target else ("unlabeled", "positive")
-    batch = dict.fromkeys(signals, patches) | {"index": jax.ShapeDtypeStruct((1, config.train.batch_size), jnp.int32)}
     state = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[None, None], init_state(config)))
     keys = jax.eval_shape(lambda: jax.random.key(0)[None])
-    memory = train_step.lower(state, jax.ShapeDtypeStruct((1, 1), jnp.bool), batch, keys).compile().memory_analysis()
-    needed = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    return max(1, int(MEMORY_SHARE * limit / needed))
+    active = jax.ShapeDtypeStruct((1, 1), jnp.bool)
+    return max(1, int(steps_that_fit(train_step, state, active, batch_shapes(config, (1,)), keys) or 1))
 
 
 class ManyRuns:

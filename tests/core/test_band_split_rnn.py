@@ -30,7 +30,7 @@ def network(model: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int = 1, *
 def variables_of(config: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int = 1) -> tuple[Any, Any]:
     """The network and random variables, drawn by NumPy since compiling the initializers takes seconds."""
     model = network(config, patch, num_outputs)
-    stft = jnp.zeros((1, 3, patch.bins), jnp.complex64)
+    stft = jnp.zeros((1, 1, 3, patch.bins), jnp.complex64)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), stft)
     rng = np.random.default_rng(0)
 
@@ -44,7 +44,7 @@ def variables_of(config: BandSplitRNNConfig, patch: PatchSpec, num_outputs: int 
 
 def random_stft(batch: int, frames: int, bins: int, seed: int = 0) -> jax.Array:
     rng = np.random.default_rng(seed)
-    values = rng.standard_normal((batch, frames, bins)) + 1j * rng.standard_normal((batch, frames, bins))
+    values = rng.standard_normal((batch, 1, frames, bins)) + 1j * rng.standard_normal((batch, 1, frames, bins))
     return jnp.asarray(values, jnp.complex64)
 
 
@@ -159,7 +159,7 @@ def test_the_formula_is_right_for_a_public_implementation() -> None:
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_number_of_parameters_by_formula(target: Any, num_outputs: int) -> None:
     model = network(BandSplitRNNConfig(bands=target), PUBLISHED, num_outputs)
-    stft = jnp.zeros((2, 3, 1025), jnp.complex64)
+    stft = jnp.zeros((2, 1, 3, 1025), jnp.complex64)
     logits, variables = jax.eval_shape(functools.partial(model.init_with_output, train=False), jax.random.key(0), stft)
     assert (logits.shape, logits.dtype) == ((2, 3, 1025, num_outputs), jnp.float32)
     expected = num_parameters(widths_of(target), 128, 12, 256, 512, outputs=num_outputs, biases=1, hidden_layers=1)
@@ -250,14 +250,14 @@ def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> No
     model, variables = variables_of(SMALL, SMALL_PATCH, num_outputs=2)
     runs = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), variables)
     # Examples and bins of all levels.
-    level = np.random.default_rng(1).uniform(0.01, 100, (2, 1, 33))
+    level = np.random.default_rng(1).uniform(0.01, 100, (2, 1, 1, 33))
     stft = random_stft(2, 5, 33) * jnp.asarray(level, jnp.complex64)
     logits = jax.jit(jax.vmap(functools.partial(model.apply, train=True), (0, None)))(runs, stft)
     assert logits.dtype == jnp.float32
     for run, sign in enumerate((1, -1)):
         params = jax.tree.map(lambda leaf, sign=sign: sign * np.asarray(leaf, np.float64), variables["params"])
         for example in range(2):
-            exact = np.asarray(stft[example], np.complex128)
+            exact = np.asarray(stft[example, 0], np.complex128)
             expected = reference(SMALL, groups, params, exact, 2)
             np.testing.assert_allclose(logits[run, example], expected, rtol=1e-4, atol=1e-5)
             assert np.std(expected) > 0.05

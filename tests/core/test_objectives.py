@@ -28,6 +28,7 @@ from jaxpu.core.network import make_mask_fn, make_network
 from jaxpu.core.objectives import OBJECTIVES, Batch, Loss, Objective, make_objective
 from jaxpu.core.objectives.base import PseudoTarget
 from jaxpu.core.objectives.teacher import false_positive_ratio, teacher_masks, with_empty_mixtures
+from jaxpu.core.stft import magnitude
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -68,22 +69,27 @@ def complex_noise(*shape: int, seed: int) -> np.ndarray:
     return ((parts[..., 0] + 1j * parts[..., 1]) / math.sqrt(2)).astype(np.complex64)
 
 
-def make_batch(num: int = 64, frames: int = 8, *, target_gain: float = 10.0) -> Batch:
-    """Four bins of independent noise.  In mixtures the target plays in the first two, the accompaniment in all.
+def make_batch(num: int = 64, frames: int = 8, *, target_gain: float = 10.0, channels: int = 1) -> Batch:
+    """Four bins of independent noise, in all channels.  In mixtures the target plays in the first two, the accompaniment in all.
 
     Accompaniment and positives have the same distribution, so they are exchangeable.
     """
-    target = target_gain * complex_noise(num, frames, 4, seed=0)
+    target = target_gain * complex_noise(num, channels, frames, 4, seed=0)
     target[..., 2:] = 0
-    unlabeled = target + complex_noise(num, frames, 4, seed=1)
-    positive = complex_noise(num, frames, 4, seed=2)
+    unlabeled = target + complex_noise(num, channels, frames, 4, seed=1)
+    positive = complex_noise(num, channels, frames, 4, seed=2)
     index = jnp.arange(num, dtype=jnp.int32)
     return Batch(jnp.asarray(unlabeled), jnp.asarray(positive), jnp.asarray(target), index)
 
 
+def logits_shape(stft: jax.Array, num_outputs: int = 1) -> tuple[int, ...]:
+    """Of a network's logits for its input: (n, frames, bins, num_outputs)."""
+    return (len(stft), *stft.shape[2:], num_outputs)
+
+
 def constant_network(logits: jax.Array, num_outputs: int = 1) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """A network that knows nothing but the bin: logits (bins,) for all frames of all examples, in every output."""
-    return lambda stft, index: jnp.broadcast_to(logits[None, None, :, None], (*stft.shape, num_outputs))
+    return lambda stft, index: jnp.broadcast_to(logits[None, None, :, None], logits_shape(stft, num_outputs))
 
 
 def learn(config: Any, batch: Batch, *, steps: int = 300, learning_rate: float = 1.0, **changed: float) -> jax.Array:
@@ -175,7 +181,7 @@ def test_statistics_of_the_mask_are_always_logged(config: Any) -> None:
 def test_kept_energy_by_hand() -> None:
     """Energy 4 of the 4 + 12 is masked by 1/2, so that a quarter of it is kept; the rest is removed."""
     objective = make_objective(SupervisedConfig())
-    stft = jnp.asarray([[[2.0, math.sqrt(12)]]], jnp.complex64)
+    stft = jnp.asarray([[[[2.0, math.sqrt(12)]]]], jnp.complex64)
     batch = Batch(stft, stft, stft, jnp.zeros(1, jnp.int32))
 
     def network(stft: jax.Array, index: jax.Array) -> jax.Array:
@@ -190,15 +196,16 @@ def test_pu_is_pu_loss_of_magnitude_weights(exponent: float) -> None:
     batch, logits = make_batch(4), jnp.linspace(-1.0, 1.0, 4)
     objective = make_objective(PUConfig(weight_exponent=exponent, class_prior=0.3, gamma=0.2, beta=0.01))
     result = objective.loss(constant_network(logits), batch, KEY, hyperparameters(objective), None)
-    stacked = jnp.broadcast_to(logits[None, None], batch.positive.shape)
+    sizes, unlabeled_sizes = magnitude(batch.positive), magnitude(batch.unlabeled)
+    stacked = jnp.broadcast_to(logits[None, None], sizes.shape)
     expected = losses.pu_loss(
         stacked,
         stacked,
         class_prior=0.3,
         gamma=0.2,
         beta=0.01,
-        positive_weights=jnp.abs(batch.positive) ** exponent,
-        unlabeled_weights=jnp.abs(batch.unlabeled) ** exponent,
+        positive_weights=sizes**exponent,
+        unlabeled_weights=unlabeled_sizes**exponent,
     )
     np.testing.assert_allclose((result.loss, result.risk), (expected.loss, expected.risk), rtol=1e-5)
     np.testing.assert_allclose(result.metrics["negative_risk"], expected.negative_risk, rtol=1e-5)
@@ -208,8 +215,8 @@ def test_brier_pu_is_brier_pu_loss_of_magnitude_weights() -> None:
     batch, logits = make_batch(4), jnp.linspace(-1.0, 1.0, 4)
     objective = make_objective(BrierPUConfig(class_prior=0.3))
     result = objective.loss(constant_network(logits), batch, KEY, hyperparameters(objective), None)
-    stacked = jnp.broadcast_to(logits[None, None], batch.positive.shape)
-    weights = {"positive_weights": jnp.abs(batch.positive), "unlabeled_weights": jnp.abs(batch.unlabeled)}
+    weights = {"positive_weights": magnitude(batch.positive), "unlabeled_weights": magnitude(batch.unlabeled)}
+    stacked = jnp.broadcast_to(logits[None, None], weights["positive_weights"].shape)
     np.testing.assert_allclose(result.loss, losses.brier_pu_loss(stacked, stacked, class_prior=0.3, **weights), rtol=1e-5)
 
 
@@ -219,7 +226,7 @@ def test_pu_gives_the_network_every_clip_once_with_an_index_of_its_own(config: A
 
     def network(stft: jax.Array, index: jax.Array) -> jax.Array:
         seen.append((stft, index))
-        return jnp.zeros((*stft.shape, 1))
+        return jnp.zeros(logits_shape(stft))
 
     batch = make_batch(4)._replace(example_index=jnp.asarray([4, 5, 6, 7], jnp.int32))
     objective = make_objective(config)
@@ -231,7 +238,7 @@ def test_pu_gives_the_network_every_clip_once_with_an_index_of_its_own(config: A
 
 
 def test_supervised_ratio_mask_has_the_ideal_ratio_as_its_minimum() -> None:
-    mixture, target = np.array([[[4.0, 2.0 + 1j]]], np.complex64), np.array([[[3.0, 0.5 + 1j]]], np.complex64)
+    mixture, target = np.array([[[[4.0, 2.0 + 1j]]]], np.complex64), np.array([[[[3.0, 0.5 + 1j]]]], np.complex64)
     ratio = np.abs(target) / (np.abs(target) + np.abs(mixture - target))
     objective = make_objective(SupervisedConfig(loss="ratio_mask"))
     batch = Batch(jnp.asarray(mixture), jnp.asarray(mixture), jnp.asarray(target), jnp.zeros(1, jnp.int32))
@@ -239,7 +246,7 @@ def test_supervised_ratio_mask_has_the_ideal_ratio_as_its_minimum() -> None:
     def loss(logits: jax.Array) -> jax.Array:
         return objective.loss(constant_network(logits), batch, KEY, {}, None).loss
 
-    logits = jnp.asarray(np.log(ratio / (1 - ratio))[0, 0], jnp.float32)
+    logits = jnp.asarray(np.log(ratio / (1 - ratio))[0, 0, 0], jnp.float32)
     np.testing.assert_allclose(jax.grad(loss)(logits), np.zeros(2), atol=1e-6)
     assert float(loss(logits + 0.5)) > float(loss(logits))
 
@@ -249,14 +256,14 @@ def test_supervised_learns_from_the_songs_as_they_are_unless_remixed() -> None:
     assert batch.target is not None
     stft, result = remixed_inputs(make_objective(SupervisedConfig()), batch._replace(positive=batch.positive * jnp.nan))
     np.testing.assert_array_equal(stft, batch.unlabeled)
-    sizes = jnp.abs(batch.unlabeled), jnp.abs(batch.target)
-    np.testing.assert_allclose(result.loss, losses.signal_approximation_loss(jnp.zeros(stft.shape), *sizes), rtol=1e-6)
+    sizes = magnitude(batch.unlabeled), magnitude(batch.target)
+    np.testing.assert_allclose(result.loss, losses.signal_approximation_loss(jnp.zeros(sizes[0].shape), *sizes), rtol=1e-6)
 
 
 def test_mixtures_of_two_sets_are_fitted_to_the_magnitudes_of_their_parts() -> None:
     batch = make_batch(4)
     assert batch.target is not None
-    zeros = jnp.zeros(batch.unlabeled.shape)
+    zeros = jnp.zeros(logits_shape(batch.unlabeled, 3))
     for config, part in (
         (SupervisedConfig(remix_songs=True), batch.target),
         (NoisyTargetConfig(), batch.unlabeled),
@@ -267,14 +274,14 @@ def test_mixtures_of_two_sets_are_fitted_to_the_magnitudes_of_their_parts() -> N
         stft, result = remixed_inputs(objective, batch, **changed)
         np.testing.assert_allclose(stft, part + batch.positive, rtol=1e-6)
         if isinstance(config, MixITConfig):
-            sizes = jnp.abs(stft), jnp.abs(part), jnp.abs(batch.positive)
-            expected = losses.mixit_loss(jnp.zeros((*stft.shape, 3)), *sizes)
+            sizes = magnitude(stft), magnitude(part), magnitude(batch.positive)
+            expected = losses.mixit_loss(zeros, *sizes)
         else:
-            expected = losses.signal_approximation_loss(zeros, jnp.abs(stft), jnp.abs(part))
+            expected = losses.signal_approximation_loss(zeros[..., 0], magnitude(stft), magnitude(part))
         np.testing.assert_allclose(result.loss, expected, rtol=1e-5)
     # The ideal ratio mask of a remix has the positive as its accompaniment.
     objective = make_objective(SupervisedConfig(loss="ratio_mask", remix_songs=True))
-    ratio = jnp.abs(batch.target) / (jnp.abs(batch.target) + jnp.abs(batch.positive))
+    ratio = magnitude(batch.target) / (magnitude(batch.target) + magnitude(batch.positive))
     logits = jnp.log(ratio / (1 - ratio)).clip(-20, 20)
 
     def loss(shift: jax.Array) -> jax.Array:
@@ -291,7 +298,7 @@ def test_mixit_leaves_the_target_to_the_first_output() -> None:
     mixture = target + accompaniment + positive
     swapped = np.arange(8)[:, None, None] % 2 == 1
     second, third = np.where(swapped, positive, accompaniment), np.where(swapped, accompaniment, positive)
-    unlabeled, alone = (jnp.asarray(part, jnp.complex64) for part in (target + accompaniment, positive))
+    unlabeled, alone = (jnp.asarray(part[:, None], jnp.complex64) for part in (target + accompaniment, positive))
     batch = Batch(unlabeled, alone, None, jnp.arange(8, dtype=jnp.int32))
     objective = make_objective(MixITConfig())
 
@@ -313,7 +320,7 @@ def remixed_inputs(objective: Objective, batch: Batch, key: jax.Array = KEY, **c
 
     def network(stft: jax.Array, index: jax.Array) -> jax.Array:
         seen.append(stft)
-        return jnp.zeros((*stft.shape, objective.num_outputs))
+        return jnp.zeros(logits_shape(stft, objective.num_outputs))
 
     values = hyperparameters(objective, **changed)
     result = objective.loss(network, objective.level(batch, values), key, values, None)
@@ -322,8 +329,13 @@ def remixed_inputs(objective: Objective, batch: Batch, key: jax.Array = KEY, **c
 
 def separate_bins(num: int) -> Batch:
     """The unlabeled signal in the first bin, the positive in the second: their gains can be read off the remix."""
-    one = jnp.tile(jnp.asarray([[[1.0, 0.0]]], jnp.complex64), (num, 1, 1))
+    one = jnp.tile(jnp.asarray([[[[1.0, 0.0]]]], jnp.complex64), (num, 1, 1, 1))
     return Batch(one, one[..., ::-1], one, jnp.arange(num, dtype=jnp.int32))
+
+
+def levels_db(stft: jax.Array) -> np.ndarray:
+    """Levels of the bins of the only frame of `separate_bins`: (n, 2)."""
+    return 20 * np.log10(np.asarray(magnitude(stft)[:, 0]))
 
 
 with_gains = pytest.mark.parametrize(
@@ -335,18 +347,18 @@ with_gains = pytest.mark.parametrize(
 def test_gains_are_independent_and_uniform_in_db(config: Any) -> None:
     objective, num = make_objective(dataclasses.replace(config, gain_db=6.0)), 2000
     stft, _ = remixed_inputs(objective, separate_bins(num))
-    gains_db = 20 * np.log10(np.abs(np.asarray(stft[:, 0])))
+    gains_db = levels_db(stft)
     assert np.abs(gains_db).max() <= 6 + 1e-4
     np.testing.assert_allclose(np.quantile(gains_db, [0, 0.25, 0.5, 0.75, 1], axis=0).T, [[-6, -3, 0, 3, 6]] * 2, atol=0.5)
     assert abs(np.corrcoef(gains_db.T)[0, 1]) < 0.1
     if isinstance(config, RemixConfig):
         # The same shift for all positives, none for the others.
         shifted, _ = remixed_inputs(objective, separate_bins(num), positive_gain_db=-2.5)
-        np.testing.assert_allclose(20 * np.log10(np.abs(np.asarray(shifted[:, 0]))), gains_db + np.array([0, -2.5]), atol=1e-4)
+        np.testing.assert_allclose(levels_db(shifted), gains_db + np.array([0, -2.5]), atol=1e-4)
         # Marked passages have the level of their songs already.
         marked = separate_bins(num)._replace(marked=jnp.arange(num) % 2 == 0)
         shifted, _ = remixed_inputs(objective, marked, positive_gain_db=-2.5)
-        difference = 20 * np.log10(np.abs(np.asarray(shifted[:, 0]))) - gains_db
+        difference = levels_db(shifted) - gains_db
         np.testing.assert_allclose(difference, np.where(np.arange(num) % 2, -2.5, 0.0)[:, None] * [0, 1], atol=1e-4)
     without, _ = remixed_inputs(objective, separate_bins(num), gain_db=0.0)
     np.testing.assert_allclose(np.abs(np.asarray(without)), 1, rtol=1e-6)
@@ -368,11 +380,11 @@ def test_gains_belong_to_the_example_and_the_key(config: Any) -> None:
 )
 def test_shifts_scale_frequencies_independently_and_uniformly_in_semitones(config: Any) -> None:
     objective, num, bins = make_objective(dataclasses.replace(config, shift_semitones=2.0)), 1000, 1200
-    one = jnp.zeros((num, 1, bins), jnp.complex64).at[..., 1000].set(1)
+    one = jnp.zeros((num, 1, 1, bins), jnp.complex64).at[..., 1000].set(1)
     # The unlabeled signal is real, the positive imaginary, so that they can be told apart in the remix.
     batch = Batch(one, 1j * one, one, jnp.arange(num, dtype=jnp.int32))
     stft, _ = remixed_inputs(objective, batch)
-    parts = np.stack([np.real(stft[:, 0]), np.imag(stft[:, 0])], axis=1)  # (num, 2, bins)
+    parts = np.stack([np.real(stft[:, 0, 0]), np.imag(stft[:, 0, 0])], axis=1)  # (num, 2, bins)
     # A bin may be the source of two, but no other's.
     assert set(np.unique(parts)) == {0, 1}
     assert set(parts.sum(-1).ravel()) <= {0, 1, 2}
@@ -391,9 +403,9 @@ def test_shifts_scale_frequencies_independently_and_uniformly_in_semitones(confi
 
 def test_what_lies_above_the_highest_bin_is_taken_to_be_like_it() -> None:
     objective = make_objective(RemixConfig(shift_semitones=12.0))
-    ramp = jnp.tile(jnp.arange(9, dtype=jnp.float32).astype(jnp.complex64), (50, 1, 1))
+    ramp = jnp.tile(jnp.arange(9, dtype=jnp.float32).astype(jnp.complex64), (50, 1, 1, 1))
     stft, _ = remixed_inputs(objective, Batch(ramp, 0 * ramp, None, jnp.arange(50, dtype=jnp.int32)))
-    shifted = np.real(stft[:, 0])
+    shifted = np.real(stft[:, 0, 0])
     assert np.all(np.diff(shifted, axis=-1) >= 0)
     assert shifted.max() == 8
     lower = shifted[:, 4] > 4  # what was higher up has come down
@@ -405,8 +417,8 @@ def test_remix_adds_complex_stfts_and_labels_where_the_positive_is_larger() -> N
     objective, batch = make_objective(RemixConfig(gain_db=0.0)), make_batch(16)
     stft, _ = remixed_inputs(objective, batch)
     np.testing.assert_allclose(stft, batch.unlabeled + batch.positive, rtol=1e-6)
-    dominates = jnp.abs(batch.positive) > jnp.abs(batch.unlabeled)
-    share = float(losses.weighted_mean(dominates.astype(jnp.float32), jnp.abs(stft), None))
+    dominates = magnitude(batch.positive) > magnitude(batch.unlabeled)
+    share = float(losses.weighted_mean(dominates.astype(jnp.float32), magnitude(stft), None))
 
     def loss(sign: float) -> float:
         logits = sign * jnp.where(dominates, 20.0, -20.0)[..., None]
@@ -496,7 +508,7 @@ def test_gains_of_a_bootstrap_begin_with_its_teacher() -> None:
 
         def network(stft: jax.Array, index: jax.Array) -> jax.Array:
             inputs.append(stft)
-            return jnp.zeros((*stft.shape, 1))
+            return jnp.zeros(logits_shape(stft))
 
         one = jnp.ones_like(batch.unlabeled)
         silent = batch._replace(unlabeled=one, positive=jnp.zeros_like(one))
@@ -514,7 +526,7 @@ def masks_by_scores(
     """The masks of a teacher whose scores are these, (n, frames, bins), where the levels say `share`."""
 
     def logits(of_scores: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(jax.scipy.special.logit(of_scores), stft.shape)[..., None]
+        return jnp.broadcast_to(jax.scipy.special.logit(of_scores)[..., None], logits_shape(stft))
 
     return teacher_masks(logits(scores), logits(positive_scores), stft, positive, jnp.asarray([4.0, 4 * (1 - share)]), None)
 
@@ -523,9 +535,9 @@ def masks_by_scores(
 def test_what_a_teacher_keeps_has_the_energy_that_the_levels_say(share: float, kept: float) -> None:
     batch = make_batch(64, 16)
     # An unsure teacher: it would keep next to nothing.
-    scores = jax.random.uniform(KEY, batch.unlabeled.shape, minval=0.8, maxval=1.0)
+    energy = jnp.square(magnitude(batch.unlabeled))
+    scores = jax.random.uniform(KEY, energy.shape, minval=0.8, maxval=1.0)
     mask, _ = masks_by_scores(scores, jnp.float32(0.95), batch.unlabeled, batch.positive, share)
-    energy = jnp.square(jnp.abs(batch.unlabeled))
     np.testing.assert_allclose((mask * energy).sum() / energy.sum(), kept, rtol=0.02)
     assert float(jnp.max(mask[scores > 0.95])) < 1e-5
     assert (np.diff(np.asarray(mask).ravel()[np.argsort(-scores.ravel())]) >= 0).all()
@@ -535,7 +547,7 @@ def test_the_best_mask_is_a_teachers_as_it_is() -> None:
     """With t and a complex Gaussian of R to 1 where the target plays, the best mask is R / (R + 1) there, 0 elsewhere."""
     ratio = 1.5
     batch = make_batch(2000, 16, target_gain=math.sqrt(ratio))
-    best = jnp.broadcast_to(jnp.asarray([ratio / (ratio + 1)] * 2 + [0.0] * 2), batch.unlabeled.shape)
+    best = jnp.broadcast_to(jnp.asarray([ratio / (ratio + 1)] * 2 + [0.0] * 2), magnitude(batch.unlabeled).shape)
     unlabeled_energy, positive_energy = (float(jnp.mean(jnp.abs(stft) ** 2)) for stft in (batch.unlabeled, batch.positive))
     share = 1 - positive_energy / unlabeled_energy
     # A network that is half as sure, of accompaniment too, teaches the same.
@@ -545,11 +557,11 @@ def test_the_best_mask_is_a_teachers_as_it_is() -> None:
 
 
 def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_that_octave() -> None:
-    stft = jnp.ones((2, 3, 64), jnp.complex64)
+    stft = jnp.ones((2, 1, 3, 64), jnp.complex64)
     # Bins 0 to 3, 4 to 7, 8 to 15, 16 to 31 and the rest; positives score lower further up, by two values of mean q.
     octaves = np.repeat(np.arange(5), [4, 4, 8, 16, 32])
     of_positives = jnp.asarray([0.9, 0.8, 0.7, 0.6, 0.5])[octaves][None, None]
-    positive = jnp.stack([jnp.full((3, 64), 3 + 0j), jnp.full((3, 64), 1 + 0j)])
+    positive = jnp.stack([jnp.full((1, 3, 64), 3 + 0j), jnp.full((1, 3, 64), 1 + 0j)])
     positive_scores = of_positives + jnp.asarray([0.05, -0.15])[:, None, None]  # weighted by |p|, 3 to 1, the mean is q
     as_positives, _ = masks_by_scores(of_positives, positive_scores, stft, positive, 0.25)
     np.testing.assert_allclose(as_positives, 0, atol=1e-4)
@@ -566,7 +578,7 @@ def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_s
     # Of mixtures with the energies 1 and 4 in turn the teacher takes 0.06, 0.12 and otherwise 0.9, on average 0.8 of the energy.
     num = 16
     each = np.exp(1j * np.arange(num)) * np.where(np.arange(num) % 2 == 0, 1, 2)
-    mixture = jnp.asarray(np.broadcast_to(each[:, None, None], (num, 3, 4)), jnp.complex64)
+    mixture = jnp.asarray(np.broadcast_to(each[:, None, None, None], (num, 1, 3, 4)), jnp.complex64)
     mask = jnp.full((num, 3, 4), 0.9).at[2].set(0.06).at[5].set(0.12)
     positive = jnp.zeros_like(mixture)
     drawn = [
@@ -576,8 +588,8 @@ def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_s
         for step in range(40)
     ]
     assert {float(empty) for _, empty in drawn} == {len(chosen_from) / num}
-    found = np.stack([positives for positives, _ in drawn])[:, :, 0, 0]
-    sources = [np.isclose(found, mixture[number, 0, 0], rtol=1e-6) for number in chosen_from]
+    found = np.stack([positives for positives, _ in drawn])[:, :, 0, 0, 0]
+    sources = [np.isclose(found, mixture[number, 0, 0, 0], rtol=1e-6) for number in chosen_from]
     assert (sum(sources, np.isclose(found, 0)) == 1).all()
     # 16 positives, and each empty mixture once more.
     for source in sources:
@@ -586,9 +598,9 @@ def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_s
 
 def test_the_false_positive_ratio_is_the_energy_kept_of_positives_by_clip_over_that_kept_of_mixtures() -> None:
     # Of all mixtures 1/4 of the energy; of half of the positives 1/5, of the others nothing, though these are louder.
-    mixture = jnp.asarray([1.0, 1.0, 2.0, 2.0], jnp.complex64)[:, None, None] * jnp.ones((4, 3, 4), jnp.complex64)
+    mixture = jnp.asarray([1.0, 1.0, 2.0, 2.0], jnp.complex64)[:, None, None, None] * jnp.ones((4, 1, 3, 4), jnp.complex64)
     mask = jnp.asarray([1.0, 0.0, 0.0, 0.375])[:, None, None] * jnp.ones((4, 3, 4))
-    positive = jnp.asarray([1j, 2j, 30j, 40j], jnp.complex64)[:, None, None] * jnp.ones((4, 3, 4), jnp.complex64)
+    positive = jnp.asarray([1j, 2j, 30j, 40j], jnp.complex64)[:, None, None, None] * jnp.ones((4, 1, 3, 4), jnp.complex64)
     positive_mask = jnp.zeros((4, 3, 4)).at[:2].set(0.2)
     np.testing.assert_allclose(false_positive_ratio(mask, positive_mask, mixture, positive, None), 0.1 / 0.25, rtol=1e-5)
 
@@ -600,11 +612,11 @@ def test_a_share_of_the_examples_stays_as_in_remix() -> None:
 
     def network(stft: jax.Array, index: jax.Array) -> jax.Array:
         inputs.append(stft)
-        return jnp.zeros((*stft.shape, 1))
+        return jnp.zeros(logits_shape(stft))
 
     taught = batch._replace(pseudo_target=PseudoTarget(100 * batch.unlabeled, jnp.float32(1)))
     objective.loss(network, taught, KEY, hyperparameters(objective), None)
-    as_remix = np.isclose(inputs[0], batch.unlabeled + batch.positive, rtol=1e-5).all((1, 2))
+    as_remix = np.isclose(inputs[0], batch.unlabeled + batch.positive, rtol=1e-5).all((1, 2, 3))
     assert 0.22 < as_remix.mean() < 0.28
     # All of them: the loss of `remix`, with its labels.
     everything = objective.loss(network, taught, KEY, hyperparameters(objective, mixture_share=1.0), None)
@@ -703,6 +715,66 @@ def test_every_number_of_an_objective_is_a_hyperparameter(config: Any) -> None:
     assert set(make_objective(config).hyperparameters) == numbers
 
 
+# Beside every objective, one whose teacher is there from the first step and finds target-free mixtures.
+WITH_TEACHER = BootstrapConfig(remix_steps=0, empty_share=1.0, max_false_positive_ratio=10.0)
+every_objective_and_a_teacher = pytest.mark.parametrize("config", [*CONFIGS, WITH_TEACHER], ids=str)
+
+
+def with_channels(batch: Batch, change: Callable[[jax.Array], jax.Array]) -> Batch:
+    """A batch with all of its STFTs changed."""
+    assert batch.target is not None
+    return batch._replace(unlabeled=change(batch.unlabeled), positive=change(batch.positive), target=change(batch.target))
+
+
+@functools.lru_cache
+def training_step(config: Any) -> Callable[[Batch], dict[str, Any]]:
+    """Batch to all that comes out of a step, with gains, shifts and marks, and logits that depend on magnitudes."""
+    objective = make_objective(config)
+    augmented = {"gain_db": 6.0, "shift_semitones": 12.0, "positive_gain_db": -2.0}
+    values = hyperparameters(objective, **{name: augmented[name] for name in set(augmented) & set(objective.hyperparameters)})
+    offsets = jnp.linspace(-1.0, 1.0, 4 * objective.num_outputs).reshape(1, 1, 4, -1)
+
+    def network(offsets: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return lambda stft, index: offsets - jnp.log(magnitude(stft))[..., None]
+
+    @jax.jit
+    def run(batch: Batch) -> dict[str, Any]:
+        leveled = objective.level(batch._replace(marked=batch.example_index % 2 == 0), values)
+        state, prepared, metrics = objective.prepare(objective.init_state(), leveled, network(offsets), values, KEY, None)
+
+        def loss(offsets: jax.Array) -> tuple[jax.Array, Loss]:
+            result = objective.loss(network(offsets), prepared, KEY, values, None)
+            return result.loss, result
+
+        gradient, result = jax.grad(loss, has_aux=True)(offsets)
+        return {"gradient": gradient, "result": result, "state": state, "metrics": metrics}
+
+    return run
+
+
+@every_objective_and_a_teacher
+def test_channels_that_are_alike_are_as_good_as_one(config: Any) -> None:
+    """Levels are means over channels, and nothing is drawn for each; phases between channels do not matter."""
+    step, batch = training_step(config), make_batch(16)
+    one = step(batch)
+    assert bool(jnp.all(one["gradient"] != 0))
+    if config is WITH_TEACHER:
+        assert 0 < float(one["metrics"]["empty_mixtures"]) < 1
+    for phase in (1, 1j):
+        two = step(with_channels(batch, lambda stft, phase=phase: jnp.concatenate([stft, phase * stft], axis=1)))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), two, one)
+
+
+@every_objective_and_a_teacher
+def test_the_order_of_the_channels_does_not_matter(config: Any) -> None:
+    step, batch = training_step(config), make_batch(16, channels=2)
+    both, swapped = step(batch), step(with_channels(batch, lambda stft: stft[:, ::-1]))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), swapped, both)
+    # Both of them count.
+    first = step(with_channels(batch, lambda stft: stft[:, :1]))
+    assert not np.isclose(first["result"].loss, both["result"].loss, rtol=1e-4)
+
+
 def test_mask_fn_is_network_and_mask_without_dropout() -> None:
     config = Config(model=PatchCNNConfig(channels=2, blocks=0, dropout_rate=0.5), objective=RemixConfig(label_frequency=0.7))
     network, stft = make_network(config, 1), make_batch(3).unlabeled
@@ -710,4 +782,4 @@ def test_mask_fn_is_network_and_mask_without_dropout() -> None:
     mask = jax.jit(make_mask_fn(config))(variables, stft)
     logits = network.apply(variables, stft, train=False)[..., 0]
     np.testing.assert_allclose(mask, np.asarray(jax.nn.sigmoid(-logits)), atol=1e-6)
-    assert mask.shape == stft.shape
+    assert mask.shape == logits_shape(stft)[:-1]

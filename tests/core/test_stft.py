@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.config import PatchSpec, Window
-from jaxpu.core.stft import istft, stft
+from jaxpu.core.stft import istft, magnitude, stft
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -120,3 +120,18 @@ def test_gradient_with_respect_to_a_mask_is_finite_where_the_input_is_silent() -
     gradient = jax.grad(loss)(jnp.full(spectrum.shape, 0.5))
     assert bool(jnp.all(jnp.isfinite(gradient)))
     assert float(jnp.abs(gradient).max()) > 0
+
+
+def test_magnitude_of_one_channel_is_the_absolute_value() -> None:
+    spectrum = jnp.asarray(noise(3, 1, 5, 7) + 1j * noise(3, 1, 5, 7, seed=1)).at[0, 0, 0, 0].set(0)
+    assert magnitude(spectrum).dtype == jnp.float32
+    np.testing.assert_allclose(magnitude(spectrum), np.abs(spectrum[:, 0]), rtol=1e-6)
+
+
+def test_magnitude_of_two_channels_by_hand() -> None:
+    # Two frames of two bins.  Powers are 25 and 1, 0 and 4; 2 and 2 in opposite phases, and silence.
+    left, right = [[3 + 4j, 0], [1 + 1j, 0]], [[1j, 2], [-1 - 1j, 0]]
+    spectrum = jnp.asarray([left, right], jnp.complex64)
+    expected = np.sqrt([[13, 2], [2, 0]])
+    np.testing.assert_allclose(magnitude(spectrum), expected, rtol=1e-6)
+    np.testing.assert_allclose(magnitude(jnp.stack([spectrum, 2 * spectrum])), [expected, 2 * expected], rtol=1e-6)

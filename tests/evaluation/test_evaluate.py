@@ -23,7 +23,7 @@ from jaxpu.config import Config, PatchCNNConfig, SupervisedConfig
 from jaxpu.core.network import TrainedModel
 from jaxpu.core.step import init_state, separation_variables
 from jaxpu.evaluation import workers
-from jaxpu.evaluation.baselines import baseline_targets, fixed_mask_sums, oracle_masks, solve_fixed_mask
+from jaxpu.evaluation.baselines import baseline_targets, fixed_mask_sums, oracle_masks, solve_fixed_mask, track_stft
 from jaxpu.evaluation.evaluate import EvaluationError, EvaluationOptions, evaluate, evaluate_separator, format_table
 from jaxpu.evaluation.scoring import score_track
 
@@ -202,10 +202,9 @@ def test_the_stft_of_the_masks_is_the_models():
     import jax.numpy as jnp
 
     from jaxpu.core.stft import stft
-    from jaxpu.evaluation.baselines import _stft
 
     signal = noise(19, 1.0, 1)[0, : 60 * PATCH.hop_length].astype(np.float32)
-    np.testing.assert_allclose(_stft(signal, RATE, PATCH), stft(jnp.asarray(signal), PATCH), atol=1e-3)
+    np.testing.assert_allclose(track_stft(signal, RATE, PATCH), stft(jnp.asarray(signal), PATCH), atol=1e-3)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from data_pipeline.activity import chunk_energies, gated_level
 from data_pipeline.audio import read_blocks
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import AudioError
-from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig
+from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig, UNetConfig
 from jaxpu.config.networks import ModelConfig
 from jaxpu.core.network import TrainedModel, make_mask_fn, variable_shapes
 from jaxpu.core.stft import istft, stft
@@ -38,11 +38,12 @@ def make_trained_model(*, objective: Any = None, network: ModelConfig | None = N
     )
     rng = np.random.default_rng(1)
 
-    def parameter(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    def parameter(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
         fan_in = np.prod(shape.shape[:-1])
-        return jnp.asarray(rng.normal(0, 3 * fan_in**-0.5 if len(shape.shape) > 1 else 0.1, shape.shape), shape.dtype)
+        values = rng.normal(0, 3 * fan_in**-0.5 if len(shape.shape) > 1 else 0.1, shape.shape)
+        return jnp.asarray(np.abs(values) + 0.5 if path[-1].key in ("scale", "var") else values, shape.dtype)
 
-    return TrainedModel(config, jax.tree.map(parameter, variable_shapes(config)), {})
+    return TrainedModel(config, jax.tree_util.tree_map_with_path(parameter, variable_shapes(config)), {})
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,9 @@ def whole_fn(config: Config) -> Any:
 
     def separate_whole(variables: Any, waveform: jax.Array) -> tuple[jax.Array, jax.Array]:
         spectrum = stft(waveform, patch)
-        mask = mask_fn(variables, spectrum if patch.stereo else spectrum.mean(0, keepdims=True))
+        seen = spectrum if patch.stereo else spectrum.mean(0, keepdims=True)
+        # Recordings of one channel each, unless the network sees all channels.
+        mask = mask_fn(variables, seen[None] if config.model.sees_all_channels else seen[:, None])
         return istft(mask.astype(jnp.complex64) * spectrum, patch, waveform.shape[1]), mask
 
     return jax.jit(separate_whole)
@@ -116,6 +119,20 @@ def test_a_dilated_network_gets_the_context_it_needs() -> None:
     np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=0.4), whole(model, waveform), atol=1e-5)
 
 
+@pytest.mark.parametrize("stereo", [False, True])
+def test_a_network_that_sees_all_channels_makes_one_mask_for_them(stereo: bool) -> None:
+    model = make_trained_model(network=UNetConfig(channels=(2, 2), convolutions=1, bands_per_octave=6), stereo=stereo)
+    waveform = noise(2, RATE)
+    target = separate_waveform(model, waveform, RATE, chunk_s=0.4)
+    np.testing.assert_allclose(target, whole(model, waveform), atol=1e-5)
+    spectra = [stft(jnp.asarray(signal), model.config.data.patch)[:, 2:-2] for signal in (target, waveform)]
+    ratios = np.abs(np.asarray(spectra[0])) / np.abs(np.asarray(spectra[1]))
+    assert np.median(np.abs(ratios[0] - ratios[1])) < 0.1
+    # One channel, or more than two, are as good.
+    for channels in (waveform[:1], np.concatenate([waveform, waveform[:1]])):
+        np.testing.assert_allclose(separate_waveform(model, channels, RATE, chunk_s=0.4), whole(model, channels), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade() -> None:
     network = BandSplitRNNConfig(bands=((1000.0, 8),), channels=4, repeats=1, hidden=4, mask_hidden=8)
@@ -133,7 +150,7 @@ def test_a_network_without_bound_gets_a_second_of_context_and_a_second_of_fade()
     fade = np.sin(np.pi / 2 * (np.arange(context * hop) + 0.5) / (context * hop)) ** 2
     for number, begin in enumerate(begins):
         part = spectrum[:, begin : begin + length]
-        mask = mask_fn(model.variables, part)
+        mask = mask_fn(model.variables, part[:, None])
         assert np.std(mask) > 0.05
         target = np.asarray(istft(mask.astype(jnp.complex64) * part, model.config.data.patch, (length - 1) * hop))
         into = slice(0, 0)

@@ -404,7 +404,7 @@ def test_the_teacher_is_what_separates_at_every_step() -> None:
     logits = jnp.where(jnp.arange(batch.unlabeled.shape[-1]) < 10, 20.0, -20.0)[None, None, :, None]
 
     def separate(stft: jax.Array, index: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(logits, (*stft.shape, 1))
+        return jnp.broadcast_to(logits, (len(stft), *stft.shape[2:], 1))
 
     state, prepared, metrics = objective.prepare(objective.init_state(), batch, separate, values, jax.random.key(0), None)
     assert prepared.pseudo_target is not None
@@ -444,7 +444,7 @@ def test_the_false_positive_ratio_is_a_mean_over_the_steps_with_a_teacher() -> N
     values = {name: jnp.float32(value) for name, value in objective.hyperparameters.items()}
 
     def prepare(state: Any, seed: int) -> tuple[Any, float]:
-        logits = jnp.asarray(np.random.default_rng(seed).standard_normal((16, *batch.unlabeled.shape[1:], 1)), jnp.float32)
+        logits = jnp.asarray(np.random.default_rng(seed).standard_normal((16, *batch.unlabeled.shape[2:], 1)), jnp.float32)
         state, _, metrics = objective.prepare(state, batch, lambda stft, index: logits, values, jax.random.key(0), None)
         return state, float(metrics["false_positive_ratio"])
 
@@ -535,3 +535,34 @@ def test_many_hyperparameters_at_once_equal_runs_alone() -> None:
     alone = stack([run(step, each) for each in states])
     assert together[1]["clamped"].tolist() == [0, 0, 1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together, alone)
+
+
+TOO_LARGE = """
+import json, resource, sys
+from pathlib import Path
+from jaxpu.config_files import from_json
+from jaxpu.training.loop import train
+from jaxpu.training.run import TrainingError
+resource.setrlimit(resource.RLIMIT_AS, (7 << 30, 7 << 30))
+try:
+    train(from_json(json.loads(Path(sys.argv[1]).read_text())), sys.argv[2], sys.argv[3], progress=False)
+except TrainingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory")
+def test_too_little_memory_is_told_with_the_clips_that_may_fit(data_dir: Path, tmp_path: Path) -> None:
+    """Seven gigabytes, for activations of ten: in a process of its own, whose memory the system limits."""
+    config = change(REMIX, model={"channels": 512}, batch_size=4096)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    arguments = [str(tmp_path / "config.json"), str(data_dir), str(tmp_path / "run")]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    process = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE, *arguments], capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+    assert process.stdout == (
+        "The device has too little memory for a training step of 4096 clips at once. "
+        "Add --train.clips-at-once 2048: the batch stays as it is.\n"
+    ), process.stderr

@@ -142,10 +142,10 @@ def test_more_steps_under_a_cosine_schedule_are_refused_with_the_reason(data_dir
     assert stored_config(tmp_path).train.num_steps == 4
 
 
-def test_settings_of_evaluation_may_change(data_dir: Path, tmp_path: Path) -> None:
+def test_settings_of_evaluation_and_memory_may_change(data_dir: Path, tmp_path: Path) -> None:
     train(change(patience=1, eval_every=1, learning_rate=0.3), data_dir, tmp_path, progress=False)
     stopped = load_model(tmp_path, which="last").info
-    again = change(eval_every=4, eval_batches=2, on_blank="stop", learning_rate=0.3)
+    again = change(eval_every=4, eval_batches=2, on_blank="stop", learning_rate=0.3, clips_at_once=4)
     assert train(again, data_dir, tmp_path, progress=False)["step"] == 4
     assert stored_config(tmp_path) == again
     if stopped["step"] < 4:  # Patience no longer ends it.

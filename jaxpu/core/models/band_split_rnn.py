@@ -49,7 +49,7 @@ class BandSplitRNN(nn.Module):
         """Logits of every bin.
 
         Args:
-            stft: complex64 (batch, frames, bins).
+            stft: complex64 (batch, 1, frames, bins).
             keys: unused, as nothing is random.
             train: unused.
 
@@ -58,6 +58,7 @@ class BandSplitRNN(nn.Module):
         """
         del keys, train
         config = self.config
+        stft = stft[:, 0]
         parts = jnp.stack([stft.real, stft.imag], axis=-1)  # (batch, frames, bins, 2)
         split, first = [], 0
         for group, (width, count) in enumerate(self.groups):

@@ -11,29 +11,30 @@ from jaxpu.config import PatchCNNConfig
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core.models.convolution import conv_general_dilated
 from jaxpu.core.models.initializers import torch_uniform
+from jaxpu.core.stft import magnitude
 
 LOG_FLOOR = 1e-2
 """Added to magnitudes before the logarithm; far below audible bins of signals with unit deviation."""
 
 
-def _scaled(stft: jax.Array) -> jax.Array:
+def _scaled(magnitudes: jax.Array) -> jax.Array:
     """|x| / 15, what PULSE's code computes: `torch.abs(x) ** 1/15` divides the first power by 15."""
-    return jnp.abs(stft) / 15
+    return magnitudes / 15
 
 
-def _power(stft: jax.Array) -> jax.Array:
+def _power(magnitudes: jax.Array) -> jax.Array:
     """|x|^(1/15), the power-law compression that the paper on PULSE describes (section 4.1)."""
     # The floor keeps the derivative finite where a bin is exactly zero.
-    return jnp.maximum(jnp.abs(stft), 1e-7) ** (1 / 15)
+    return jnp.maximum(magnitudes, 1e-7) ** (1 / 15)
 
 
-def _log(stft: jax.Array) -> jax.Array:
+def _log(magnitudes: jax.Array) -> jax.Array:
     """A third of the logarithm of |x| + 0.01: about zero mean and unit spread for music of unit deviation."""
-    return jnp.log(jnp.abs(stft) + LOG_FLOOR) / 3
+    return jnp.log(magnitudes + LOG_FLOOR) / 3
 
 
 FEATURES: dict[str, Callable[[jax.Array], jax.Array]] = {"scaled": _scaled, "power": _power, "log": _log}
-"""Features by name: complex64 (batch, frames, bins) to float32 of the same shape."""
+"""Features by name, functions of magnitudes: float32 of any shape to the same."""
 
 
 def channel_dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
@@ -75,7 +76,7 @@ class PatchCNN(nn.Module):
         """Logits of every bin.
 
         Args:
-            stft: complex64 (batch, frames, bins).
+            stft: complex64 (batch, 1, frames, bins).
             keys: of the examples (batch,), for dropout; None where there is none.
             train: apply dropout, and normalize by the statistics of the batch.
 
@@ -83,7 +84,7 @@ class PatchCNN(nn.Module):
             float32 (batch, frames, bins, num_outputs).
         """
         config = self.config
-        x = FEATURES[config.features](stft)[..., None].astype(self.dtype)  # (batch, frames, bins, 1)
+        x = FEATURES[config.features](magnitude(stft))[..., None].astype(self.dtype)  # (batch, frames, bins, 1)
         for layer, (channels, kernel_size, dilation) in enumerate(convolutions(config)):
             x = self._convolution(x, channels, kernel_size, dilation, f"conv_{layer}")
             x = nn.relu(x)

@@ -13,7 +13,7 @@ def with_gains(
     """Scale both signals by independent gains, uniform within plus or minus `gain_db`.
 
     Args:
-        first: complex64 (n, frames, bins).
+        first: complex64 (n, channels, frames, bins).
         second: of the same shape.
         example_index: int32 (n,).
         key: random key of the step.
@@ -21,7 +21,7 @@ def with_gains(
     """
     gains_db = _drawn_twice(example_index, key) * jnp.broadcast_to(gain_db, example_index.shape)[:, None]
     gains = (10 ** (gains_db / 20)).astype(first.dtype)
-    return first * gains[:, 0, None, None], second * gains[:, 1, None, None]
+    return first * gains[:, 0, None, None, None], second * gains[:, 1, None, None, None]
 
 
 def with_shifts(

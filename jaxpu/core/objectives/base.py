@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxpu.config import ConfigError
 from jaxpu.config.objectives import traced_fields
 from jaxpu.core import losses
+from jaxpu.core.stft import magnitude
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
-"""(stft complex64 (n, frames, bins), example_index int32 (n,)) to logits float32 (n, frames, bins, num_outputs)."""
+"""(stft complex64 (n, channels, frames, bins), example_index int32 (n,)) to logits float32 (n, frames, bins, outputs)."""
 
 Hyperparameters = dict[str, jax.Array]
 """Traced float32 scalars, so that one program serves many values, also several at once under vmap."""
@@ -25,7 +26,7 @@ class PseudoTarget(NamedTuple):
     """Targets that a teacher estimates in the unlabeled clips.
 
     Attributes:
-        estimate: complex64 (n, frames, bins); the mixtures themselves before there is a teacher.
+        estimate: complex64 (n, channels, frames, bins); the mixtures themselves before there is a teacher.
         exists: float32 scalar, 1 where there is a teacher, else 0.
     """
 
@@ -34,13 +35,13 @@ class PseudoTarget(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Decoded patches; stereo channels are examples of their own.
+    """Decoded patches.  Channels that a network sees one by one are examples of their own, with one channel.
 
     Attributes:
-        unlabeled: complex64 (n, frames, bins), STFT of mixtures.
-        positive: complex64 (n, frames, bins), STFT of target-free recordings.
-        target: complex64 (n, frames, bins), targets of the unlabeled clips, or of others for objectives with `target_tracks`;
-            None without stems.  PU objectives never read it.
+        unlabeled: complex64 (n, channels, frames, bins), STFT of mixtures.
+        positive: complex64 (n, channels, frames, bins), STFT of target-free recordings.
+        target: complex64 (n, channels, frames, bins), targets of the unlabeled clips, or of others for objectives with
+            `target_tracks`; None without stems.  PU objectives never read it.
         example_index: int32 (n,), position of each example in the global batch.
         marked: bool (n,), whether each positive is a marked passage, which has the level of the accompaniment in its song; None
             where none is.
@@ -132,7 +133,7 @@ def initial_hyperparameters(config: Any) -> dict[str, float]:
 
 def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
     """Fraction of the energy of `stft` that a mask keeps, fraction of bins in which it keeps less than half, and mean energy."""
-    energy = jnp.square(jnp.abs(stft))
+    energy = jnp.square(magnitude(stft))
     return {
         "kept_energy": losses.weighted_mean(jnp.square(mask), energy, axis_name),
         "inactive_share": losses.mean((mask < 0.5).astype(jnp.float32), axis_name),
@@ -141,8 +142,8 @@ def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> 
 
 
 def bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
-    """|x|^exponent of every bin, float32 of the STFT's shape."""
-    return (jnp.abs(stft) + WEIGHT_FLOOR) ** exponent
+    """|x|^exponent of every bin of complex64 (n, channels, frames, bins), float32 (n, frames, bins)."""
+    return (magnitude(stft) + WEIGHT_FLOOR) ** exponent
 
 
 def keep_positive(logits: jax.Array) -> jax.Array:

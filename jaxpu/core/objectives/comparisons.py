@@ -1,7 +1,6 @@
 """Objectives to compare with, which fit masks to magnitudes.  A positive logit means that the target is kept."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxpu.config import MixITConfig, NoisyTargetConfig, SupervisedConfig
@@ -18,6 +17,7 @@ from jaxpu.core.objectives.base import (
     keep_positive,
     mask_statistics,
 )
+from jaxpu.core.stft import magnitude
 
 
 def supervised(config: SupervisedConfig) -> Objective:
@@ -31,13 +31,13 @@ def supervised(config: SupervisedConfig) -> Objective:
             target, positive = with_shifts(target, positive, batch.example_index, key, hyperparameters["shift_semitones"])
             mixture = target + positive
         logits = network(mixture, 2 * batch.example_index)
-        magnitude, target_magnitude = jnp.abs(mixture), jnp.abs(target)
+        sizes, target_sizes = magnitude(mixture), magnitude(target)
         if config.loss == "signal_approximation":
-            value = losses.signal_approximation_loss(logits[..., 0], magnitude, target_magnitude, axis_name=axis_name)
+            value = losses.signal_approximation_loss(logits[..., 0], sizes, target_sizes, axis_name=axis_name)
         else:
-            ratio = target_magnitude / (target_magnitude + jnp.abs(mixture - target) + WEIGHT_FLOOR)
+            ratio = target_sizes / (target_sizes + magnitude(mixture - target) + WEIGHT_FLOOR)
             cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logits[..., 0], ratio)
-            value = losses.weighted_mean(cross_entropy, magnitude, axis_name)
+            value = losses.weighted_mean(cross_entropy, sizes, axis_name)
         return Loss(value, value, mask_statistics(keep_positive(logits), mixture, axis_name))
 
     return Objective(initial_hyperparameters(config), loss, keep_positive, needs_target=True)
@@ -54,7 +54,7 @@ def mixit(config: MixITConfig) -> Objective:
         del key
         mixture = batch.unlabeled + batch.positive
         logits = network(mixture, 2 * batch.example_index)
-        magnitudes = (jnp.abs(stft) for stft in (mixture, batch.unlabeled, batch.positive))
+        magnitudes = (magnitude(stft) for stft in (mixture, batch.unlabeled, batch.positive))
         value = losses.mixit_loss(logits, *magnitudes, minimum_over=config.minimum_over, axis_name=axis_name)
         return Loss(value, value, mask_statistics(keep_positive(logits), mixture, axis_name))
 
@@ -71,7 +71,7 @@ def noisy_target(config: NoisyTargetConfig) -> Objective:
         unlabeled, positive = with_gains(batch.unlabeled, batch.positive, batch.example_index, key, hyperparameters["gain_db"])
         remix = unlabeled + positive
         logits = network(remix, 2 * batch.example_index)
-        value = losses.signal_approximation_loss(logits[..., 0], jnp.abs(remix), jnp.abs(unlabeled), axis_name=axis_name)
+        value = losses.signal_approximation_loss(logits[..., 0], magnitude(remix), magnitude(unlabeled), axis_name=axis_name)
         return Loss(value, value, mask_statistics(keep_positive(logits), remix, axis_name))
 
     return Objective(initial_hyperparameters(config), loss, keep_positive)

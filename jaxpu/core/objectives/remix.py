@@ -29,6 +29,7 @@ from jaxpu.core.objectives.base import (
     mask_statistics,
 )
 from jaxpu.core.objectives.teacher import init_teacher, teach
+from jaxpu.core.stft import magnitude
 
 
 def remix(config: RemixConfig) -> Objective:
@@ -51,7 +52,7 @@ def bootstrap(config: BootstrapConfig) -> Objective:
             return remix_loss(network, batch, key, hyperparameters, axis_name, labels=config.labels)
         draws = jax.vmap(jax.random.uniform)(fold_in_each(jax.random.fold_in(key, 1), batch.example_index))  # (n,)
         chosen = jnp.where(draws >= hyperparameters["mixture_share"], batch.pseudo_target.exists, 0.0)
-        signal = jnp.where(chosen[:, None, None] > 0, batch.pseudo_target.estimate, batch.unlabeled)
+        signal = jnp.where(chosen[:, None, None, None] > 0, batch.pseudo_target.estimate, batch.unlabeled)
         gain_db = hyperparameters["gain_db"] + chosen * (hyperparameters["taught_gain_db"] - hyperparameters["gain_db"])
         return remix_loss(
             network,
@@ -106,7 +107,7 @@ def level(batch: Batch, hyperparameters: Hyperparameters) -> Batch:
     """Bring positives to the level of the accompaniment that is hidden in the mixtures; marked passages have it already."""
     gain = 10 ** (hyperparameters["positive_gain_db"] / 20)
     if batch.marked is not None:
-        gain = jnp.where(batch.marked[:, None, None], 1.0, gain)
+        gain = jnp.where(batch.marked[:, None, None, None], 1.0, gain)
     return batch._replace(positive=batch.positive * gain.astype(batch.positive.dtype))
 
 
@@ -153,5 +154,5 @@ def remix_loss(
 def _labels(positive: jax.Array, other: jax.Array, kind: str) -> jax.Array:
     """Labels of bins, float32: 1 where the positive is alone, and 1/2 on average where both have the same distribution."""
     if kind == "binary":
-        return (jnp.abs(positive) > jnp.abs(other)).astype(jnp.float32)
-    return jnp.abs(positive) / (jnp.abs(positive) + jnp.abs(other) + WEIGHT_FLOOR)
+        return (magnitude(positive) > magnitude(other)).astype(jnp.float32)
+    return magnitude(positive) / (magnitude(positive) + magnitude(other) + WEIGHT_FLOOR)

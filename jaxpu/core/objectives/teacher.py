@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxpu.core.losses import mean, weighted_mean
 from jaxpu.core.objectives.base import Batch, Hyperparameters, Network, PseudoTarget
+from jaxpu.core.stft import magnitude
 
 TARGET_SHARES = (0.2, 0.5)
 """Bounds of the target's share of the energy, since the levels of few recordings are uncertain."""
@@ -64,7 +65,7 @@ def teach(
         The next state; the batch with pseudo-targets, and with target-free mixtures instead of some positives; metrics.
     """
     unlabeled, positive = batch.unlabeled, batch.positive
-    newest = jnp.stack([mean(jnp.square(jnp.abs(stft)), axis_name) for stft in (unlabeled, positive)])
+    newest = jnp.stack([mean(jnp.square(magnitude(stft)), axis_name) for stft in (unlabeled, positive)])
     energies = state.energies + (newest - state.energies) / (1 + state.steps.astype(jnp.float32))
     exists = state.steps >= first_step
 
@@ -77,7 +78,7 @@ def teach(
         ratio = state.false_positive_ratio + (newest - state.false_positive_ratio) / steps_taught
         empty_share = jnp.where(ratio < hyperparameters["max_false_positive_ratio"], hyperparameters["empty_share"], 0.0)
         chosen, empty = with_empty_mixtures(mask, unlabeled, positive, batch.example_index, key, empty_share, axis_name)
-        return mask.astype(unlabeled.dtype) * unlabeled, chosen, empty, ratio
+        return mask[:, None].astype(unlabeled.dtype) * unlabeled, chosen, empty, ratio
 
     def without_teacher() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         return unlabeled, positive, jnp.float32(0), state.false_positive_ratio
@@ -109,8 +110,8 @@ def teacher_masks(
     Args:
         logits: float32 (n, frames, bins, 1) for mixtures; positive means "target inactive".
         positive_logits: the same for positives.
-        mixture: complex64 (n, frames, bins).
-        positive: complex64 (n, frames, bins), at the level that the objective expects.
+        mixture: complex64 (n, channels, frames, bins).
+        positive: complex64 (n, channels, frames, bins), at the level that the objective expects.
         energies: float32 (2,), mean energies of mixtures and of positives, E_U and E_P.
         axis_name: axis of the devices that share the batch.
 
@@ -118,10 +119,10 @@ def teacher_masks(
         The masks of the mixtures and those of the positives, with the same q and k: float32 (n, frames, bins) in [0, 1].
     """
     scores, positive_scores = jax.nn.sigmoid(logits[..., 0]), jax.nn.sigmoid(positive_logits[..., 0])
-    of_positives = _mean_by_octave(positive_scores, jnp.abs(positive), axis_name)
+    of_positives = _mean_by_octave(positive_scores, magnitude(positive), axis_name)
     share = jnp.clip(1 - energies[1] / jnp.maximum(energies[0], 1e-12), *TARGET_SHARES)
     evidence, positive_evidence = (1 - s / jnp.maximum(of_positives, 1e-7)[None, None] for s in (scores, positive_scores))
-    scale = _scale_to_share(evidence, jnp.square(jnp.abs(mixture)), share, axis_name)
+    scale = _scale_to_share(evidence, jnp.square(magnitude(mixture)), share, axis_name)
     return jnp.clip(scale * evidence, 0, 1), jnp.clip(scale * positive_evidence, 0, 1)
 
 
@@ -136,14 +137,14 @@ def false_positive_ratio(
     Args:
         mask: of the mixtures, float32 (n, frames, bins).
         positive_mask: of the positives.
-        mixture: complex64 (n, frames, bins).
-        positive: complex64 (n, frames, bins), at the level that the objective expects.
+        mixture: complex64 (n, channels, frames, bins).
+        positive: complex64 (n, channels, frames, bins), at the level that the objective expects.
         axis_name: axis of the devices that share the batch.
 
     Returns:
         float32 scalar; the numerator is a mean over clips.
     """
-    of_mixtures = weighted_mean(mask, jnp.square(jnp.abs(mixture)), axis_name)
+    of_mixtures = weighted_mean(mask, jnp.square(magnitude(mixture)), axis_name)
     return mean(_kept_energy(positive_mask, positive), axis_name) / jnp.maximum(of_mixtures, 1e-7)
 
 
@@ -163,8 +164,8 @@ def with_empty_mixtures(
 
     Args:
         mask: of the teacher for the mixtures, float32 (n, frames, bins).
-        mixture: complex64 (n, frames, bins).
-        positive: complex64 (n, frames, bins), at the level that the objective expects.
+        mixture: complex64 (n, channels, frames, bins).
+        positive: complex64 (n, channels, frames, bins), at the level that the objective expects.
         example_index: int32 (n,), position of each example in the global batch.
         key: random key of the step.
         empty_share: a mixture is target-free if its mask keeps less than this fraction of the energy that all masks keep on
@@ -172,9 +173,9 @@ def with_empty_mixtures(
         axis_name: axis of the devices that share the batch.
 
     Returns:
-        The positives, complex64 (n, frames, bins), and the fraction of the mixtures that is target-free.
+        The positives, complex64 (n, channels, frames, bins), and the fraction of the mixtures that is target-free.
     """
-    of_all = weighted_mean(mask, jnp.square(jnp.abs(mixture)), axis_name)
+    of_all = weighted_mean(mask, jnp.square(magnitude(mixture)), axis_name)
     empty = _kept_energy(mask, mixture) < empty_share * of_all  # (n,)
     if axis_name is not None:
         mixture, empty = (jax.lax.all_gather(array, axis_name, tiled=True) for array in (mixture, empty))
@@ -184,12 +185,12 @@ def with_empty_mixtures(
     ranks = jnp.floor(drawn[:, 0] * num_empty) + 1
     chosen = jnp.searchsorted(jnp.cumsum(empty.astype(jnp.float32)), ranks).clip(max=len(empty) - 1)
     replaced = drawn[:, 1] * (len(empty) + num_empty) < num_empty
-    return jnp.where(replaced[:, None, None], mixture[chosen], positive), num_empty / len(empty)
+    return jnp.where(replaced[:, None, None, None], mixture[chosen], positive), num_empty / len(empty)
 
 
 def _kept_energy(mask: jax.Array, stft: jax.Array) -> jax.Array:
     """Fraction of the energy of each clip that a mask keeps, linear in the mask: (n,)."""
-    energy = jnp.square(jnp.abs(stft))
+    energy = jnp.square(magnitude(stft))
     return jnp.sum(mask * energy, (1, 2)) / jnp.maximum(jnp.sum(energy, (1, 2)), 1e-12)
 
 
