@@ -1,13 +1,13 @@
 """A U-Net over frequency bands, of TFC-TDF blocks (Choi et al. 2020, arXiv 1912.02591).
 
-1. Bands: an octave has at most `bands_per_octave`.  Where these are wider than a bin, neighbouring bins share a band.  What the
-   network sees of a band is its logarithmic magnitude, and in stereo how much quieter the downmix is: sound that is equal in both
+1. Bands: an octave has at most `bands_per_octave`.  Where these are wider than a bin, neighbouring bins share a band.  The
+   features of a band are its logarithmic magnitude and, in stereo, how much quieter the downmix is: sound that is equal in both
    channels keeps its level there, other sound loses some.
 2. Down: a block at each level but the lowest, then a linear layer that joins pairs of bands.  So each level has half the bands of
    the one above it, and all of its frames.
 3. The lowest level is a block alone.
 4. Up: a linear layer that splits bands into pairs, to which the output of the level's block on the way down is added; a block.
-5. A linear layer from the channels of a band, and from what the network saw of it, to its logits, which are those of its bins.
+5. A linear layer from the channels and the features of a band to its logits, which are those of its bins.
 
 A block is a few 3x3 convolutions, then a bottleneck: two dense layers over the bands of a frame, the same for all channels, whose
 output is added to the block's.  By the bottleneck the network knows at which frequency it is.  Every layer is followed by batch
@@ -66,11 +66,11 @@ class UNet(nn.Module):
         del keys
         channels, lowest = self.config.channels, len(self.config.channels) - 1
         num_bands = len(self.first_bins)
-        seen = self._seen(stft)  # (batch, frames, bands, 1 or 2)
-        # Bands of silence on top, so that their number can be halved at every level.
-        seen = jnp.pad(seen, ((0, 0), (0, 0), (0, -num_bands % 2**lowest), (0, 0)))
+        features = self._features(stft)  # (batch, frames, bands, 1 or 2)
+        # Bands of zeros on top, so that their number can be halved at every level.
+        features = jnp.pad(features, ((0, 0), (0, 0), (0, -num_bands % 2**lowest), (0, 0)))
 
-        x = self._convolution(seen, channels[0], "first", train)
+        x = self._convolution(features, channels[0], "first", train)
         before_joining = []
         for level in range(lowest):
             x = self._block(x, f"down_{level}", train)
@@ -83,12 +83,12 @@ class UNet(nn.Module):
             x = x.reshape(*x.shape[:2], 2 * x.shape[2], channels[level]) + before_joining[level]
             x = self._block(x, f"up_{level}", train)
 
-        x = nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(jnp.concatenate([x, seen], axis=-1))
+        x = nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(jnp.concatenate([x, features], axis=-1))
         widths = np.diff([*self.first_bins, stft.shape[-1]])
         return jnp.repeat(x[:, :, :num_bands].astype(jnp.float32), widths, axis=2, total_repeat_length=stft.shape[-1])
 
-    def _seen(self, stft: jax.Array) -> jax.Array:
-        """What the network sees of every band: complex64 (batch, channels, frames, bins) to (batch, frames, bands, 1 or 2)."""
+    def _features(self, stft: jax.Array) -> jax.Array:
+        """Input features of every band: complex64 (batch, channels, frames, bins) to (batch, frames, bands, 1 or 2)."""
         power = jnp.mean(jnp.square(stft.real) + jnp.square(stft.imag), axis=1)
         if not self.stereo:
             return self._log_magnitude(power)[..., None]
@@ -103,7 +103,7 @@ class UNet(nn.Module):
         band_of_bin = np.searchsorted(first_bins, np.arange(num_bins), side="right") - 1
         single = int(np.argmax(np.diff([*first_bins, num_bins, num_bins + 2]) > 1))  # bands below the first of several bins
         members = band_of_bin[single:, None] == np.arange(single, len(first_bins))
-        # A product with zeros and ones: sums over segments are slow on accelerators.
+        # A product with zeros and ones adds the bins of a band.
         shared = jnp.matmul(power[..., single:], members.astype(np.float32), precision="highest")
         bands = jnp.concatenate([power[..., :single], shared], axis=-1)
         return FEATURES["log"](jnp.sqrt(bands)).astype(self.dtype)
