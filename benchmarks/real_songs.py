@@ -43,7 +43,6 @@ WAYS = {
     "supervised, stems of the other band": "stems",
     "bootstrap, the other band without guitar": "others",
     "bootstrap, marked rests of the guitar": "marks",
-    "bootstrap, both": "both",
     "remix, the other band without guitar": "others",
     "PULSE's risk, the other band without guitar": "others",
 }
@@ -134,8 +133,8 @@ def run(work: Path, way: str, seed: int, steps: int) -> dict[str, float]:
         if material == "stems"
         else Folders(
             work / "songs",
-            work / "others" if material in ("others", "both") else None,
-            work / "labels" if material in ("marks", "both") else None,
+            work / "others" if material == "others" else None,
+            work / "labels" if material == "marks" else None,
         )
     )
     data = work / "data" / material
