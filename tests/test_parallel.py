@@ -16,7 +16,7 @@ from jax import export
 
 import jaxpu.core.step
 from data_pipeline.config import DataConfig, PatchSpec
-from jaxpu import parallel
+from jaxpu import load_config, parallel
 from jaxpu.config import (
     BandSplitRNNConfig,
     BootstrapConfig,
@@ -31,16 +31,19 @@ from jaxpu.config import (
     RemixConfig,
     SupervisedConfig,
     TrainConfig,
+    UNetConfig,
 )
 from jaxpu.config.networks import ModelConfig
 from jaxpu.core import losses
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_train_step
+from jaxpu.training.memory import batch_shapes
 
 PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtype="float32", stereo=True)
 DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
 BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")
 RNN = BandSplitRNNConfig(bands=((7600.0, 3),), channels=4, repeats=2, hidden=3, mask_hidden=5)
+UNET = UNetConfig(channels=(2, 3), convolutions=1, bottleneck=4, bands_per_octave=6)
 KEY = jax.random.key(5)
 BATCH_SIZE, NUM_STEPS = 16, 6
 
@@ -96,7 +99,7 @@ def eight_devices() -> None:
 CASES: dict[str, tuple[Config, float | None]] = {
     "pu-sgd": (make_config(PUConfig(gamma=0.5), DROPOUT), 0.5),
     "pu-clipped-adam": (make_config(PUConfig(gamma=0.5), DROPOUT, gradient_clip=0.02, ema_decay=0.9), None),
-    "remix-norm-sgd": (make_config(RemixConfig(), BATCH_NORM), 0.05),
+    "remix-norm-unet-sgd": (make_config(RemixConfig(), UNET), 0.05),
     "bootstrap-norm-sgd": (
         make_config(
             BootstrapConfig(remix_steps=3, empty_share=0.9, max_false_positive_ratio=10.0, labels="binary"),
@@ -146,7 +149,7 @@ def start(case: str, **hyperparameters: float) -> TrainState:
             for case in (
                 ("pu-clipped-adam", 0.0, {"class_prior": 0.2}, 1.0),
                 ("pu-clipped-adam", 1.0, {"class_prior": 0.9}, 4.0),
-                ("remix-norm-sgd", None, {}, 1.0),
+                ("remix-norm-unet-sgd", None, {}, 1.0),
                 ("bootstrap-norm-sgd", None, {}, 1.0),
                 ("supervised-norm-sgd", None, {}, 1.0),
                 ("remix-norm-rnn-sgd", None, {}, 1.0),
@@ -311,6 +314,18 @@ def test_the_train_step_lowers_for_every_platform_in_its_own_form(
         # Without dilation by phases; with a loop over examples where their gradients are matrix products.
         assert ("rhs_dilate = [4, 4]" in program) == (form != "phases")
         assert ("stablehlo.while" in program) == (form == "gradient_by_example" or isinstance(objective, BootstrapConfig))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("platform", "form"), [("cuda", "phases"), ("tpu", "xla")])
+def test_the_step_of_full_size_lowers_for_accelerators(platform: str, form: Any) -> None:
+    config = load_config("musdb18")
+    state, key = jax.eval_shape(lambda: (init_state(config), KEY))
+    step = jax.jit(make_train_step(config, form))
+    exported = export.export(step, platforms=[platform])(state, batch_shapes(config), key)
+    assert exported.platforms == (platform,)
+    assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 1e7
+    assert "bf16" in exported.mlir_module()
 
 
 def test_the_shell_resolves_the_form_from_the_devices() -> None:

@@ -6,6 +6,7 @@ from jaxpu.artifacts.archive import PROGRAM_FILE
 from jaxpu.artifacts.info import model_rows
 from jaxpu.config import Config
 from jaxpu.config_files import from_json
+from jaxpu.core import band_above
 
 _CARD = """\
 # {target}: a separation model of jaxpu
@@ -33,7 +34,7 @@ without it{stems}.
 
 ## Limits
 
-- It works at {rate} Hz: everything above {nyquist:g} kHz goes to the accompaniment.
+- It works at {rate} Hz. {above}
 - {channels}
 - It has not been measured on kinds of recordings other than those of its training data and of its scores above.
 """
@@ -116,7 +117,7 @@ def card(document: dict[str, Any], *, program: bool) -> str:
         table="\n".join(f"| {label} | {text} |" for label, text in rows),
         scores=_score_table(document["scores"]),
         rate=patch.sample_rate,
-        nyquist=patch.sample_rate / 2000,
+        above=band_above.in_words(patch.sample_rate),
         channels=channels,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import PatchSpec
+from jaxpu.core.band_above import with_band_above
 
 FloatArray = npt.NDArray[np.floating[Any]]
 ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
@@ -77,8 +78,8 @@ def baseline_targets(
 ) -> dict[str, FloatArray]:
     """Estimate the target by every baseline: (channels, samples) by name.
 
-    Masks work as a model does: at the rate and STFT of `patch`, from single channels or the downmix; the estimates have the
-    track's rate.
+    Masks work as a model does: at the rate and STFT of `patch`, from single channels or the downmix.  The estimates have the
+    track's rate, and above the band of `patch` what `jaxpu.core.band_above` gives a model.
 
     Args:
         reference: (channels, samples) for "target" and "accompaniment".
@@ -93,13 +94,21 @@ def baseline_targets(
         reference[name] if patch.stereo else np.broadcast_to(reference[name].mean(0), mixture.shape)
         for name in ("target", "accompaniment")
     ]
+    heard = np.zeros_like(mixture)
     for channel in range(len(mixture)):
         spectrum = track_stft(mixture[channel], sample_rate, patch)
+        heard[channel] = track_istft(spectrum, sample_rate, patch, mixture.shape[1])
         masks = oracle_masks(*(track_stft(signal[channel], sample_rate, patch) for signal in seen))
         if fixed_mask is not None:
             masks[FIXED] = fixed_mask.astype(np.float32)
         for name in names:
             estimates[name][channel] = track_istft(masks[name] * spectrum, sample_rate, patch, mixture.shape[1])
+    if sample_rate > patch.sample_rate:
+        for name in names:
+            whole = with_band_above(
+                [(mixture, heard, estimates[name])], sample_rate, patch.sample_rate, one_mask=not patch.stereo
+            )
+            estimates[name] = np.concatenate([target for _, target in whole], axis=1)
     return estimates
 
 

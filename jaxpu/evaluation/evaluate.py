@@ -24,6 +24,7 @@ from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual
 from data_pipeline.tracks import Folders, Source, StemSource, Track, find_tracks
 from jaxpu import parallel
+from jaxpu.core import band_above
 from jaxpu.core.network import TrainedModel
 from jaxpu.evaluation import excerpts, workers
 from jaxpu.evaluation.baselines import MODEL, solve_fixed_mask
@@ -141,21 +142,27 @@ def evaluate_separator(
             "source": str(source.root),
             "full": options.full,
             "model": dict(info or {}),
+            "band_above": "" if info is None else _above_in_words(tracks, data),
             "excerpts": {},
         },
         path=Path(out_dir) / SCORES_FILE,
     )
     if parallel.process_index() == 0:
         table.write()  # Before the excerpts: whatever happens to those, the scores are there.
-    chosen = excerpts.choose(results.scores[MODEL], options.num_excerpts)
-    if not chosen:
-        return table
-    signals = _signals(separate, [track for track in tracks if track.name in chosen], data.target, options.progress)
-    written = parallel.of_first_process(lambda: excerpts.write(out_dir, signals))
-    table = dataclasses.replace(table, info=table.info | {"excerpts": written})
-    if parallel.process_index() == 0:
-        table.write()
+    if chosen := excerpts.choose(results.scores[MODEL], options.num_excerpts):
+        signals = _signals(separate, [track for track in tracks if track.name in chosen], data.target, options.progress)
+        written = parallel.of_first_process(lambda: excerpts.write(out_dir, signals))
+        table = dataclasses.replace(table, info=table.info | {"excerpts": written})
+        if parallel.process_index() == 0:
+            table.write()
     return table
+
+
+def _above_in_words(tracks: Sequence[Track], data: DataConfig) -> str:
+    """What happens above the band of a model; empty if no track has a higher rate than the model."""
+    rate = data.patch.sample_rate
+    above = any(track.mixture.sample_rate > rate for track in tracks if track.mixture)
+    return band_above.in_words(rate) if above else ""
 
 
 def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) -> None:

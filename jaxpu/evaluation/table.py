@@ -52,6 +52,7 @@ class Scores(TypedDict):
     source: str
     full: bool
     model: ScoredModel
+    band_above: NotRequired[str]
     excerpts: NotRequired[dict[str, Excerpt]]
     excluded_tracks: dict[str, str]
     methods: dict[str, Method]
@@ -229,6 +230,8 @@ def format_table(table: Table) -> str:
     lines += ["", f"Target: {target}; {rows[0].num_tracks} tracks of the split {table.info['split']}.", *READING]
     if model := table.info["model"]:
         lines.append(f"Model: {model_in_words(model)}")
+    if above := table.info.get("band_above"):
+        lines.append(above)
     lines += [f"Excluded: {name}: {reason}" for name, reason in table.excluded_tracks.items()]
     lines += [f"Failed: {name}: {reason}" for name, reason in table.failed_tracks.items()]
     if text := warning(table.residuals):

@@ -21,6 +21,7 @@ from data_pipeline.audio import AudioInfo
 from data_pipeline.errors import AudioError, failure, printable
 from data_pipeline.progress import progress_bar, say_once
 from jaxpu.config import Config
+from jaxpu.core import band_above
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.exact_sum import quantized, summable
 from jaxpu.separation.inputs import find_inputs
@@ -268,6 +269,7 @@ def separate(
     report = SeparationReport({}, found.failed)
     if progress and found.lines:
         print(*map(printable, found.lines), sep="\n", file=sys.stderr)
+    model_rate = model.config.data.patch.sample_rate
     durations = {path: _duration_s(path) for path in found.folders}
     total = sum(durations.values())
     with progress_bar(total, "separate", show=progress, unit_scale=True, bar_format=_BAR_FORMAT) as bar:
@@ -276,6 +278,8 @@ def separate(
             bar.set_postfix_str(path.name, refresh=False)
             try:
                 rate = audio.probe(path).sample_rate
+                if progress and rate > model_rate:
+                    say_once(band_above.in_words(model_rate))
                 report.written[path] = separate_file(
                     model,
                     path,
@@ -319,30 +323,53 @@ def separated_blocks(
     """
     if not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
-    patch = model.config.data.patch
-    mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, patch.sample_rate))
+    config, rate = model.config, model.config.data.patch.sample_rate
+    mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, rate))
     mixtures, blocks = itertools.tee(read())  # Keeps the samples between the two: a chunk and a bit.
-    blocks = audio.resample_blocks(blocks, sample_rate, patch.sample_rate)
+    heard, blocks = itertools.tee(audio.resample_blocks(blocks, sample_rate, rate))
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
     blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))
-    blocks = audio.resample_blocks(blocks, patch.sample_rate, sample_rate)
-    target: np.ndarray | None = None
+    targets = _Samples(audio.resample_blocks(blocks, rate, sample_rate))
+    separated: Iterator[tuple[np.ndarray, np.ndarray]]
+    if sample_rate <= rate:
+        del heard  # Else it would keep the whole recording.
+        separated = ((mixture, targets.take(mixture)) for mixture in mixtures)
+    else:
+        low = _Samples(audio.resample_blocks(heard, rate, sample_rate))
+        separated = band_above.with_band_above(
+            ((mixture, low.take(mixture), targets.take(mixture)) for mixture in mixtures),
+            sample_rate,
+            rate,
+            one_mask=config.model.sees_all_channels or not config.data.patch.stereo,
+        )
     position = 0
-    for mixture in mixtures:
-        while target is None or target.shape[1] < mixture.shape[1]:
-            # Resampling there and back may lose a sample at the end.
-            block = next(blocks, np.zeros_like(mixture))
-            target = block if target is None else np.concatenate([target, block], axis=1)
-        finite = np.isfinite(target[:, : mixture.shape[1]]).all(axis=0)
+    for mixture, target in separated:
+        finite = np.isfinite(target).all(axis=0)
         if not finite.all():
             raise AudioError(
                 f"{name}: the model makes samples that are NaN or infinite, the first at "
                 f"{(position + int(np.argmin(finite))) / sample_rate:.3f} s. Lower the recording's level if it is far above full "
                 "scale; else the model is not usable: train it again with a lower learning rate."
             )
-        yield mixture, target[:, : mixture.shape[1]]
+        yield mixture, target
         position += mixture.shape[1]
-        target = target[:, mixture.shape[1] :]
+
+
+class _Samples:
+    """A signal that comes in blocks of any length, to be taken in other lengths."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._rest: np.ndarray | None = None
+
+    def take(self, like: np.ndarray) -> np.ndarray:
+        """The next samples, (channels, samples) of the shape of `like`.  Resampling there and back may lose one at the end: 0."""
+        num_samples = like.shape[1]
+        rest = like[:, :0] if self._rest is None else self._rest
+        while rest.shape[1] < num_samples:
+            rest = np.concatenate([rest, next(self._blocks, np.zeros_like(like))], axis=1)
+        self._rest = rest[:, num_samples:]
+        return rest[:, :num_samples]
 
 
 def _level(model: TrainedModel, signal: Blocks) -> tuple[float, float]:

@@ -185,7 +185,7 @@ def test_the_card_tells_what_is_known_and_what_is_not(packed: Path, tmp_path: Pa
         "stems were used for supervised training",
         "| trained | 60 of 70 steps |",
         "| model | 7 | 4.20 | 5.04 | unknown |",
-        "It works at 8000 Hz: everything above 4 kHz",
+        "It works at 8000 Hz. Above 4 kHz, where the model's masks end, every moment has one gain",
     ):
         assert text in card
     assert not re.search(r"[{}]|None", card)

@@ -177,6 +177,30 @@ def test_baselines_have_the_length_of_the_mixture_at_any_rate(rate):
     assert {estimate.shape for estimate in estimates.values()} == {target.shape}
 
 
+def test_above_the_band_oracle_masks_work_as_a_model_does():
+    rate = 2 * RATE
+    time = np.arange(2 * rate) / rate
+    low, high = np.sin(2 * np.pi * 0.45 * RATE * time)[None], np.sin(2 * np.pi * 0.8 * RATE * time)[None]
+    sounds = np.where(time < 1, 1.0, 0.0)
+    target, accompaniment = sounds * (low + high), (1 - sounds) * (low + high)
+    estimates = baseline_targets(pair(target, accompaniment), target + accompaniment, rate, PATCH, None)
+    steady = slice(rate // 4, 3 * rate // 4)
+    for name in ("oracle ratio mask", "oracle binary mask"):
+        np.testing.assert_allclose(estimates[name][:, steady], target[:, steady], atol=0.02)
+        np.testing.assert_allclose(estimates[name][:, rate:][:, steady], 0, atol=0.02)
+
+
+def test_tables_say_what_happens_above_the_band(tmp_path):
+    root = synthesize(
+        tmp_path / "corpus", num_train=0, num_test=1, seconds=4.0, sample_rate=2 * RATE, num_workers=1, progress=False
+    )
+    for info, said in (({"step": 1, "uses_stems": []}, True), (None, False)):
+        table = evaluate_separator(halve, DATA, Musdb18HQ(root), tmp_path / "scores", MODEL_ALONE, info=info)
+        assert (f"Above {RATE / 2000:g} kHz" in format_table(table)) == said
+        assert max(map(len, format_table(table).splitlines())) <= 130
+        assert json.loads((tmp_path / "scores" / "scores.json").read_text())["band_above"].startswith("Above" if said else "")
+
+
 def test_oracle_masks_are_as_good_at_the_end_as_before():
     patch = dataclasses.replace(PATCH, hop_length=PATCH.n_fft // 2)
     for length in range(RATE, RATE + patch.hop_length, 37):

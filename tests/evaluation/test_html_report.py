@@ -342,10 +342,13 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
 def test_runs_without_excerpts_and_without_a_log(browser, corpus, tmp_path):
     run = tmp_path / "silent"
     evaluate_drums(corpus, run / "evaluation", baselines=False)
+    scores = run / "evaluation" / "scores.json"
+    scores.write_text(json.dumps(json.loads(scores.read_text()) | {"band_above": "Above 4 kHz, one gain."}))
     write_comparison([run, run], tmp_path / "page.html", progress=False)
     open_page(browser, tmp_path / "page.html")
     text = browser.find_element(By.CSS_SELECTOR, "body").text
     assert text.count(f"{run} has no excerpts: jaxpu evaluate {run} CORPUS --report writes them.") == 2
     assert "B − A: SI-SDR improvement +0.00 dB" in text
+    assert text.count("Above 4 kHz, one gain.") == 1
     headings = [heading.text for heading in browser.find_elements(By.CSS_SELECTOR, "h2")]
     assert headings == ["Scores", "Songs", "Listen and look"]

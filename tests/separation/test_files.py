@@ -411,17 +411,32 @@ def test_output_has_rate_channels_and_length_of_the_input(
         assert (info.samplerate, info.channels, info.frames) == (sample_rate, num_channels, num_samples)
 
 
-def test_a_resampled_target_stays_aligned_and_frequencies_above_the_models_are_accompaniment() -> None:
-    # A mask that keeps everything: a supervised network whose only parameter that is not zero is the bias of its output.
+@pytest.mark.parametrize(("bias", "above"), [(30.0, 1.0), (0.0, 0.25)])
+def test_a_resampled_target_stays_aligned_and_above_the_band_the_mask_counts_squared(bias: float, above: float) -> None:
+    # The same mask everywhere: a supervised network whose only parameter that is not zero is the bias of its output.
     model = make_trained_model(level="recording")
     variables = jax.tree.map(jnp.zeros_like, model.variables)
-    variables["params"]["output"]["bias"] += 30
+    variables["params"]["output"]["bias"] += bias
     model = TrainedModel(model.config, variables, {})
     time = np.arange(3 * 44_100) / 44_100
-    low, high = (0.3 * np.sin(2 * np.pi * frequency * time + 1).astype(np.float32)[None] for frequency in (3000, 12_000))
-    target = separate_waveform(model, low + high, 44_100, chunk_s=0.5)
-    middle = slice(2000, -2000)
-    np.testing.assert_allclose(target[:, middle], low[:, middle], atol=2e-4)
+    nyquist = model.config.data.patch.sample_rate / 2
+    frequencies = (0.4 * nyquist, 0.85 * nyquist, 2.5 * nyquist)
+    *low, high = (0.2 * np.sin(2 * np.pi * frequency * time + 1).astype(np.float32)[None] for frequency in frequencies)
+    target = separate_waveform(model, sum(low) + high, 44_100, chunk_s=0.5)
+    middle = slice(4000, -4000)
+    np.testing.assert_allclose(target[:, middle], (np.sqrt(above) * sum(low) + above * high)[:, middle], atol=5e-4)
+
+
+def test_what_happens_above_the_band_is_said_once(
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = model.config.data.patch.sample_rate
+    for name, each in (("low", rate), ("high", 2 * rate), ("higher", 3 * rate)):
+        write(tmp_path / f"{name}.wav", noise(1, each), each, "PCM_16")
+    separate(model, [tmp_path / "low.wav"], tmp_path / "out")
+    assert "every moment has one gain" not in capsys.readouterr().err
+    separate(model, [tmp_path / "high.wav", tmp_path / "higher.wav"], tmp_path / "out")
+    assert capsys.readouterr().err.count(f"Above {rate / 2000:g} kHz, where the model's masks end, every moment has one") == 1
 
 
 def test_formats_in_and_out(model: TrainedModel, tmp_path: Path) -> None:
