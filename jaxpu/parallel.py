@@ -183,12 +183,11 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
 
 
 def spread(state: Any) -> Any:
-    """Copy a state to all devices of this process, where several processes work together.
+    """Copy a state to all devices of this process, as a step leaves it.
 
-    pmap would do so itself, but frees a donated state too early (jax 0.10).
+    pmap would do so itself, but compile again for the second step, whose state is spread already; and where several processes
+    work together it would free a donated state too early (jax 0.10).
     """
-    if jax.process_count() == 1:
-        return state
     mesh = jax.sharding.Mesh(jax.local_devices(), AXIS)
     return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
