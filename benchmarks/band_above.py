@@ -22,8 +22,7 @@ from data_pipeline.files import write_text
 from data_pipeline.progress import progress_bar
 from data_pipeline.stem_folders import find_songs
 from data_pipeline.tracks import Musdb18HQ, Track, find_tracks
-from jaxpu.core.band_above import with_band_above
-from jaxpu.evaluation.baselines import track_istft, track_stft
+from jaxpu.evaluation.baselines import track_istft, track_stft, with_band_above
 from jaxpu.evaluation.scoring import score_track
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,17 +94,17 @@ def _improvements(target: Waveform, mixture: Waveform, song_rate: int, rate: int
     patch = PatchSpec(sample_rate=rate, n_fft=1024, win_length=1024, hop_length=512, clip_samples=1024, window="hann")
     magnitudes = [np.abs(track_stft(signal.mean(0), song_rate, patch)) for signal in (target, mixture - target)]
     mask = magnitudes[0] / np.maximum(sum(magnitudes), 1e-9)
-    spectra = [track_stft(channel, song_rate, patch) for channel in mixture]
-    heard, estimate = (
-        np.stack([track_istft(factor * spectrum, song_rate, patch, mixture.shape[1]) for spectrum in spectra])
+    spectra, length = [track_stft(channel, song_rate, patch) for channel in mixture], -(-mixture.shape[1] * rate // song_rate)
+    low_mixture, low_target = (
+        np.stack([track_istft(factor * spectrum, rate, patch, length) for spectrum in spectra])
         for factor in (np.float32(1), mask)
     )
+    alone = np.stack([track_istft(mask * spectrum, song_rate, patch, mixture.shape[1]) for spectrum in spectra])
     reference = {"target": target, "accompaniment": mixture - target}
     for rule, power in RULES.items():
-        whole = estimate
+        whole = alone
         if power is not None:
-            blocks = with_band_above([(mixture, heard, estimate)], song_rate, rate, one_mask=True, power=power)
-            whole = np.concatenate([block for _, block in blocks], axis=1)
+            whole = with_band_above(mixture, song_rate, low_mixture, low_target, rate, one_mask=True, power=power)
         yield rule, score_track(reference, {"target": whole, "accompaniment": mixture - whole}, song_rate).si_sdr_improvement
 
 

@@ -26,72 +26,93 @@ def in_words(model_rate: int) -> str:
     return f"Above {upper}, where the model's masks end, every moment has one gain: the square of the mask just below."
 
 
-def with_band_above(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    sample_rate: int,
-    model_rate: int,
-    *,
-    one_mask: bool,
-    power: float = 2.0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Add to a target what lies above the band of the model, in constant memory.
+class BandAbove:
+    """Gains of the moments of one recording, in constant memory.
+
+    With the recording x and the target y at the model's rate, and gains g, the target at the recording's rate is g * recording +
+    resampled(y - g * x): y in the band of the model, and g * recording above.
 
     Args:
-        blocks: consecutive blocks of the recording, of the recording up to the band of the model, and of the target:
-            float32 (channels, samples) each.
-        sample_rate: of the blocks, in Hz.
-        model_rate: of the model, in Hz; lower.
+        model_rate: of the model, in Hz.
         one_mask: whether all channels share a mask, and so a gain.
         power: exponent of the mask.
-
-    Yields:
-        A block of the recording and its target, float32 (channels, samples) each; in all as many samples as came in.
     """
-    hop = max(round(HOP_S * sample_rate), 1)
-    window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
-    frequencies = np.fft.rfftfreq(2 * hop, 1 / sample_rate)
-    top = slice(
-        int(np.argmax(frequencies >= model_rate / 2 * 2**-TOP_OCTAVES)), int(np.argmax(frequencies >= LIMIT * model_rate / 2)) + 1
-    )
-    buffer: np.ndarray | None = None  # (3, channels, samples), from a hop before the first sample that is not final.
-    for block in itertools.chain(blocks, [None]):
-        if block is not None:
-            stacked = np.stack(block)
-            buffer = np.concatenate(
-                [np.zeros((*stacked.shape[:2], hop), np.float32) if buffer is None else buffer, stacked], axis=2
-            )
-            num_final = None
-        elif buffer is None:
-            return
-        else:
-            num_final = buffer.shape[2] - hop
-            buffer = np.pad(buffer, ((0, 0), (0, 0), (0, hop + -num_final % hop + hop)))
-        num_gains = buffer.shape[2] // hop - 1
-        if num_gains < 2:
-            continue
-        gains = _gains(buffer[1:, :, : (num_gains + 1) * hop], hop, window, top, one_mask=one_mask) ** power
-        ramp = np.arange(hop, dtype=np.float32) / hop
-        curve = (gains[:, :-1, None] * (1 - ramp) + gains[:, 1:, None] * ramp).reshape(len(gains), -1)[:, :num_final]
-        mixture, heard, target = buffer[:, :, hop : hop + curve.shape[1]]
-        yield mixture, target + curve * (mixture - heard)
-        buffer = buffer[:, :, (num_gains - 1) * hop :]
 
+    def __init__(self, model_rate: int, *, one_mask: bool, power: float = 2.0) -> None:
+        self._rate, self._one_mask, self._power = model_rate, one_mask, power
+        self._hop = max(round(HOP_S * model_rate), 1)
+        self._window = np.hanning(2 * self._hop + 1)[:-1].astype(np.float32)
+        frequencies = np.fft.rfftfreq(2 * self._hop, 0.5)  # The model's upper limit is 1.
+        low, high = np.searchsorted(frequencies, [2**-TOP_OCTAVES, LIMIT])
+        self._top = slice(int(low), int(high) + 1)
+        self._gains: np.ndarray | None = None  # (channels or 1, hops)
+        self._first = 0  # hop of the first of them
 
-def _gains(pair: np.ndarray, hop: int, window: np.ndarray, top: slice, *, one_mask: bool) -> np.ndarray:
-    """The mask of a band at the ends of hops, by least squares: float32 (channels or 1, hops - 1), from 0 to 1.
+    def differences(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+        """Measure the gains g, and yield y - g * x.
 
-    Args:
-        pair: float32 (2, channels, hops * hop), the recording and the target.
-        hop: samples between two gains.
-        window: float32 (2 * hop,).
-        top: bins of the band.
-        one_mask: whether all channels share a gain.
-    """
-    frames = np.lib.stride_tricks.sliding_window_view(pair, 2 * hop, axis=2)[:, :, ::hop] * window
-    mixture, target = np.fft.rfft(frames)[..., top]
-    products = np.sum(mixture.real * target.real + mixture.imag * target.imag, axis=-1, dtype=np.float64)
-    energies = np.sum(np.abs(mixture) ** 2, axis=-1, dtype=np.float64)
-    if one_mask:
-        products, energies = products.sum(0, keepdims=True), energies.sum(0, keepdims=True)
-    gains = np.divide(products, energies, out=np.zeros_like(products), where=energies > 0)
-    return np.clip(gains, 0, 1).astype(np.float32)
+        Args:
+            pairs: consecutive blocks x of the recording and y of the target at the model's rate, float32 (channels, samples).
+
+        Yields:
+            float32 (channels, any number), in all as many samples as came in.
+        """
+        hop = self._hop
+        buffer: np.ndarray | None = None  # (2, channels, samples), from a hop before the first sample to come.
+        for pair in itertools.chain(pairs, [None]):
+            num_left = None
+            if pair is not None:
+                stacked = np.stack(pair)
+                before = np.zeros((*stacked.shape[:2], hop), np.float32) if buffer is None else buffer
+                buffer = np.concatenate([before, stacked], axis=2)
+            elif buffer is not None:
+                num_left = buffer.shape[2] - hop
+                buffer = np.pad(buffer, ((0, 0), (0, 0), (0, hop + -num_left % hop + hop)))
+            if buffer is None or buffer.shape[2] < 3 * hop:
+                continue
+            num_gains = buffer.shape[2] // hop - 1
+            gains = self._measure(buffer[:, :, : (num_gains + 1) * hop])
+            self._keep(gains, first=self._gains is None)
+            ramp = np.arange(hop, dtype=np.float32) / hop
+            curve = (gains[:, :-1, None] * (1 - ramp) + gains[:, 1:, None] * ramp).reshape(len(gains), -1)[:, :num_left]
+            recording, target = buffer[:, :, hop : hop + curve.shape[1]]
+            yield target - curve * recording
+            buffer = buffer[:, :, (num_gains - 1) * hop :]
+
+    def at(self, begin: int, num_samples: int, sample_rate: int) -> np.ndarray:
+        """The gains of samples at the recording's rate; they begin no earlier than those of the call before.
+
+        Args:
+            begin: index of the first sample.
+            num_samples: number of samples, for which `differences` has measured the gains.
+            sample_rate: of the recording, in Hz.
+
+        Returns:
+            float32 (channels or 1, samples).
+        """
+        if self._gains is None:
+            return np.zeros((1, num_samples), np.float32)
+        hops = (begin + np.arange(num_samples)) * (self._rate / (sample_rate * self._hop))
+        passed = min(int(hops[0]) - self._first, self._gains.shape[1] - 1) if num_samples else 0
+        self._gains, self._first = self._gains[:, passed:], self._first + passed
+        known = self._first + np.arange(self._gains.shape[1])
+        return np.stack([np.interp(hops, known, gains) for gains in self._gains]).astype(np.float32)
+
+    def _keep(self, gains: np.ndarray, *, first: bool) -> None:
+        """Append gains, of which the first is the last one before."""
+        self._gains = gains if first or self._gains is None else np.concatenate([self._gains, gains[:, 1:]], axis=1)
+
+    def _measure(self, pair: np.ndarray) -> np.ndarray:
+        """The gains at the ends of hops, by least squares: float32 (channels or 1, hops - 1), from 0 to 1.
+
+        Args:
+            pair: float32 (2, channels, hops * hop), the recording and the target.
+        """
+        frames = np.lib.stride_tricks.sliding_window_view(pair, 2 * self._hop, axis=2)[:, :, :: self._hop] * self._window
+        recording, target = np.fft.rfft(frames)[..., self._top]
+        products = np.sum(recording.real * target.real + recording.imag * target.imag, axis=-1, dtype=np.float64)
+        energies = np.sum(np.abs(recording) ** 2, axis=-1, dtype=np.float64)
+        if self._one_mask:
+            products, energies = products.sum(0, keepdims=True), energies.sum(0, keepdims=True)
+        masks = np.divide(products, energies, out=np.zeros_like(products), where=energies > 0)
+        return (np.clip(masks, 0, 1) ** self._power).astype(np.float32)

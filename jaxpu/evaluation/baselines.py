@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import PatchSpec
-from jaxpu.core.band_above import with_band_above
+from jaxpu.core.band_above import BandAbove
 
 FloatArray = npt.NDArray[np.floating[Any]]
 ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
@@ -89,27 +89,60 @@ def baseline_targets(
         fixed_mask: (bins,), or None to leave that baseline out.
     """
     names = [RATIO, BINARY] if fixed_mask is None else [FIXED, RATIO, BINARY]
-    estimates: dict[str, FloatArray] = {MIXTURE: mixture, **{name: np.zeros_like(mixture) for name in names}}
+    length = -(-mixture.shape[1] * patch.sample_rate // sample_rate)
+    low = {name: np.zeros((len(mixture), length), np.float32) for name in [MIXTURE, *names]}
     seen = [
         reference[name] if patch.stereo else np.broadcast_to(reference[name].mean(0), mixture.shape)
         for name in ("target", "accompaniment")
     ]
-    heard = np.zeros_like(mixture)
     for channel in range(len(mixture)):
         spectrum = track_stft(mixture[channel], sample_rate, patch)
-        heard[channel] = track_istft(spectrum, sample_rate, patch, mixture.shape[1])
         masks = oracle_masks(*(track_stft(signal[channel], sample_rate, patch) for signal in seen))
         if fixed_mask is not None:
             masks[FIXED] = fixed_mask.astype(np.float32)
-        for name in names:
-            estimates[name][channel] = track_istft(masks[name] * spectrum, sample_rate, patch, mixture.shape[1])
-    if sample_rate > patch.sample_rate:
-        for name in names:
-            whole = with_band_above(
-                [(mixture, heard, estimates[name])], sample_rate, patch.sample_rate, one_mask=not patch.stereo
-            )
-            estimates[name] = np.concatenate([target for _, target in whole], axis=1)
-    return estimates
+        for name, signal in low.items():
+            masked = spectrum if name == MIXTURE else masks[name] * spectrum
+            signal[channel] = track_istft(masked, patch.sample_rate, patch, length)
+    one_mask = not patch.stereo
+    targets = {
+        name: with_band_above(mixture, sample_rate, low[MIXTURE], low[name], patch.sample_rate, one_mask) for name in names
+    }
+    return {MIXTURE: mixture, **targets}
+
+
+def with_band_above(
+    mixture: FloatArray,
+    sample_rate: int,
+    low_mixture: FloatArray,
+    low_target: FloatArray,
+    model_rate: int,
+    one_mask: bool,
+    power: float = 2.0,
+) -> FloatArray:
+    """A target at the rate of its mixture: resampled, and with what `jaxpu.core.band_above` gives it above.
+
+    Args:
+        mixture: (channels, samples) at `sample_rate`.
+        sample_rate: in Hz.
+        low_mixture: float32 (channels, samples) at `model_rate`.
+        low_target: the target, of the shape of `low_mixture`.
+        model_rate: in Hz.
+        one_mask: whether channels share a gain.
+        power: exponent of the mask.
+
+    Returns:
+        float32 (channels, samples), of the shape of `mixture`.
+    """
+    num_samples = mixture.shape[1]
+    if sample_rate <= model_rate:
+        return _resampled(low_target, model_rate, sample_rate, num_samples)
+    above, size = BandAbove(model_rate, one_mask=one_mask, power=power), 2**17
+    blocks = (
+        (low_mixture[:, begin : begin + size], low_target[:, begin : begin + size])
+        for begin in range(0, low_target.shape[1], size)
+    )
+    difference = np.concatenate(list(above.differences(blocks)), axis=1)
+    return _resampled(difference, model_rate, sample_rate, num_samples) + above.at(0, num_samples, sample_rate) * mixture
 
 
 def _arguments(patch: PatchSpec) -> dict[str, Any]:
@@ -136,10 +169,16 @@ def track_stft(waveform: FloatArray, sample_rate: int, patch: PatchSpec) -> Comp
 def track_istft(spectrum: ComplexArray, sample_rate: int, patch: PatchSpec, num_samples: int) -> FloatArray:
     """The inverse of `track_stft`: (samples,) at the track's rate."""
     import librosa
-    import soxr
 
     length = -(-num_samples * patch.sample_rate // sample_rate)
     signal = librosa.istft(spectrum.T.astype(np.complex64), length=length, **_arguments(patch))
-    if sample_rate != patch.sample_rate:
-        signal = soxr.resample(signal, patch.sample_rate, sample_rate)
-    return np.pad(signal[:num_samples], (0, max(num_samples - len(signal), 0)))
+    return _resampled(signal[None], patch.sample_rate, sample_rate, num_samples)[0]
+
+
+def _resampled(signal: FloatArray, from_rate: int, to_rate: int, num_samples: int) -> FloatArray:
+    """(channels, any number) to (channels, num_samples): resampled, and cut or extended by zeros."""
+    import soxr
+
+    if from_rate != to_rate:
+        signal = soxr.resample(signal.T, from_rate, to_rate).T
+    return np.pad(signal[:, :num_samples], ((0, 0), (0, max(num_samples - signal.shape[1], 0))))

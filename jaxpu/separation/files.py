@@ -329,21 +329,18 @@ def separated_blocks(
     heard, blocks = itertools.tee(audio.resample_blocks(blocks, sample_rate, rate))
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
     blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))
+    above = None
+    if sample_rate > rate:
+        above = band_above.BandAbove(rate, one_mask=config.model.sees_all_channels or not config.data.patch.stereo)
+        low = _Samples(blocks)
+        blocks = above.differences((block, low.take(block)) for block in heard)
+    del heard  # Else it would keep the whole recording.
     targets = _Samples(audio.resample_blocks(blocks, rate, sample_rate))
-    separated: Iterator[tuple[np.ndarray, np.ndarray]]
-    if sample_rate <= rate:
-        del heard  # Else it would keep the whole recording.
-        separated = ((mixture, targets.take(mixture)) for mixture in mixtures)
-    else:
-        low = _Samples(audio.resample_blocks(heard, rate, sample_rate))
-        separated = band_above.with_band_above(
-            ((mixture, low.take(mixture), targets.take(mixture)) for mixture in mixtures),
-            sample_rate,
-            rate,
-            one_mask=config.model.sees_all_channels or not config.data.patch.stereo,
-        )
     position = 0
-    for mixture, target in separated:
+    for mixture in mixtures:
+        target = targets.take(mixture)
+        if above is not None:
+            target = target + above.at(position, mixture.shape[1], sample_rate) * mixture
         finite = np.isfinite(target).all(axis=0)
         if not finite.all():
             raise AudioError(
