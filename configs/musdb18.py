@@ -2,14 +2,17 @@
 
     jaxpu prepare musdb18 --musdb18hq PATH_TO_MUSDB18_HQ
     jaxpu train musdb18
-    jaxpu evaluate runs/musdb18 --musdb18hq PATH_TO_MUSDB18_HQ
+    jaxpu evaluate runs/musdb18 PATH_TO_MUSDB18_HQ
 
-Half of the songs are mixtures; the accompaniments of the other half are the recordings without the target.  Another target:
-`--data.target drums`, for both commands.
+Half of the songs are mixtures; the accompaniments of the other half are the recordings without the target.  Another target has
+folders of its own:
 
-Hardware: one to eight GPUs of 16 GB or more; all that are found are used.  A step has 32 + 32 clips of 3 s over all devices, of
-which at most 16 pass through the network of a device at once.  Memory: 0.6 GB for each of these, in float32, by XLA's analysis
-for CPUs; on GPUs not measured yet.  Time: not measured yet.
+    jaxpu prepare musdb18 --musdb18hq PATH_TO_MUSDB18_HQ --data.target drums -o data/musdb18_drums
+    jaxpu train musdb18 --data.target drums --prepared data/musdb18_drums --run runs/musdb18_drums
+
+Hardware: one, two, four or eight GPUs of 16 GB or more; all that are found are used.  A step has 32 + 32 clips of 3 s
+over all devices, of which at most 16 pass through the network of a device at once.  Memory: 0.6 GB for each of these, in float32,
+by XLA's analysis for CPUs; on GPUs not measured yet.  Time: not measured yet.
 Expected score: not measured yet.
 """
 

@@ -2,12 +2,12 @@
 
     jaxpu prepare musdb18_supervised --musdb18hq PATH_TO_MUSDB18_HQ
     jaxpu train musdb18_supervised
-    jaxpu evaluate runs/musdb18_supervised --musdb18hq PATH_TO_MUSDB18_HQ
+    jaxpu evaluate runs/musdb18_supervised PATH_TO_MUSDB18_HQ
 
 It is the upper reference of configs/musdb18.py.  The prepared data are the same: `jaxpu train musdb18_supervised --prepared
-data/musdb18` uses those.  Targets and accompaniments come from different songs, with gains of up to 10 dB.
+data/musdb18` uses those.  Targets and accompaniments are drawn from all songs independently, with gains of up to 10 dB.
 
-Hardware: as configs/musdb18.py.  Memory, time and hours: not measured yet.
+Hardware: as configs/musdb18.py.  Time: not measured yet.
 Expected score: not measured yet.
 """
 

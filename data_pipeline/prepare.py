@@ -190,6 +190,8 @@ def _is_prepared(directory: Path, whole: str, options: _Options) -> bool:
     """Whether the dataset with this fingerprint is finished.  Raises DataError if recordings are missing that must not be."""
     info = read_info(directory)
     if info is None or info.get("source_fingerprint", info["fingerprint"]) != whole:
+        if info is not None:
+            options.say(f"{directory}: holds data of other recordings or settings, to be replaced. -o DIR would keep them.")
         return False
     if not all(info["counts"][f"validation_{signal}"]["kept"] for signal in SIGNALS):
         return False  # Earlier versions held nothing out of a single recording.

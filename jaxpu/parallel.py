@@ -183,7 +183,7 @@ def over_devices(function: Callable[..., Any], *, donate_state: bool = False) ->
 
 
 def spread(state: Any) -> Any:
-    """Copy a state to all devices of this process, as a step leaves it.
+    """A state on all devices of this process, as a step leaves it.  It may share the memory of the given one, which is then lost.
 
     pmap would do so itself, but compile again for the second step, whose state is spread already; and where several processes
     work together it would free a donated state too early (jax 0.10).

@@ -39,6 +39,8 @@ without it{stems}.
 - It has not been measured on kinds of recordings other than those of its training data and of its scores above.
 """
 
+_ABOVE_A_PROGRAM = "It takes and gives this rate: what a recording has above {nyquist:g} kHz goes to the accompaniment."
+
 _USE_PARAMETERS = """\
 With jaxpu {version} or later, without unpacking the archive:
 
@@ -117,7 +119,7 @@ def card(document: dict[str, Any], *, program: bool) -> str:
         table="\n".join(f"| {label} | {text} |" for label, text in rows),
         scores=_score_table(document["scores"]),
         rate=patch.sample_rate,
-        above=band_above.in_words(patch.sample_rate),
+        above=_ABOVE_A_PROGRAM.format(nyquist=patch.sample_rate / 2000) if program else band_above.in_words(patch.sample_rate),
         channels=channels,
     )
 

@@ -38,9 +38,10 @@ class TrainConfig:
         gradient_clip: largest global norm of the gradients, or None.
         ema_decay: decay of an exponential moving average of the parameters, which is then evaluated and separates; 0 disables
             it.  `bootstrap` needs it: the average is its teacher.
-        clips_at_once: largest number of clips that pass through the network at once on a device; 0: all of them.  It bounds the
-            memory, and costs a third more time: what the backward pass needs is computed again.  The loss, and its non-negative
-            clamp, stay those of the whole batch.  Batch normalization averages over these clips alone (Hoffer et al. 2017).
+        clips_at_once: largest number of clips that pass through the network at once on a device; 0: all of them.  The parts are
+            equal, so it should divide the device's share of a batch.  It bounds the memory, and costs a third more time: what the
+            backward pass needs is computed again.  The loss, and its non-negative clamp, stay those of the whole batch.  Batch
+            normalization averages over these clips alone (Hoffer et al. 2017).
         mixed_precision: compute the network in bfloat16; parameters, STFT and losses stay in float32.
         disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
         eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.

@@ -1,8 +1,8 @@
 """The target above the band of a model, in recordings of a higher rate than the model's.  NumPy only.
 
 A model at 16 kHz makes masks up to 8 kHz.  Above, every moment of the recording is multiplied by one gain: the square of the mask
-in the third of an octave below the model's upper limit.  The square, since the masks fall toward high frequencies for targets
-that have little there, and a gain that is too low costs less than one that is too high (docs/results.md, "Above the band").
+in the third of an octave below the model's upper limit.  The square, since masks fall toward high frequencies for targets that
+have little there: for them the mask itself is too high a gain (docs/results.md, "Above the band").
 """
 
 import itertools
@@ -18,6 +18,10 @@ TOP_OCTAVES = 1 / 3
 
 LIMIT = 0.95
 """Upper end of that band, as a share of the model's upper limit: resampling damps what lies above."""
+
+
+REFLECTED_SAMPLES = 256
+"""Of a target at the model's rate, by which its end is extended for resampling: more than the resampler's filter reaches."""
 
 
 def in_words(model_rate: int) -> str:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpu.config import Config, TrainConfig
+from jaxpu.config import Config, ConfigError, TrainConfig
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core import metrics
 from jaxpu.core.losses import mean, weighted_mean
@@ -211,6 +211,11 @@ def in_parts(network: Network, size: int) -> Network:
         part = max(divisor for divisor in range(1, num + 1) if num % divisor == 0 and divisor <= (size or num))
         if part == num:
             return network(stft, example_index)
+        if 2 * part < size:
+            raise ConfigError(
+                f"TrainConfig.clips_at_once is {size}; the largest number up to it that divides the {num} clips of a device is "
+                f"{part}. Choose a divisor of {num}, or another batch_size."
+            )
         parts = [array.reshape(-1, part, *array.shape[1:]) for array in (stft, example_index)]
         logits = jax.lax.map(jax.checkpoint(lambda arguments: network(*arguments), prevent_cse=False), tuple(parts))
         return logits.reshape(num, *logits.shape[2:])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import PatchSpec
-from jaxpu.core.band_above import BandAbove
+from jaxpu.core.band_above import REFLECTED_SAMPLES, BandAbove
 
 FloatArray = npt.NDArray[np.floating[Any]]
 ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
@@ -78,7 +78,8 @@ def baseline_targets(
 ) -> dict[str, FloatArray]:
     """Estimate the target by every baseline: (channels, samples) by name.
 
-    Masks work as a model does: at the rate and STFT of `patch`, from single channels or the downmix.  The estimates have the
+    Masks work as a model does: at the rate and STFT of `patch`, from the downmix or, if it is stereo, from single channels (also
+    where the model has one mask for all channels).  The estimates have the
     track's rate, and above the band of `patch` what `jaxpu.core.band_above` gives a model.
 
     Args:
@@ -176,9 +177,9 @@ def track_istft(spectrum: ComplexArray, sample_rate: int, patch: PatchSpec, num_
 
 
 def _resampled(signal: FloatArray, from_rate: int, to_rate: int, num_samples: int) -> FloatArray:
-    """(channels, any number) to (channels, num_samples): resampled, and cut or extended by zeros."""
+    """(channels, any number) to (channels, num_samples): resampled, with its end reflected as in separation, and cut."""
     import soxr
 
     if from_rate != to_rate:
-        signal = soxr.resample(signal.T, from_rate, to_rate).T
+        signal = soxr.resample(np.pad(signal, ((0, 0), (0, REFLECTED_SAMPLES)), mode="reflect").T, from_rate, to_rate).T
     return np.pad(signal[:, :num_samples], ((0, 0), (0, max(num_samples - signal.shape[1], 0))))

@@ -103,13 +103,15 @@ def separate_waveform(
 
     Args:
         model: from `jaxpu.load_model`.
-        waveform: floats (channels, samples), of NumPy or JAX, any number of both.  A model trained on stereo separates every
-            channel on its own; one trained on mono computes one mask from the downmix and applies it to all channels.
+        waveform: floats (channels, samples), of NumPy or JAX, any number of both.  A model trained on mono
+            computes one mask, from the downmix; trained on stereo, a U-Net computes one from all channels, and other networks one
+            for each channel.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk.
 
     Returns:
-        The target, float32 (channels, samples); the accompaniment is `waveform` minus it.
+        The target, float32 (channels, samples); the accompaniment is `waveform` minus it.  What lies above the band of the model
+        is described in `jaxpu.core.band_above`.
 
     Raises:
         ValueError: on another shape, also (samples, channels); integers; samples that are NaN or infinite.
@@ -335,7 +337,7 @@ def separated_blocks(
         low = _Samples(blocks)
         blocks = above.differences((block, low.take(block)) for block in heard)
     del heard  # Else it would keep the whole recording.
-    targets = _Samples(audio.resample_blocks(blocks, rate, sample_rate))
+    targets = _Samples(audio.resample_blocks(_reflected_at_end(blocks), rate, sample_rate))
     position = 0
     for mixture in mixtures:
         target = targets.take(mixture)
@@ -350,6 +352,16 @@ def separated_blocks(
             )
         yield mixture, target
         position += mixture.shape[1]
+
+
+def _reflected_at_end(blocks: Blocks) -> Blocks:
+    """A signal and, after it, the reflection of its end, so that resampling finds no edge there."""
+    tail: np.ndarray | None = None
+    for block in blocks:
+        tail = block if tail is None else np.concatenate([tail, block], axis=1)[:, -band_above.REFLECTED_SAMPLES - 1 :]
+        yield block
+    if tail is not None and tail.shape[1]:
+        yield np.pad(tail, ((0, 0), (0, band_above.REFLECTED_SAMPLES)), mode="reflect")[:, tail.shape[1] :]
 
 
 class _Samples:

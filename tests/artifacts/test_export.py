@@ -195,7 +195,10 @@ def test_the_card_tells_what_is_known_and_what_is_not(packed: Path, tmp_path: Pa
 
 def test_the_card_of_a_program_tells_the_level_that_it_needs(run: Path) -> None:
     document = describe_run(run, load_model(run)) | {"licence": "MIT", "description": "Songs."}
-    assert "dB below full" not in card(document, program=True), "unknown to an earlier version"
+    of_program = card(document, program=True)
+    assert "dB below full" not in of_program, "unknown to an earlier version"
+    assert "It takes and gives this rate: what a recording has above 4 kHz goes to the accompaniment." in of_program
+    assert "one gain" not in of_program
     document["info"]["data"]["counts"]["train_mixture"]["level_db"] = -19.46
     assert "19.5 dB below full" in card(document, program=True)
     assert "dB below full" not in card(document, program=False), "jaxpu scales by itself"

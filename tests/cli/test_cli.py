@@ -30,6 +30,7 @@ SETTINGS = [
 ]
 SMALL_STEPS = ["--train.num-steps", "2", "--train.eval-every", "1", "--train.batch-size", "8"]
 SMALL_RUN = [*SMALL_STEPS, "--model.channels", "2", "--model.blocks", "1"]
+ROOT = Path(__file__).parent.parent.parent
 LATIN1 = os.fsdecode(b"caf\xe9")
 SOURCES = ["--with", "songs", "--without", "instrumentals"]
 
@@ -318,6 +319,16 @@ def test_an_error_is_one_line_that_names_the_thing_and_the_remedy(tmp_path, monk
     assert re.fullmatch("jaxpu: .*\n", printed.err)
     assert all(word in printed.err for word in named.split())
     assert not printed.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", config_names())
+def test_the_commands_of_a_config_are_valid(tmp_path, monkeypatch, name):
+    """They fail here because their files are missing, not because of their arguments."""
+    commands = re.findall(r"^    jaxpu (.+)$", (ROOT / "configs" / f"{name}.py").read_text(), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert command == "demo" or run(*shlex.split(command)) == 1, command
 
 
 def test_an_interrupted_command_says_so(tmp_path):

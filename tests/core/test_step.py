@@ -12,6 +12,7 @@ from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import (
     BootstrapConfig,
     Config,
+    ConfigError,
     MixITConfig,
     PatchCNNConfig,
     PUConfig,
@@ -58,6 +59,12 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(objective: Any) ->
         found.append((moments, statistics, evaluation))
     assert any(float(abs(leaf).max()) > 1e-4 for leaf in found[0][0])
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), *found)
+
+
+def test_parts_that_would_be_much_smaller_than_asked_are_refused() -> None:
+    config = Config(data=DATA, model=CNN, train=dataclasses.replace(TRAIN, batch_size=31, clips_at_once=16))
+    with pytest.raises(ConfigError, match=r"clips_at_once is 16; .* divides the 124 clips of a device is 4\. Choose a divisor"):
+        jax.eval_shape(make_train_step(config), init_state(config), random_batch(31, DATA.patch), jax.random.key(0))
 
 
 def test_the_channels_of_a_clip_are_examples_or_one_example() -> None:

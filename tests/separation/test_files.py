@@ -427,6 +427,18 @@ def test_a_resampled_target_stays_aligned_and_above_the_band_the_mask_counts_squ
     np.testing.assert_allclose(target[:, middle], (np.sqrt(above) * sum(low) + above * high)[:, middle], atol=5e-4)
 
 
+@pytest.mark.parametrize("num_samples", [88_200, 88_201])
+@pytest.mark.parametrize(("bias", "mask"), [(0.0, 0.5), (-1.0986, 0.25)])
+def test_a_resampled_target_that_does_not_fade_out_is_right_to_its_end(bias: float, mask: float, num_samples: int) -> None:
+    model = make_trained_model(level="recording", sample_rate=16_000)
+    variables = jax.tree.map(jnp.zeros_like, model.variables)
+    variables["params"]["output"]["bias"] += bias
+    tone = 0.5 * np.cos(2 * np.pi * 440 * np.arange(num_samples) / 44_100).astype(np.float32)[None]
+    target = separate_waveform(TrainedModel(model.config, variables, {}), tone, 44_100)
+    # What an upper limit of 8 kHz leaves of an abrupt end.
+    np.testing.assert_allclose(target[:, -100:], mask * tone[:, -100:], atol=0.015)
+
+
 def test_what_happens_above_the_band_is_said_once(
     model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
