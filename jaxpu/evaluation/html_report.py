@@ -184,7 +184,11 @@ def _header(runs: Sequence[Evaluated]) -> str:
         described = f"Run {run.run}" if len(runs) == 1 else f"{run.label}: run {run.run}"
         lines.append(f"{described}, {model_in_words(model)}" if model else f"{described}.")
     lines.append(f"Songs: {len(runs[0].tracks)}, the split {scores['split']} of {scores['source']}.")
-    lines += dict.fromkeys(above for run in runs if (above := run.scores.get("band_above")))
+    if above := next(filter(None, (run.scores.get("band_above") for run in runs)), None):
+        lines.append(above)
+        old = [run.label for run in runs if "band_above" not in run.scores]
+        if old:
+            lines.append(f"{', '.join(old)}: scored by an earlier version, which put nothing there. Evaluate again to compare.")
     lines += [f"Excluded: {name}: {reason}" for name, reason in scores["excluded_tracks"].items()]
     return "\n".join(map(paragraph, lines))
 

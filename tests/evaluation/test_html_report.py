@@ -338,6 +338,23 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     assert not (tmp_path / "page.html").exists()
 
 
+def test_scores_of_a_version_without_a_band_above_are_named(corpus, tmp_path):
+    runs = [tmp_path / "new", tmp_path / "old"]
+    for run in runs:
+        evaluate_drums(corpus, run / "evaluation", baselines=False)
+        path = run / "evaluation" / "scores.json"
+        scores = json.loads(path.read_text()) | {"band_above": "Above 4 kHz, one gain."}
+        if run.name == "old":
+            del scores["band_above"]
+        path.write_text(json.dumps(scores))
+    write_comparison(runs, tmp_path / "page.html", progress=False)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("Above 4 kHz, one gain.") == 1
+    assert "B: scored by an earlier version, which put nothing there." in page
+    write_comparison([runs[0], runs[0]], tmp_path / "page.html", progress=False)
+    assert "earlier version" not in (tmp_path / "page.html").read_text()
+
+
 @pytest.mark.browser
 def test_runs_without_excerpts_and_without_a_log(browser, corpus, tmp_path):
     run = tmp_path / "silent"
