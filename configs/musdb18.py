@@ -4,15 +4,14 @@
     jaxpu train musdb18
     jaxpu evaluate runs/musdb18 PATH_TO_MUSDB18_HQ
 
-Half of the songs are mixtures; the accompaniments of the other half are the recordings without the target.  Another target has
-folders of its own:
+Half of the songs give the mixtures, the other half the accompaniment.  For another target, choose other folders:
 
     jaxpu prepare musdb18 --musdb18hq PATH_TO_MUSDB18_HQ --data.target drums -o data/musdb18_drums
     jaxpu train musdb18 --data.target drums --prepared data/musdb18_drums --run runs/musdb18_drums
 
-Hardware: one, two, four or eight GPUs of 16 GB or more; all that are found are used.  A step has 32 + 32 clips of 3 s
-over all devices, of which at most 16 pass through the network of a device at once.  Memory: 0.6 GB for each of these, in float32,
-by XLA's analysis for CPUs; on GPUs not measured yet.  Time: not measured yet.
+Hardware: one, two, four or eight GPUs, presumably of 16 GB or more; all that are found are used.  A step has 32 + 32 clips of 3 s
+over all devices, of which at most 16 pass through the network of a device at once.  Memory: 0.6 GB a clip, some 10 GB for
+16, in float32, by XLA's analysis for CPUs; on GPUs not measured yet.  Time: not measured yet.
 Expected score: not measured yet.
 """
 

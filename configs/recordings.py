@@ -5,8 +5,8 @@
     jaxpu separate runs/recordings song.mp3 -o separated
 
 The objective and the network are those of configs/demo.py. Recordings share no reference level, so each is scaled to the same
-level, and a marked passage like its song. Other recordings without the target become louder than the accompaniment inside the
-mixtures, by what the target adds; the gain that undoes this is estimated from the data.
+level, and a marked passage like its song. That makes other recordings without the target louder than the accompaniment inside
+the mixtures, so their gain is estimated from the data.
 
 Hardware: a GPU, or CPU cores: 800 steps took 15 minutes on one core (docs/results.md).
 Expected score: +7.2 dB SI-SDR improvement on the demo's songs, as two folders of FLAC and MP3 files (docs/results.md).
