@@ -31,7 +31,7 @@ RATES = (16_000, 11_025)
 """Of the masks, in Hz."""
 
 RULES: dict[str, float | None] = {"nothing": None, "all of the mixture": 0, "the mask": 1, "the mask squared": 2, "cubed": 3}
-"""What the target gets above: the exponent of the mask."""
+"""Exponents of the mask above the band, by rule; None: the target gets nothing there."""
 
 EXCERPT = slice(60, 100)
 """Seconds of the real songs, which last minutes."""

@@ -88,7 +88,7 @@ def short() -> Config:
 
 
 def options() -> list[str]:
-    """What `short` changes, as options of the command line."""
+    """The changes of `short`, as options of the command line."""
     config = short()
     return (
         f"--data.patch.clip-samples {config.data.patch.clip_samples} --objective.remix-steps {STEPS // 2} "

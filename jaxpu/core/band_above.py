@@ -25,7 +25,7 @@ REFLECTED_SAMPLES = 256
 
 
 def in_words(model_rate: int) -> str:
-    """What recordings of higher rates get above the band of a model, in one sentence; `model_rate` in Hz."""
+    """The rule of this module in one sentence, for a model at `model_rate` in Hz."""
     upper = f"{model_rate / 2000:g} kHz"
     return f"Above {upper}, where the model's masks end, every moment has one gain: the square of the mask just below."
 

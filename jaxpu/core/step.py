@@ -199,6 +199,11 @@ def _separating(config: Config, network: nn.Module, state: TrainState) -> Networ
     return in_parts(separate, config.train.clips_at_once)
 
 
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of a number up to a limit: the size of equal parts.  0 for a limit of 0."""
+    return max((divisor for divisor in range(1, limit + 1) if number % divisor == 0), default=0)
+
+
 def in_parts(network: Network, size: int) -> Network:
     """A network that takes at most `size` examples at once, 0 for all, and keeps the activations of none (Chen et al. 2016).
 
@@ -207,8 +212,7 @@ def in_parts(network: Network, size: int) -> Network:
 
     def network_in_parts(stft: jax.Array, example_index: jax.Array) -> jax.Array:
         num = len(stft)
-        # The largest part that divides the batch.
-        part = max(divisor for divisor in range(1, num + 1) if num % divisor == 0 and divisor <= (size or num))
+        part = largest_divisor(num, min(size or num, num))
         if part == num:
             return network(stft, example_index)
         if 2 * part < size:

@@ -159,7 +159,7 @@ def evaluate_separator(
 
 
 def _above_in_words(tracks: Sequence[Track], data: DataConfig) -> str:
-    """What happens above the band of a model; empty if no track has a higher rate than the model."""
+    """The rule for what lies above the band of a model, in words; empty if no track has a higher rate than the model."""
     rate = data.patch.sample_rate
     above = any(track.mixture.sample_rate > rate for track in tracks if track.mixture)
     return band_above.in_words(rate) if above else ""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxpu import parallel
 from jaxpu.config import Config
 from jaxpu.core.objectives import make_objective
-from jaxpu.core.step import init_state, make_train_step
+from jaxpu.core.step import init_state, largest_divisor, make_train_step
 from jaxpu.training.run import TrainingError
 
 MEMORY_SHARE = 0.8
@@ -57,7 +57,7 @@ def enough_memory(config: Config) -> Iterator[None]:
             raise
         clips = config.train.batch_size // parallel.device_count()
         clips = min(clips, config.train.clips_at_once or clips)
-        fitting = _clips_that_fit(config, clips)
+        fitting = largest_divisor(clips, _clips_that_fit(config, clips))
         remedy = (
             f"Add --train.clips-at-once {fitting}: the batch stays as it is."
             if fitting

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -104,6 +105,17 @@ def test_the_fingerprint_of_settings_never_changes():
     # If it did, datasets of earlier versions would be prepared again.
     other = dataclasses.replace(CONFIG, target=("bass", "other"), target_to_accompaniment_db=(-5.0, 10.0))
     assert fingerprint(config_key(CONFIG), config_key(other)) == "bfd82fb4ddd86ead"
+
+
+def test_data_of_other_settings_are_replaced_with_a_word(prepared, tmp_path, capfd):
+    source, directory = prepared
+    data = tmp_path / "data"
+    shutil.copytree(directory, data)
+    other = dataclasses.replace(CONFIG, patch=dataclasses.replace(CONFIG.patch, window="blackman"))
+    assert prepare(source, other, data, num_workers=1).config == other
+    assert (
+        f"{data}: holds data of other recordings or settings, to be replaced. -o DIR would keep them." in capfd.readouterr().out
+    )
 
 
 def test_same_sources_and_settings_are_not_prepared_twice(prepared, capfd):
