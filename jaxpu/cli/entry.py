@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, _stop)
     try:
         from jaxpu.cli.__main__ import main as run
+        from jaxpu.cli.compilation_cache import keep_compiled_programs
 
+        keep_compiled_programs()
         return run(argv)
     except KeyboardInterrupt:  # Just before or after what `run` guards.
         return _INTERRUPTED

@@ -30,7 +30,7 @@ LOG_EVERY = 20
 ALL_STEPS_DONE = "all steps done"
 ASKED_TO_STOP = "stopped on request; rerun the same command to resume"
 
-COMPILING = "Compiling the training step, about 30 s."
+COMPILING = "Compiling the training step, about 30 s the first time."
 """Printed before the first step of a program."""
 
 
