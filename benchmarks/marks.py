@@ -165,14 +165,15 @@ def write_labels(path: Path, spans: Spans) -> None:
 
 
 def config_of(target: str, seed: int, steps: int, hop: float) -> Config:
-    """The config `recordings` at 11,025 Hz, with fewer clips in a step."""
-    config = load_config("recordings")
-    patch = dataclasses.replace(config.data.patch, sample_rate=11_025, clip_samples=16_536)
+    """`recordings` with the demo's network in mono at 11,025 Hz, and fewer clips in a step."""
+    config, demo = load_config("recordings"), load_config("demo")
+    patch = dataclasses.replace(demo.data.patch, sample_rate=11_025, clip_samples=16_536, level=config.data.patch.level)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, patch=patch, target=(target,), marked_hop=hop),
+        model=demo.model,
         objective=dataclasses.replace(config.objective, remix_steps=steps // 3),
-        train=dataclasses.replace(config.train, num_steps=steps, batch_size=6, seed=seed),
+        train=dataclasses.replace(demo.train, num_steps=steps, batch_size=6, eval_every=100, seed=seed),
     )
 
 

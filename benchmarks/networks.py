@@ -1,10 +1,10 @@
-"""Compare the patch CNN in mono at 11 kHz with the U-Net in stereo at 44.1 kHz, with marked passages and with stems.
+"""Compare the U-Net of `recordings` with the demo's patch CNN, trained on marked passages and on stems.
 
     python benchmarks/networks.py CORPUS --work DIR
 
 CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are the recordings, with marks as in benchmarks/marks.py;
-supervision has the stems of the same songs.  The steps of each network are set so that training takes the same time.  All are
-scored on the test songs.  The table goes to benchmarks/results/measured/networks.json.  A run that was killed resumes.
+supervision has the stems of the same songs.  All are scored on the test songs.  The table goes to
+benchmarks/results/measured/networks.json.  A run that was killed resumes.
 """
 
 import argparse
@@ -19,46 +19,22 @@ from marks import config_of, make_material, mean_and_singles
 from run_experiments import training_seconds
 from tables import slug
 
-from data_pipeline.config import PatchSpec
 from data_pipeline.files import available_processors, write_text
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config, ModelConfig, SupervisedConfig, UNetConfig
+from jaxpu.config import Config, SupervisedConfig
+from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.monitoring.run_log import read_log
 from jaxpu.training.loop import ASKED_TO_STOP, train
 
 ROOT = Path(__file__).resolve().parent.parent
-FULL_BAND = PatchSpec(
-    sample_rate=44_100,
-    stereo=True,
-    clip_samples=65_536,
-    n_fft=4096,
-    win_length=4096,
-    hop_length=2048,
-    window="hann",
-    level="recording",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network on patches, and the steps that it trains; without `patch` and `model`, those of benchmarks/marks.py."""
-
-    steps: int
-    patch: PatchSpec | None = None
-    model: ModelConfig | None = None
-
-
-NETWORKS = {
-    "patch CNN, mono, 11 kHz": Network(500),
-    "U-Net, stereo, 44.1 kHz": Network(500, FULL_BAND, UNetConfig()),
-}
+CNN, U_NET = "patch CNN, mono, 11 kHz", "U-Net, stereo, 44.1 kHz"
 Found = dict[tuple[str, str], dict[str, list[tuple[float, float]]]]
 """By network and way, then by target, the score and the seconds of each seed."""
 
-WAYS = ("bootstrap, marked passages", "supervised, stems of the same songs")
+MARKS, SUPERVISED = "bootstrap, marked passages", "supervised, stems of the same songs"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -69,8 +45,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=Path, help="the songs that score, in the same layout (default: CORPUS)")
     parser.add_argument("--targets", nargs="+", default=["vocals", "other"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--ways", nargs="+", default=[MARKS, SUPERVISED], choices=[MARKS, SUPERVISED])
+    parser.add_argument("--networks", nargs="+", default=[CNN, U_NET], choices=[CNN, U_NET])
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "measured" / "networks.json")
     arguments = parser.parse_args(args)
     for target in arguments.targets:
@@ -96,13 +73,16 @@ def link_songs(corpus: Path, work: Path) -> None:
             link.symlink_to((corpus / "train" / song.stem).resolve())
 
 
-def config_of_run(target: str, network: str, way: str, seed: int) -> Config:
-    """`recordings` or supervision, with a network."""
-    chosen = NETWORKS[network]
-    config = config_of(target, seed, chosen.steps, 0.5)
-    data = config.data if chosen.patch is None else dataclasses.replace(config.data, patch=chosen.patch)
-    objective = config.objective if way == WAYS[0] else SupervisedConfig(loss="ratio_mask", remix_songs=True)
-    return dataclasses.replace(config, data=data, model=chosen.model or config.model, objective=objective)
+def config_of_run(target: str, network: str, way: str, seed: int, steps: int) -> Config:
+    """The config of benchmarks/marks.py, maybe with the network and the patches of `recordings`, maybe supervised."""
+    config = config_of(target, seed, steps, 0.5)
+    if network == U_NET:
+        recordings = load_config("recordings")
+        data = dataclasses.replace(config.data, patch=recordings.data.patch)
+        config = dataclasses.replace(config, data=data, model=recordings.model)
+    if way == SUPERVISED:
+        config = dataclasses.replace(config, objective=SupervisedConfig(loss="ratio_mask", remix_songs=True))
+    return config
 
 
 def run(arguments: argparse.Namespace, target: str, network: str, way: str, seed: int) -> tuple[float, float]:
@@ -113,8 +93,8 @@ def run(arguments: argparse.Namespace, target: str, network: str, way: str, seed
     if scores.exists():
         improvement, seconds = json.loads(scores.read_text())
         return float(improvement), float(seconds)
-    config = config_of_run(target, network, way, seed)
-    source = Folders(work / "songs", None, work / "labels") if way == WAYS[0] else Musdb18HQ(work / "stems")
+    config = config_of_run(target, network, way, seed, arguments.steps)
+    source = Folders(work / "songs", None, work / "labels") if way == MARKS else Musdb18HQ(work / "stems")
     data = work / "data" / name
     prepare(source, config.data, data)
     if train(config, data, run_dir)["stopped"] == ASKED_TO_STOP:
@@ -135,21 +115,20 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
     rows = []
     for (network, way), cells in found.items():
         improvements = {target: [each[0] for each in cells[target]] for target in targets}
-        supervised = found.get((network, WAYS[1]), {target: [] for target in targets})
+        supervised = found.get((network, SUPERVISED), {target: [] for target in targets})
         shares = []
         for target in targets:
             best = [each[0] for each in supervised[target]]
-            comparable = way == WAYS[0] and len(best) == len(improvements[target]) > 0
+            comparable = way == MARKS and len(best) == len(improvements[target]) > 0
             shares.append(f"{np.mean(improvements[target]) / np.mean(best):.2f}" if comparable else "")
         seconds = [each[1] for target in targets for each in cells[target]]
         singles = [mean_and_singles(improvements[target]) for target in targets]
         rows.append([network, way, *singles, *shares, f"{np.median(seconds):.0f} s"])
-    steps = ", ".join(f"{chosen.steps} ({name})" for name, chosen in NETWORKS.items())
     table = {
         "commands": ["python benchmarks/networks.py CORPUS --work DIR"],
         "machine": (
             "SI-SDR improvement on the test songs in dB, mean and single seeds, and its share of that of the same network with "
-            f"stems; 6 + 6 clips of 1.5 s a step, steps: {steps}. Training: median, 2 CPU cores that other work shared."
+            f"stems; {arguments.steps} steps of 6 + 6 clips of 1.5 s. Training: median, one of 2 CPU cores, the other one busy."
         ),
         "columns": ["network", "trained by", *targets, *(f"{target}, share" for target in targets), "training"],
         "rows": rows,

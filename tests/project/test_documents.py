@@ -25,7 +25,7 @@ import stempeg
 from data_pipeline.synthetic.songs import synthesize
 from jaxpu.cli.__main__ import COMMANDS, main
 from jaxpu.cli.command import MISUSED
-from jaxpu.config import BootstrapConfig
+from jaxpu.config import BootstrapConfig, PatchCNNConfig, UNetConfig
 from jaxpu.config_files import config_names, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +38,11 @@ JOINING = re.compile(r" --(?:cluster|processes|process) \S+")
 """Options with which a command waits for other processes; tests/training/test_distributed.py runs such commands."""
 
 SMALL_DATA = ["--data.validation-share", "0.5", "--data.patch.clip-samples", "8192"]
-SMALL_RUN = [
-    *("--train.num-steps", "2", "--train.eval-every", "2", "--train.eval-batches", "1", "--train.batch-size", "8"),
-    *("--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "1", "1"),
-]
+SMALL_RUN = ["--train.num-steps", "2", "--train.eval-every", "2", "--train.eval-batches", "1", "--train.batch-size", "8"]
+SMALL_NETWORK: dict[type, list[str]] = {
+    PatchCNNConfig: ["--model.channels", "2", "--model.blocks", "0", "--model.dilations", "1", "1", "1", "1"],
+    UNetConfig: ["--model.channels", "2", "2", "--model.convolutions", "1"],
+}
 SMALL_SONGS = ["--seconds", "5"]
 SMALL = {
     "demo": [*SMALL_DATA, *SMALL_RUN, *SMALL_SONGS, "--songs", "4", "--test-songs", "1"],
@@ -80,7 +81,8 @@ def status(line: str) -> int:
     small = SMALL.get(command, [])
     if command in ("train", "demo", "sweep"):
         config = load_config(rest[0] if command != "demo" else "demo")
-        small = [*small, *(["--objective.remix-steps", "1"] if isinstance(config.objective, BootstrapConfig) else [])]
+        steps = ["--objective.remix-steps", "1"] if isinstance(config.objective, BootstrapConfig) else []
+        small = [*small, *SMALL_NETWORK[type(config.model)], *steps]
     try:
         return main([command, *rest, *small])
     except SystemExit as stop:

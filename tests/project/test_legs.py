@@ -24,7 +24,7 @@ COLAB = Path(__file__).parents[2] / "colab"
 RATE, SECONDS = 8000, 3
 DATA = "--data.patch.sample-rate 8000 --data.patch.clip-samples 4000 --data.patch.n-fft 256 --data.patch.win-length 256"
 DATA += " --data.patch.hop-length 128 --data.activity-on off"
-NETWORK = "--model.channels 2 --model.blocks 0 --model.dilations 1 1 1 1"
+NETWORK = "--model.channels 2 2 --model.convolutions 1"
 STEPS, EVAL_EVERY = 60, 20
 TRAINING = f"--train.num-steps {STEPS} --train.eval-every {EVAL_EVERY} --train.batch-size 4 --objective.remix-steps 30"
 
