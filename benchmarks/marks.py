@@ -94,8 +94,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def make_material(corpus: Path, target: str, work: Path) -> float:
     """Write recordings, marks and other recordings below `work`, once; return the marked minutes."""
-    songs = [song for song in find_tracks(Musdb18HQ(corpus), (target,), validation_share=0.5, seed=0) if song.split != "test"]
-    songs, others = songs[: 2 * len(songs) // 3], songs[2 * len(songs) // 3 :]
+    songs, others = divided(corpus, target)
     rests = {song.name: list(rests_of(song, target)) for song in songs}
     seconds = sum(end - begin for spans in rests.values() for begin, end in spans)
     if not (work / "done").exists():
@@ -115,6 +114,12 @@ def make_material(corpus: Path, target: str, work: Path) -> float:
             write_labels(work / "wrong" / f"{name}.txt", spans)
         (work / "done").touch()
     return seconds / 60
+
+
+def divided(corpus: Path, target: str) -> tuple[list[Track], list[Track]]:
+    """Two thirds of the training songs, whose mixtures are the recordings with the target, and the other third."""
+    songs = [song for song in find_tracks(Musdb18HQ(corpus), (target,), validation_share=0.5, seed=0) if song.split != "test"]
+    return songs[: 2 * len(songs) // 3], songs[2 * len(songs) // 3 :]
 
 
 def rests_of(song: Track, target: str) -> Iterator[tuple[float, float]]:

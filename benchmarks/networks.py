@@ -1,10 +1,11 @@
-"""Compare the U-Net of `recordings` with the demo's patch CNN, trained on marked passages and on stems.
+"""Compare the U-Net of `recordings` with the demo's patch CNN, trained without stems and with them.
 
     python benchmarks/networks.py CORPUS --work DIR
 
-CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are the recordings, with marks as in benchmarks/marks.py;
-supervision has the stems of the same songs.  All are scored on the test songs.  The table goes to
-benchmarks/results/measured/networks.json.  A run that was killed resumes.
+CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are the recordings.  For vocals their marked passages are
+target-free, as in benchmarks/marks.py; for `other`, which never rests, the accompaniment of the other songs is.  Supervision has
+the stems of the same recordings.  All are scored on the test songs.  The table goes to benchmarks/results/measured/networks.json.
+A run that was killed resumes.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from marks import config_of, make_material, mean_and_singles
+import soundfile
+from marks import config_of, divided, make_material, mean_and_singles
 from run_experiments import training_seconds
 from tables import slug
 
 from data_pipeline.files import available_processors, write_text
 from data_pipeline.prepare import prepare
-from data_pipeline.tracks import Folders, Musdb18HQ
+from data_pipeline.tracks import Folders, Musdb18HQ, Source
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.config import Config, SupervisedConfig
 from jaxpu.config_files import load_config
@@ -34,7 +36,9 @@ CNN, U_NET = "patch CNN, mono, 11 kHz", "U-Net, stereo, 44.1 kHz"
 Found = dict[tuple[str, str], dict[str, list[tuple[float, float]]]]
 """By network and way, then by target, the score and the seconds of each seed."""
 
-MARKS, SUPERVISED = "bootstrap, marked passages", "supervised, stems of the same songs"
+BOOTSTRAP, SUPERVISED = "bootstrap, without stems", "supervised, stems of the same songs"
+MARKED_TARGETS = ("vocals",)
+"""Targets whose rests are marked; for the others, target-free recordings are the accompaniment of other songs."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -45,14 +49,14 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=Path, help="the songs that score, in the same layout (default: CORPUS)")
     parser.add_argument("--targets", nargs="+", default=["vocals", "other"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", default=[MARKS, SUPERVISED], choices=[MARKS, SUPERVISED])
+    parser.add_argument("--ways", nargs="+", default=[BOOTSTRAP, SUPERVISED], choices=[BOOTSTRAP, SUPERVISED])
     parser.add_argument("--networks", nargs="+", default=[CNN, U_NET], choices=[CNN, U_NET])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "measured" / "networks.json")
     arguments = parser.parse_args(args)
     for target in arguments.targets:
         make_material(arguments.corpus, target, arguments.work / target)
-        link_songs(arguments.corpus, arguments.work / target)
+        make_stems(arguments.corpus, target, arguments.work / target)
     found: Found = {}
     for seed in arguments.seeds:
         for target in arguments.targets:
@@ -64,13 +68,20 @@ def main(args: Sequence[str] | None = None) -> None:
                     write_table(arguments, found)
 
 
-def link_songs(corpus: Path, work: Path) -> None:
-    """Put the stems of the recordings in `work`/songs below `work`/stems, as links, in the layout of MUSDB18-HQ."""
-    (work / "stems" / "train").mkdir(parents=True, exist_ok=True)
-    for song in (work / "songs").iterdir():
-        link = work / "stems" / "train" / song.stem
+def make_stems(corpus: Path, target: str, work: Path) -> None:
+    """Put the recordings' stems below `work`/stems, in the layout of MUSDB18-HQ, and accompaniments in `work`/accompaniments."""
+    songs, others = divided(corpus, target)
+    for folder in (work / "stems" / "train", work / "accompaniments"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for song in songs:
+        link = work / "stems" / "train" / song.name
         if not link.exists():
-            link.symlink_to((corpus / "train" / song.stem).resolve())
+            link.symlink_to((corpus / "train" / song.name).resolve())
+    for other in others:
+        path = work / "accompaniments" / f"{other.name}.wav"
+        if not path.exists():
+            assert other.accompaniment is not None
+            soundfile.write(path, other.accompaniment.read().T, other.accompaniment.sample_rate, "FLOAT")
 
 
 def config_of_run(target: str, network: str, way: str, seed: int, steps: int) -> Config:
@@ -94,7 +105,12 @@ def run(arguments: argparse.Namespace, target: str, network: str, way: str, seed
         improvement, seconds = json.loads(scores.read_text())
         return float(improvement), float(seconds)
     config = config_of_run(target, network, way, seed, arguments.steps)
-    source = Folders(work / "songs", None, work / "labels") if way == MARKS else Musdb18HQ(work / "stems")
+    if way == SUPERVISED:
+        source: Source = Musdb18HQ(work / "stems")
+    elif target in MARKED_TARGETS:
+        source = Folders(work / "songs", None, work / "labels")
+    else:
+        source = Folders(work / "songs", work / "accompaniments")
     data = work / "data" / name
     prepare(source, config.data, data)
     if train(config, data, run_dir)["stopped"] == ASKED_TO_STOP:
@@ -119,7 +135,7 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
         shares = []
         for target in targets:
             best = [each[0] for each in supervised[target]]
-            comparable = way == MARKS and len(best) == len(improvements[target]) > 0
+            comparable = way == BOOTSTRAP and len(best) == len(improvements[target]) > 0
             shares.append(f"{np.mean(improvements[target]) / np.mean(best):.2f}" if comparable else "")
         seconds = [each[1] for target in targets for each in cells[target]]
         singles = [mean_and_singles(improvements[target]) for target in targets]
