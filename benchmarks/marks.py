@@ -222,8 +222,9 @@ def leave_out_doubtful(run_dir: Path, songs: Path, marks: Path, checked: Path) -
 
 def mean_and_singles(values: list[float]) -> str:
     """The cell of a table: mean, and single values if there are several."""
-    singles = f" ({', '.join(f'{value:.1f}' for value in values)})" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{singles}" if values else ""
+    # Adding 0 turns -0.0 into 0.0.
+    mean, *singles = (f"{round(float(value), 1) + 0:.1f}" for value in (np.mean(values), *values)) if values else ("",)
+    return f"{mean} ({', '.join(singles)})" if len(singles) > 1 else mean
 
 
 def write_table(arguments: argparse.Namespace, scores: dict[str, dict[str, list[float]]], minutes: dict[str, float]) -> None:
