@@ -74,9 +74,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def data_config(target: tuple[str, ...] = VOCALS) -> DataConfig:
-    """Settings of `recordings`, in stereo, so that the width is measured too."""
-    config = load_config("recordings").data
-    return dataclasses.replace(config, target=target, patch=dataclasses.replace(config.patch, stereo=True))
+    """Settings of `recordings`."""
+    return dataclasses.replace(load_config("recordings").data, target=target)
 
 
 def measure_songs(root: Path, kept: Path) -> Corpus:
@@ -236,7 +235,7 @@ def write(name: str, columns: list[str], rows: list[list[str]]) -> None:
     """Write a table of docs/results.md."""
     table = {
         "commands": [],
-        "machine": "By `benchmarks/folder_check.py`, with the settings of `recordings`, in stereo.",
+        "machine": "By `benchmarks/folder_check.py`, with the settings of `recordings`.",
         "columns": columns,
         "rows": rows,
     }

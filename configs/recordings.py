@@ -8,8 +8,8 @@ The network is a small U-Net, which makes one mask for both channels of 44.1 kHz
 Recordings share no reference level, so each is scaled to the same level, and a marked passage like its song. That makes other
 recordings without the target louder than the accompaniment inside the mixtures, so their gain is estimated from the data.
 
-Hardware: a GPU, or CPU cores: TIME (docs/results.md).
-Expected score: SCORE (docs/results.md).
+Hardware: a GPU, or CPU cores: 1200 steps took 17 minutes on two busy ones (docs/results.md).
+Expected score: +13.2 dB SI-SDR improvement with six minutes of marks in 40 rendered songs (docs/results.md).
 """
 
 from data_pipeline.config import DataConfig, PatchSpec

@@ -25,6 +25,9 @@ LOWEST_HZ = 40.0
 MIN_BANDS = 5
 """Lowest frequency of a band in which a difference is worth a warning, and the number of bands without which none is."""
 
+TREBLE_HZ = 8000.0
+"""Above it target-free recordings may have less power by any amount: there a target may be all there is, as cymbals are."""
+
 TARGET_DB = 3.0
 """Level that a target as loud as the accompaniment adds: mixtures may be louder by this."""
 
@@ -289,7 +292,8 @@ def _differing_bands(sets: _Sets, spec: PatchSpec) -> list[tuple[float, float]]:
     values, found = sets.values("spectrum_db"), []
     for band, hz, excess in _band_excesses(sets, spec):
         limit = LESS_IN_POSITIVES_DB if excess > 0 else MORE_IN_POSITIVES_DB
-        if _significant(excess, [each[:, band] for each in values], limit):
+        explained = excess > 0 and hz > TREBLE_HZ
+        if not explained and _significant(excess, [each[:, band] for each in values], limit):
             found.append((hz, excess))
     return found
 

@@ -1,11 +1,11 @@
 """Compare the U-Net of `recordings` with the demo's patch CNN, trained without stems and with them.
 
-    python benchmarks/networks.py CORPUS --work DIR
+    python benchmarks/full_band.py CORPUS --work DIR
 
 CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are the recordings.  For vocals their marked passages are
 target-free, as in benchmarks/marks.py; for `other`, which never rests, the accompaniment of the other songs is.  Supervision has
-the stems of the same recordings.  All are scored on the test songs.  The table goes to benchmarks/results/measured/networks.json.
-A run that was killed resumes.
+the stems of the same recordings.  All are scored on the test songs.  The table goes to
+benchmarks/results/measured/full-band.json.  A run that was killed resumes.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--ways", nargs="+", default=[BOOTSTRAP, SUPERVISED], choices=[BOOTSTRAP, SUPERVISED])
     parser.add_argument("--networks", nargs="+", default=[CNN, U_NET], choices=[CNN, U_NET])
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "measured" / "networks.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "measured" / "full-band.json")
     arguments = parser.parse_args(args)
     for target in arguments.targets:
         make_material(arguments.corpus, target, arguments.work / target)
@@ -141,7 +141,7 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
         singles = [mean_and_singles(improvements[target]) for target in targets]
         rows.append([network, way, *singles, *shares, f"{np.median(seconds):.0f} s"])
     table = {
-        "commands": ["python benchmarks/networks.py CORPUS --work DIR"],
+        "commands": ["python benchmarks/full_band.py CORPUS --work DIR"],
         "machine": (
             "SI-SDR improvement on the test songs in dB, mean and single seeds, and its share of that of the same network with "
             f"stems; {arguments.steps} steps of 6 + 6 clips of 1.5 s. Training: median, one of 2 CPU cores, the other one busy."
