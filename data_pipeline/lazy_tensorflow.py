@@ -31,6 +31,8 @@ def tensorflow() -> Any:
     """
     with quiet_standard_error(), _without_keras():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no INFO; JAX sets the same
+        # oneDNN computes nothing here, and would report an error for float16 on processors without AVX-512.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         import tensorflow as tf
 
         try:
