@@ -1,4 +1,4 @@
-"""Train on your own recordings with the target and marked passages without it, other recordings without it, or both. No stems.
+"""Train on your own recordings with the target, with marked passages and maybe other recordings without it. No stems.
 
     jaxpu prepare recordings --with songs/ --marks labels/
     jaxpu train recordings
@@ -6,7 +6,8 @@
 
 The network is a small U-Net, which makes one mask for both channels of 44.1 kHz stereo; recordings in mono are fine, too.
 Recordings share no reference level, so each is scaled to the same level, and a marked passage like its song. That makes other
-recordings without the target louder than the accompaniment inside the mixtures, so their gain is estimated from the data.
+recordings without the target louder than the accompaniment inside the mixtures, so their gain is estimated from the data. Where
+nothing is marked, configs/two_folders.py does better.
 
 Hardware: a GPU, or CPU cores: 1200 steps took 17 minutes on two busy ones (docs/results.md).
 Expected score: +13.2 dB SI-SDR improvement with six minutes of marks in 40 rendered songs (docs/results.md).

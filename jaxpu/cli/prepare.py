@@ -24,7 +24,7 @@ from jaxpu.config import Config
 
 EXAMPLES = """\
   jaxpu prepare recordings --with songs/ --marks labels/
-  jaxpu prepare recordings --with songs/ --without instrumentals/
+  jaxpu prepare two_folders --with songs/ --without instrumentals/
   jaxpu prepare baseline --musdb18 MUSDB18/ -o data/baseline
 """
 
