@@ -33,7 +33,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg chromium flite demo results test test-fast test-browser test-colab test-faults lint format types docs test-3.12 test-3.13 test-lowest \
+.PHONY: help setup ffmpeg chromium renderer demo results test test-fast test-browser test-colab test-faults lint format types docs test-3.12 test-3.13 test-lowest \
 	find-3.11 find-3.12 find-3.13 lock clean
 
 help: ## list the commands
@@ -49,10 +49,10 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
 	.venv/bin/python benchmarks/run_experiments.py $(CORPUS) $(RESULTS_ARGS)
 
-test: setup flite ## run all tests but those in a browser (TEST_ARGS="-k stft")
+test: setup renderer ## run all tests but those in a browser (TEST_ARGS="-k stft")
 	.venv/bin/python $(pytest) -m "not network and not leg and not browser" $(TEST_ARGS)
 
-test-fast: setup ## run the tests that are not marked slow
+test-fast: setup renderer ## run the tests that are not marked slow
 	.venv/bin/python $(pytest) -m "not slow and not network and not leg and not browser" $(TEST_ARGS)
 
 test-browser: setup chromium ## install chromium, and run the tests of pages in it
@@ -158,10 +158,11 @@ ffmpeg:
 		echo "jaxpu needs the programs ffmpeg and ffprobe: install your system's ffmpeg package (apt-get install ffmpeg, brew install ffmpeg)."; \
 		exit 1; }
 
-# The browser of tests/evaluation/test_html_report.py and the voices of benchmarks/make_speech.py, which say what to do where this cannot
-# install them.
+# The browser of tests/evaluation/test_html_report.py; the players and voices of rendered songs and of benchmarks/make_speech.py. Tests
+# say what to do where this cannot install them.
 chromium:
 	-@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { $(call apt_install,chromium chromium-driver); }
 
-flite:
-	-@command -v flite >/dev/null || command -v espeak-ng >/dev/null || { $(call apt_install,flite); }
+renderer:
+	-@command -v fluidsynth >/dev/null && command -v flite >/dev/null && command -v espeak-ng >/dev/null && \
+		test -f /usr/share/sounds/sf2/TimGM6mb.sf2 || { $(call apt_install,fluidsynth timgm6mb-soundfont flite espeak-ng); }

@@ -1,5 +1,7 @@
 """Synthetic multitrack corpus in MUSDB18-HQ layout, generated from a seed: no download, no sound fonts.
 
+`data_pipeline.rendered` renders songs that are closer to real ones, with programs and sound fonts.
+
 No fixed filter separates the songs.  Voice and accompaniment have the same long-term spectrum from 100 Hz up, sound at the same
 time and share pitches; the best fixed gain per frequency gains less than 1 dB.  They differ locally: the voice has glides,
 vibrato and moving formants, the instruments hold their pitch.
@@ -9,8 +11,9 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,7 @@ import scipy.io.wavfile
 from data_pipeline.errors import CorpusError
 from data_pipeline.files import available_processors, replacing, write_text
 from data_pipeline.progress import progress_bar
+from data_pipeline.rendered.programs import SOUND_FONT, check_programs
 from data_pipeline.stored_json import read_json
 from data_pipeline.synthetic.mixing import amplitude, equalizer, filtered, mix, quantize, reverberate, rms
 from data_pipeline.synthetic.score import MAJOR, MINOR, PROGRESSIONS, Song, bass, drums, melody, other
@@ -32,6 +36,9 @@ SETTINGS_FILE = "synthetic.json"
 SPLITS = ("train", "test")
 VOICE_RATIO_DB = 2.5
 
+Renderer = Literal["waveforms", "fluidsynth"]
+DEFAULT_RATES: dict[Renderer, int] = {"waveforms": 16_000, "fluidsynth": 44_100}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Corpus:
@@ -43,8 +50,15 @@ class _Corpus:
     sample_rate: int
     stereo: bool
     seed: int
+    renderer: Renderer = "waveforms"
+    families: bool = False
+    sound_fonts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.renderer not in DEFAULT_RATES:
+            raise CorpusError(f"renderer is {self.renderer!r}; it must be one of {', '.join(DEFAULT_RATES)}.")
+        if (self.families or self.sound_fonts) and self.renderer != "fluidsynth":
+            raise CorpusError(f"families and sound_fonts need the renderer fluidsynth; this is {self.renderer}.")
         if self.num_train < 0 or self.num_test < 0 or self.num_train + self.num_test == 0:
             raise CorpusError(
                 f"num_train is {self.num_train} and num_test is {self.num_test}; "
@@ -54,6 +68,16 @@ class _Corpus:
             raise CorpusError(f"seconds is {self.seconds}; a song must last between 4 and 3600 seconds.")
         if not 8000 <= self.sample_rate <= 192_000:
             raise CorpusError(f"sample_rate is {self.sample_rate}; it must lie between 8000 and 192000 Hz.")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything on which the files depend, JSON-serializable."""
+        if self.renderer == "waveforms":
+            values = dataclasses.asdict(self)
+            del values["renderer"], values["families"], values["sound_fonts"]  # As in corpora that are older than these.
+            return {"version": VERSION, **values}
+        from data_pipeline.rendered.songs import VERSION as RENDERED_VERSION
+
+        return {"version": RENDERED_VERSION, **dataclasses.asdict(self), "sound_fonts": list(self.sound_fonts)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +96,12 @@ def synthesize(
     num_train: int = 24,
     num_test: int = 4,
     seconds: float = 20.0,
-    sample_rate: int = 16_000,
+    sample_rate: int | None = None,
     stereo: bool = False,
     seed: int = 0,
+    renderer: Renderer = "waveforms",
+    families: bool = False,
+    sound_fonts: Sequence[str | os.PathLike[str]] = (),
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -88,9 +115,13 @@ def synthesize(
         num_train: number of training songs.
         num_test: number of test songs.
         seconds: duration of a song, 4 to 3600.
-        sample_rate: in Hz, 8000 to 192000.
-        stereo: write two channels with panned instruments instead of one.
+        sample_rate: in Hz, 8000 to 192000; None for 16000, or 44100 with the renderer `fluidsynth`.
+        stereo: write two channels with panned instruments instead of one; `fluidsynth` always does.
         seed: seed of all songs.
+        renderer: `waveforms` computes all sounds; `fluidsynth` plays sound fonts and sings with speech synthesizers, see
+            `data_pipeline.rendered.songs.render_song`.
+        families: with `fluidsynth`, write stems such as guitar and piano in place of `other`.
+        sound_fonts: with `fluidsynth`, sound fonts of which each song uses one; if empty, FluidR3 of Debian.
         num_workers: number of processes; None for one per available processor, 1 to work in this process.
         progress: show a progress bar.
 
@@ -98,18 +129,26 @@ def synthesize(
         `root` as a Path.
 
     Raises:
-        CorpusError: an argument is out of its range, or `root` holds a corpus made with other arguments.
+        CorpusError: an argument is out of its range, `root` holds a corpus made with other arguments, or a program, a sound font
+            or a package is missing.
     """
-    corpus = _Corpus(num_train, num_test, seconds, sample_rate, stereo, seed)
+    rate = sample_rate if sample_rate is not None else DEFAULT_RATES.get(renderer, 0)
+    if renderer == "fluidsynth":
+        stereo = True
+        sound_fonts = sound_fonts or (SOUND_FONT,)
+    fonts = tuple(str(Path(font).resolve()) for font in sound_fonts)
+    corpus = _Corpus(num_train, num_test, seconds, rate, stereo, seed, renderer, families, fonts)
     if num_workers is not None and num_workers < 1:
         raise CorpusError(f"num_workers is {num_workers}; it must be positive, or None for one per processor.")
     root = Path(root)
-    _claim(root, {"version": VERSION, **dataclasses.asdict(corpus)})
+    if renderer == "fluidsynth":
+        check_programs([Path(font) for font in fonts])
+    _claim(root, corpus.settings())
     jobs = [
         _Job(corpus, folder, split, index)
         for split, count in zip(SPLITS, (num_train, num_test), strict=True)
         for index in range(count)
-        if not (folder := root / split / f"synthetic_{split}_{index:03d}").exists()
+        if not (folder := root / split / f"{'synthetic' if renderer == 'waveforms' else 'rendered'}_{split}_{index:03d}").exists()
     ]
     _run(jobs, min(num_workers or available_processors(), len(jobs)), progress)
     return root
@@ -195,9 +234,19 @@ def _run(jobs: list[_Job], num_workers: int, progress: bool) -> None:
 def _write_song(job: _Job) -> None:
     """Write the folder of a song; it appears when it is complete."""
     corpus = job.corpus
-    stems = render_song(
-        corpus.seed, job.split, job.index, seconds=corpus.seconds, sample_rate=corpus.sample_rate, stereo=corpus.stereo
-    )
+    song = (corpus.seed, job.split, job.index)
+    if corpus.renderer == "waveforms":
+        stems = render_song(*song, seconds=corpus.seconds, sample_rate=corpus.sample_rate, stereo=corpus.stereo)
+    else:
+        from data_pipeline.rendered import songs as rendered
+
+        stems = rendered.render_song(
+            *song,
+            seconds=corpus.seconds,
+            sample_rate=corpus.sample_rate,
+            families=corpus.families,
+            sound_fonts=[Path(font) for font in corpus.sound_fonts],
+        )
     mixture = np.sum(list(stems.values()), axis=0, dtype=np.int32)
     with replacing(job.folder) as temporary:
         temporary.mkdir()

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -11,7 +11,7 @@ from jaxpu.cli.command import Answer, parse
 
 EXAMPLES = """\
   jaxpu synthesize corpus
-  jaxpu synthesize corpus --train 100 --test 10 --sample-rate 44100
+  jaxpu synthesize corpus --renderer fluidsynth --train 100 --test 10 --seconds 30
 """
 
 
@@ -24,16 +24,23 @@ class SynthesizeArguments:
         train: number of training songs.
         test: number of test songs.
         seconds: length of each song in seconds.
-        sample_rate: sample rate in Hz.
+        sample_rate: sample rate in Hz; by default 16000, or 44100 with fluidsynth.
         seed: seed of the random generator; the same seed gives the same songs.
+        renderer: waveforms computes mono songs quickly; fluidsynth renders songs in stereo that are closer to real ones, with the
+            programs fluidsynth, flite, espeak-ng and ffmpeg and two sound fonts.
+        families: with fluidsynth, write stems such as guitar and piano in place of other.
+        sound_fonts: with fluidsynth, sound fonts of which each song uses one; by default FluidR3_GM of Debian.
     """
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     train: int = 24
     test: int = 4
     seconds: float = 20.0
-    sample_rate: int = 16_000
+    sample_rate: int | None = None
     seed: int = 0
+    renderer: Literal["waveforms", "fluidsynth"] = "waveforms"
+    families: bool = False
+    sound_fonts: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
 
 
 def run(args: Sequence[str]) -> Answer:
@@ -48,5 +55,8 @@ def run(args: Sequence[str]) -> Answer:
         seconds=arguments.seconds,
         sample_rate=arguments.sample_rate,
         seed=arguments.seed,
+        renderer=arguments.renderer,
+        families=arguments.families,
+        sound_fonts=arguments.sound_fonts,
     )
     return Answer(f"Wrote {arguments.train} training and {arguments.test} test songs to {arguments.root}.")
