@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,28 +18,49 @@ if TYPE_CHECKING:
 
 DRUM_CHANNEL = 9
 _TICKS_PER_BEAT, _BPM = 1000, 60.0  # A tick is a millisecond.
-_PAN, _REVERB, _CHORUS = 10, 91, 93
+_MODULATION, _PAN, _REVERB, _CHORUS = 1, 10, 91, 93
+_BEND_RANGE = 2.0  # semitones, of General MIDI
+_SCOOP_S, _SCOOP_STEPS = 0.12, 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """A note: onset and length in seconds, pitch as a MIDI number, and velocity from 1 to 127."""
+    """A note.
+
+    Attributes:
+        onset_s: onset in seconds.
+        length_s: length in seconds.
+        pitch: MIDI number.
+        velocity: 1 to 127.
+        scoop: semitones, at most 2, below the pitch at which it begins; also of other notes that sound at the time.
+    """
 
     onset_s: float
     length_s: float
     pitch: int
     velocity: int
+    scoop: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one player plays: notes, program of General MIDI, position from 0 (left) to 1 (right), and level of the hall."""
+    """What one player plays.
+
+    Attributes:
+        notes: the notes.
+        program: of General MIDI.
+        is_drums: the program is a drum kit.
+        pan: position from 0 (left) to 1 (right).
+        reverb: level of the hall, 0 to 1.
+        vibrato: depth, 0 to 1.
+    """
 
     notes: tuple[Note, ...]
     program: int
     is_drums: bool = False
     pan: float = 0.5
     reverb: float = 0.2
+    vibrato: float = 0.0
 
 
 def play(part: Part, num_samples: int, sample_rate: int, sound_font: Path) -> npt.NDArray[np.float32]:
@@ -74,16 +96,26 @@ def _midi(part: Part) -> "mido.MidiFile":
     track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(_BPM)))
     channel = DRUM_CHANNEL if part.is_drums else 0
     track.append(mido.Message("program_change", program=part.program, channel=channel))
-    for control, value in ((_PAN, part.pan), (_REVERB, part.reverb), (_CHORUS, 0.0)):
+    for control, value in ((_MODULATION, part.vibrato), (_PAN, part.pan), (_REVERB, part.reverb), (_CHORUS, 0.0)):
         track.append(mido.Message("control_change", channel=channel, control=control, value=round(127 * value)))
-    events = []
+    last = 0
+    for tick, _, message in sorted(_events(part, channel), key=lambda event: event[:2]):
+        track.append(message.copy(time=tick - last))
+        last = tick
+    return file
+
+
+def _events(part: Part, channel: int) -> Iterator[tuple[int, int, "mido.Message"]]:
+    """Messages with their tick and their order within it: a note ends before the next begins, and bends before it begins."""
+    import mido
+
     for note in part.notes:
         begin = max(round(1000 * note.onset_s), 0)
         end = max(round(1000 * (note.onset_s + note.length_s)), begin + 1)
-        events += [(begin, 1, note.pitch, note.velocity), (end, 0, note.pitch, 0)]
-    last = 0
-    for tick, sounds, pitch, velocity in sorted(events):
-        kind = "note_on" if sounds else "note_off"
-        track.append(mido.Message(kind, channel=channel, note=pitch, velocity=velocity, time=tick - last))
-        last = tick
-    return file
+        yield end, 0, mido.Message("note_off", channel=channel, note=note.pitch, velocity=0)
+        yield begin, 2, mido.Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
+        if note.scoop:
+            for step in range(_SCOOP_STEPS + 1):
+                bend = round(8191 * note.scoop / _BEND_RANGE * (step / _SCOOP_STEPS - 1))
+                tick = begin + round(1000 * _SCOOP_S * step / _SCOOP_STEPS)
+                yield tick, 1, mido.Message("pitchwheel", channel=channel, pitch=bend)

@@ -158,6 +158,7 @@ def _tune(score: Score, bars: list[tuple[Section, int]], low: int, rng: np.rando
     base = next(degree for degree in range(-14, 36) if score.pitch(degree) >= low + 7)
     degree, legato = base + int(rng.integers(0, 7)), rng.uniform(0.7, 1.02)
     rhythm = (0.25, 0.5, 0.5) if rng.random() < 0.3 else (0.5, 0.5, 1.0, 1.0, 1.5, 2.0)
+    bends = rng.uniform(0.1, 0.4) if rng.random() < 0.5 else 0.0
     for section, bar in bars:
         if rng.random() < 0.2:
             continue
@@ -168,7 +169,8 @@ def _tune(score: Score, bars: list[tuple[Section, int]], low: int, rng: np.rando
                 degree = int(np.clip(degree + rng.choice([-3, -2, -1, -1, 0, 1, 1, 2, 3]), base - 3, base + 11))
                 onset_s = score.played_s(bar * beats + beat, rng)
                 velocity = _velocity(rng, 75, 115, section.energy)
-                notes.append(Note(onset_s, length * score.beat_s * legato, score.pitch(degree), velocity))
+                scoop = float(rng.uniform(0.3, 2.0)) if rng.random() < bends else 0.0
+                notes.append(Note(onset_s, length * score.beat_s * legato, score.pitch(degree), velocity, scoop))
             beat += length
     return notes
 

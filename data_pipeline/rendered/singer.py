@@ -33,9 +33,10 @@ class Delivery:
 
     Attributes:
         spoken: follow the melody of speech about one pitch, as in rap, instead of notes.
-        formants: factor of the frequencies of the spectral envelope; above 1 for a shorter throat.
+        formants: factors of the frequencies of the spectral envelope below 500 Hz and above 3 kHz, linear between; above 1 for a
+            shorter throat.
         breath: share of the voiced sound that is replaced by noise.
-        tilt_db: gain of the spectrum per octave above 500 Hz; positive for a strained voice.
+        tilt_db: gain of the spectrum per octave from 500 Hz to 2 kHz; positive for a strained voice.
         vibrato: depth in semitones, and rate in Hz.
         glide_s: time from one pitch to the next.
         scoop: semitones by which a phrase's notes are approached from below, at most.
@@ -44,7 +45,7 @@ class Delivery:
     """
 
     spoken: bool
-    formants: float
+    formants: tuple[float, float]
     breath: float
     tilt_db: float
     vibrato: tuple[float, float]
@@ -56,11 +57,12 @@ class Delivery:
 
 def draw_delivery(spoken: float, rng: np.random.Generator) -> Delivery:
     """Draw a delivery, which is spoken with a probability."""
+    throat = rng.uniform(0.9, 1.15)
     return Delivery(
         spoken=bool(rng.random() < spoken),
-        formants=float(rng.uniform(0.87, 1.17)),
+        formants=(float(throat * rng.uniform(0.94, 1.06)), float(throat * rng.uniform(0.94, 1.06))),
         breath=float(rng.uniform(0, 0.5) if rng.random() < 0.3 else rng.uniform(0, 0.1)),
-        tilt_db=float(rng.uniform(-3, 4)),
+        tilt_db=float(rng.uniform(-1, 6)),
         vibrato=(float(rng.uniform(0, 0.5)), float(rng.uniform(4.6, 6.6))),
         glide_s=float(rng.uniform(0.03, 0.14)),
         scoop=float(rng.uniform(0, 3)),
@@ -147,7 +149,8 @@ def _phrase(
     bins = pieces[0][1].envelope.shape[1]
     envelope, aperiodicity = np.full((num_frames, bins), 1e-12), np.ones((num_frames, bins))
     spoken_pitch = np.zeros(num_frames)
-    shifted = np.minimum(np.arange(bins) / delivery.formants, bins - 1)
+    hz = np.linspace(0, RATE / 2, bins)
+    shifted = np.minimum(np.arange(bins) / np.interp(hz, (500, 3000), delivery.formants), bins - 1)
     for frame, word, source in pieces:
         stop = min(frame + len(source), num_frames)
         source = source[: stop - frame]
@@ -155,8 +158,7 @@ def _phrase(
         envelope[frame:stop] = gain * _columns(np.exp(_rows(np.log(word.envelope + 1e-12), source)), shifted)
         aperiodicity[frame:stop] = _columns(_rows(word.aperiodicity, source), shifted)
         spoken_pitch[frame:stop] = word.pitch[np.round(source).astype(int)]
-    hz = np.linspace(0, RATE / 2, bins)
-    envelope *= 10 ** (delivery.tilt_db * np.log2(np.maximum(hz, 500) / 500).clip(0, 3) / 10)
+    envelope *= 10 ** (delivery.tilt_db * np.log2(np.maximum(hz, 500) / 500).clip(0, 2) / 10)
     aperiodicity = np.clip(aperiodicity + delivery.breath * (1 - aperiodicity) * (hz > 1500), 1e-3, 1 - 1e-6)
     pitch = _spoken(spoken_pitch, notes) if delivery.spoken else _sung(notes, start_s, num_frames, delivery, rng)
     f0 = np.where(spoken_pitch > 0, 440 * 2 ** ((pitch - 69) / 12), 0.0)

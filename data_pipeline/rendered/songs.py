@@ -16,13 +16,13 @@ from data_pipeline.rendered.programs import SOUND_FONT
 from data_pipeline.rendered.score import MelodyNote, Score, draw_score, melody, transposed
 from data_pipeline.rendered.singer import CALLS, WORDS, Delivery, draw_delivery, draw_words, sing, sing_synthetic
 from data_pipeline.rendered.speech import draw_speaker
-from data_pipeline.rendered.style import FAMILIES, STEM_OF_FAMILY, Style, draw_style
+from data_pipeline.rendered.style import FAMILIES, STEM_OF_FAMILY, WITH_VIBRATO, Style, draw_style
 
 VERSION = 1
 """Version of the songs, increased whenever the same arguments would give different ones."""
 
 SPLITS = ("train", "test")
-LEVELS_DB = {"drums": (-7.0, 2.0), "bass": (-8.0, 1.0), "other": (-6.0, 2.0), "vocals": (-5.0, 5.0)}
+LEVELS_DB = {"drums": (-7.0, 2.0), "bass": (-5.0, 4.0), "other": (-8.0, 1.0), "vocals": (-5.0, 5.0)}
 """Lowest and highest level of a stem, by the root mean square of its sounding samples."""
 
 LOW_VOICE, HIGH_VOICE = ((40, 48), (60, 69)), ((50, 58), (69, 79))
@@ -118,7 +118,9 @@ def _instrument(score: Score, number: int, family: str, style: Style, hall: _Hal
     driven = family == "electric guitar" and rng.random() < style.distortion
     program = int(rng.choice(FAMILIES[family]))
     pan = float(np.clip(rng.normal(0.5, 0.25), 0, 1))
-    part = Part(tuple(play_part(score, number, family, rng)), program, pan=pan, reverb=rng.uniform(0, 0.4))
+    vibrato = float(rng.uniform(0.1, 0.9)) if family in WITH_VIBRATO and rng.random() < 0.6 else 0.0
+    notes = tuple(play_part(score, number, family, rng))
+    part = Part(notes, program, pan=pan, reverb=rng.uniform(0, 0.4), vibrato=vibrato)
     signal = effects.apply(effects.instrument_chain(family, driven, rng), hall.play(part), hall.sample_rate)
     if rng.random() < 0.5:
         signal = effects.reverberate(signal, hall.sample_rate, rng)

@@ -26,6 +26,9 @@ STEM_OF_FAMILY = {
 }
 """Names of stems that differ from the family's."""
 
+WITH_VIBRATO = ("electric guitar", "strings", "brass", "winds", "synthesizer")
+"""Families of which some players play with vibrato."""
+
 FINGERED, PICKED, FRETLESS, SLAPPED, SYNTHESIZED, UPRIGHT = 33, 34, 35, 36, 38, 32
 
 

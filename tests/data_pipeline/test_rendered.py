@@ -145,7 +145,7 @@ def test_voices_reach_above_the_band_of_their_programs(speaker):
 
 def test_a_sung_word_has_the_pitch_and_the_place_of_its_note():
     rng = np.random.default_rng(0)
-    delivery = singer.Delivery(False, 1.0, 0.0, 0.0, (0.0, 5.0), 0.03, 0.0, 0.0, 9.0)
+    delivery = singer.Delivery(False, (1.0, 1.0), 0.0, 0.0, (0.0, 5.0), 0.03, 0.0, 0.0, 9.0)
     notes = [score.MelodyNote(1.0, 1.0, 64, True, 0)]
     voice = singer.sing(notes, ["love"], SLT, delivery, 3 * RATE, RATE, rng)
     assert not voice[: int(0.9 * RATE)].any()
