@@ -26,6 +26,7 @@ from jaxpu import parallel
 from jaxpu.artifacts import archive
 from jaxpu.artifacts.quiet_threads import quiet_threads, wait_for_callbacks
 from jaxpu.artifacts.records import ModelRecord, ResumeRecord
+from jaxpu.artifacts.starters import resolved
 from jaxpu.config import Config
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.network import TrainedModel, variable_shapes
@@ -190,14 +191,15 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
     """Load a trained model from a run directory or from an archive.
 
     Args:
-        path: run directory, of which only the checkpoint is read; or an archive of `jaxpu export`, packed or unpacked.
+        path: run directory, of which only the checkpoint is read; an archive of `jaxpu export`, packed or unpacked; or
+            `starter`, a model that comes with jaxpu.
         which: `best` by the run's selection criterion, or `last`; ignored for an archive, which holds one model.
 
     Raises:
         CheckpointError: `path` holds no checkpoint or a damaged one, is no text, or holds parameters that are NaN or infinite.
         ArchiveError: the archive is damaged, or its parameters do not fit its network.
     """
-    path = Path(path)
+    path = resolved(path)
     if archive.is_archive(path):
         description = archive.read_description(path)
         config = from_json(description["config"])

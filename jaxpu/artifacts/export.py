@@ -12,6 +12,7 @@ from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.artifacts.info import describe_run, read_scores
 from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.stablehlo import serialize
+from jaxpu.artifacts.starters import resolved
 
 _PLACEHOLDER = re.compile(r"\b(?:todo|tbd|fixme|xxx|lorem ipsum|fill in)\b|<[^<>]+>|\{[^{}]+\}|^[\W\d_]*$", re.IGNORECASE)
 
@@ -46,7 +47,7 @@ def export(
             f"The description contains {placeholder.group()!r}. State in a sentence what the model was trained on: which "
             "recordings, how many, whose, and what their licence allows."
         )
-    run, out = Path(run), Path(out)
+    run, out = resolved(run), Path(out)
     if archive.is_archive(run):
         raise ArchiveError(f"{run} is already an archive. Export the run that it was made from.")
     model = load_model(run)

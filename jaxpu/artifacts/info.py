@@ -18,6 +18,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.stored_json import read_json
 from jaxpu.artifacts import archive
 from jaxpu.artifacts.records import ScoresFile
+from jaxpu.artifacts.starters import resolved
 from jaxpu.config import Config, uses_stems
 from jaxpu.config_files import config_names, config_path, from_json, load_config, to_json
 
@@ -33,14 +34,14 @@ class DescriptionError(UserError):
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Describe a run, an archive, prepared data, or a config by file or name.
+    """Describe a run, an archive, `starter`, prepared data, or a config by file or name.
 
     Raises:
         DescriptionError: it is none of these.
         ConfigError: there is no config of that name, or it cannot be used.
         CheckpointError, ArchiveError, DataError: it is damaged or unfinished.
     """
-    path = Path(name)
+    path = resolved(name)
     if (path / "checkpoints").is_dir():
         return describe_run(path, jaxpu.load_model(path))
     if archive.is_archive(path) and path.suffix != ".py":

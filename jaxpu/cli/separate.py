@@ -25,7 +25,7 @@ class SeparateArguments:
     out.
 
     Attributes:
-        model: run directory, or archive written by `jaxpu export`.
+        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu and separates vocals.
         inputs: recordings, and folders of recordings.
         out: folder for the separated files; inside an input folder it is not searched.
         format: file format: wav, flac, ogg or mp3.

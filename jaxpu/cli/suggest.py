@@ -26,7 +26,7 @@ class SuggestArguments:
     target are named, too: listen to them, and remove those that are wrong.
 
     Attributes:
-        model: run directory, or archive written by `jaxpu export`.
+        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu and separates vocals.
         folder: folder of recordings, searched recursively.
         out: folder for the label tracks; those that exist are never replaced.
         marks: marks to check, as `jaxpu prepare --marks` takes them.

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
+import soundfile
 from IPython.core.inputtransformer2 import TransformerManager
 
 COLAB = Path(__file__).parents[2] / "colab"
@@ -86,9 +88,11 @@ get_ipython = Shell
 @pytest.mark.timeout(600)
 def test_quickstart(tmp_path: Path) -> None:
     small = {"num_train": 6, "num_test": 1, "seconds": 4.0, "sample_rate": 8000, "baseline_steps": 2, "num_steps": 4}
-    shown = run("quickstart.ipynb", tmp_path, folder="out", **small)
+    soundfile.write(tmp_path / "song.mp3", 0.1 * np.random.default_rng(0).standard_normal((3 * 44_100, 2)), 44_100)
+    shown = run("quickstart.ipynb", tmp_path, folder="out", song="song.mp3", **small)
     curves, pictures, players = (
         [number for number, data in enumerate(shown) if text in str(data)] for text in ("data:image/webp", "image/png", "<audio")
     )
+    of_starter, players = players[:2], players[2:]
     assert (len(curves), len(pictures), len(players)) == (2, 1, 4)
-    assert max(curves) < min(pictures) < min(players)
+    assert max(of_starter) < min(curves) <= max(curves) < min(pictures) < min(players)

@@ -1,0 +1,42 @@
+"""Train a model for vocals with the stems of rendered songs: the model `starter`, which comes with jaxpu.
+
+    jaxpu synthesize rendered --renderer fluidsynth --train 190 --test 10 --seconds 30
+    jaxpu prepare rendered_songs --musdb18hq rendered
+    jaxpu train rendered_songs
+
+The network is that of `recordings`, with more channels.
+
+Hardware: CPU cores.
+Expected score: not measured.
+"""
+
+from data_pipeline.config import DataConfig, PatchSpec
+from jaxpu.config import Config, SupervisedConfig, TrainConfig, UNetConfig
+
+config = Config(
+    data=DataConfig(
+        patch=PatchSpec(
+            sample_rate=44_100,
+            stereo=True,
+            clip_samples=65_536,
+            n_fft=4096,
+            win_length=4096,
+            hop_length=2048,
+            window="hann",
+            level="recording",
+        ),
+        activity_on="mixture",
+    ),
+    model=UNetConfig(channels=(32, 48)),
+    objective=SupervisedConfig(loss="ratio_mask", remix_songs=True),
+    train=TrainConfig(
+        num_steps=7000,
+        batch_size=6,
+        learning_rate=4e-3,
+        schedule="cosine",
+        gradient_clip=1.0,
+        ema_decay=0.99,
+        eval_every=500,
+        select_by="last",
+    ),
+)

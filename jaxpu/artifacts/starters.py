@@ -1,0 +1,12 @@
+"""Models that come with jaxpu.  Their names stand wherever a run or an archive does."""
+
+from pathlib import Path
+
+STARTERS = ("starter",)
+_FOLDER = Path(__file__).resolve().parent.parent / "starters"
+
+
+def resolved(path: str | Path) -> Path:
+    """The archive of a starter for its name, unless there is a file or folder of that name; any other path as it is."""
+    path = Path(path)
+    return _FOLDER / f"{path}.zip" if str(path) in STARTERS and not path.exists() else path
