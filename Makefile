@@ -92,7 +92,7 @@ test-lowest: ffmpeg .venv-lowest/ready ## run the same selection, and test_paral
 
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
-	$(call compile,requirements.lock) --universal --group lint --group docs $(LOCK_ARGS)
+	$(call compile,requirements.lock) --universal --group lint --group docs --group onnx $(LOCK_ARGS)
 	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - --upgrade
 
 # The recipe of the model that comes with jaxpu.  A run that was interrupted resumes.

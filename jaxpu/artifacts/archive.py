@@ -2,7 +2,7 @@
 
 - `model.json`: config, information on the training, licence, description, scores;
 - `README.md`: the model card, the same for people;
-- `parameters.npz`: the arrays, by names such as `params/conv_0/kernel`; or instead `separate.stablehlo`: a program.
+- `parameters.npz`: the arrays, by names such as `params/conv_0/kernel`; or a program, `separate.stablehlo` or `mask.onnx`.
 """
 
 import io
@@ -10,7 +10,7 @@ import json
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,14 @@ FORMAT = 1
 _MAX_DESCRIPTION_BYTES = 16 << 20
 _COPY_AGAIN = "Copy or export it again."
 
-MODEL_FILE, CARD_FILE, PARAMETERS_FILE, PROGRAM_FILE = "model.json", "README.md", "parameters.npz", "separate.stablehlo"
+MODEL_FILE, CARD_FILE, PARAMETERS_FILE = "model.json", "README.md", "parameters.npz"
+
+Form = Literal["jaxpu", "stablehlo", "onnx"]
+"""What an archive holds: parameters, or a program that runs without jaxpu."""
+
+PROGRAM_FILES: dict[Form, str] = {"stablehlo": "separate.stablehlo", "onnx": "mask.onnx"}
+KINDS: dict[Form, str] = {"jaxpu": "model", "stablehlo": "StableHLO program", "onnx": "ONNX graph"}
+"""Files of the programs, and what model.json calls the forms."""
 
 
 class ArchiveError(UserError):
@@ -139,14 +146,14 @@ def _read(path: Path, name: str, max_bytes: int) -> bytes:
     try:
         if path.is_dir():
             if not (path / name).exists():
-                raise _missing(path, name, (path / PROGRAM_FILE).exists())
+                raise _missing(path, name, [each.name for each in path.iterdir()])
             size = (path / name).stat().st_size
             if size > max_bytes:
                 raise ArrayError(f"{name} has {size:,} bytes, where at most {max_bytes:,} can be")
             return (path / name).read_bytes()
         with opened_zip(path) as archive:
             if name not in archive.namelist():
-                raise _missing(path, name, PROGRAM_FILE in archive.namelist())
+                raise _missing(path, name, archive.namelist())
             return read_member(archive, name, max_bytes)
     except ArrayError as error:
         raise ArchiveError(f"{path} is not an archive of `jaxpu export`, or is damaged ({error}). {_COPY_AGAIN}") from error
@@ -156,11 +163,12 @@ def _read(path: Path, name: str, max_bytes: int) -> bytes:
         ) from error
 
 
-def _missing(path: Path, name: str, has_program: bool) -> ArchiveError:
-    if name == PARAMETERS_FILE and has_program:
+def _missing(path: Path, name: str, present: list[str]) -> ArchiveError:
+    forms = [form for form, file in PROGRAM_FILES.items() if file in present]
+    if name == PARAMETERS_FILE and forms:
         return ArchiveError(
-            f"{path} contains no parameters but a StableHLO program, which runs only outside jaxpu, as its {CARD_FILE} "
-            "explains. Export the run again without --format."
+            f"{path} contains no parameters: its {KINDS[forms[0]]} runs only outside jaxpu, as its {CARD_FILE} explains. "
+            "Export the run again without --format."
         )
     return ArchiveError(
         f"{path} is not a model: it contains no {name}. Name an archive of `jaxpu export` or a run of `jaxpu train`."

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxpu.artifacts.archive import PROGRAM_FILE
+from jaxpu.artifacts import onnx
+from jaxpu.artifacts.archive import PROGRAM_FILES, Form
 from jaxpu.artifacts.info import model_rows
 from jaxpu.config import Config
 from jaxpu.config_files import from_json
@@ -76,6 +77,30 @@ np.save("target.npy", target)
 Its input is float32 (recordings, channels, samples), any number of each; every shape is compiled once. A recording is separated
 as a whole, so memory grows with its length: cut long recordings into overlapping chunks and cross-fade the results.{level}"""
 
+_USE_GRAPH = """\
+Without jaxpu: `{file}` is an ONNX graph with the parameters, from STFTs to masks. Unpack the archive. With
+`pip install onnxruntime librosa`:
+
+```python
+import librosa
+import numpy as np
+import onnxruntime
+
+sizes = {{"hop_length": {hop}, "win_length": {win}, "window": "{window}"}}
+waveform, rate = librosa.load("song.wav", sr={rate}, mono={mono})
+waveform = np.tile(np.atleast_2d(waveform), ({channels}, 1))[:{channels}]
+mean, deviation = {level}
+stft = librosa.stft((waveform - mean) / deviation, n_fft={n_fft}, pad_mode="reflect", **sizes)  # ({channels}, bins, frames)
+parts = np.stack([stft.real, stft.imag], axis=-1).swapaxes(1, 2)  # ({channels}, frames, bins, 2)
+session = onnxruntime.InferenceSession("{file}")
+(mask,) = session.run(["{output}"], {{"{input}": {examples}}})  # (examples, frames, bins), from 0 to 1
+target = deviation * librosa.istft(mask.swapaxes(1, 2) * stft, n_fft={n_fft}, length=waveform.shape[-1], **sizes)
+np.save("target.npy", target)  # ({channels}, samples); the accompaniment is waveform - target
+```
+
+Its input is float32 (examples, {seen}, frames, bins, 2), real and imaginary parts of any number of frames. Memory grows with it:
+cut long recordings."""
+
 _CHUNKS_NEED_A_LEVEL = """
 Every input is scaled to one level on its own; scale the chunks of a recording by the level of the whole first."""
 
@@ -84,22 +109,24 @@ Inputs are not scaled: bring a recording to the level of the training set first,
 scale (root mean square without pauses)."""
 
 
-def card(document: dict[str, Any], *, program: bool) -> str:
+def card(document: dict[str, Any], *, form: Form) -> str:
     """Write the card, in Markdown.
 
     Args:
         document: of `jaxpu.artifacts.info.describe_run`, with licence and description.
-        program: the archive contains a StableHLO program instead of parameters.
+        form: what the archive contains.
     """
     config: Config = from_json(document["config"])
     patch, reasons = config.data.patch, document["info"]["uses_stems"]
     use = _USE_PARAMETERS.format(version=document["jaxpu"])
-    if program:
+    if form == "onnx":
+        use = _use_of_graph(config)
+    if form == "stablehlo":
         level_db = (document["info"].get("data") or {}).get("counts", {}).get("train_mixture", {}).get("level_db")
         level = _CHUNKS_NEED_A_LEVEL
         if patch.level == "reference":
             level = "" if level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
-        use = _USE_PROGRAM.format(file=PROGRAM_FILE, rate=patch.sample_rate, shortest=patch.n_fft, level=level)
+        use = _USE_PROGRAM.format(file=PROGRAM_FILES[form], rate=patch.sample_rate, shortest=patch.n_fft, level=level)
     if not patch.stereo:
         channels = (
             "One mask, computed from the mono downmix, is applied to all channels; sounds out of phase cancel in the downmix."
@@ -119,8 +146,29 @@ def card(document: dict[str, Any], *, program: bool) -> str:
         table="\n".join(f"| {label} | {text} |" for label, text in rows),
         scores=_score_table(document["scores"]),
         rate=patch.sample_rate,
-        above=_ABOVE_A_PROGRAM.format(nyquist=patch.sample_rate / 2000) if program else band_above.in_words(patch.sample_rate),
+        above=_ABOVE_A_PROGRAM.format(nyquist=patch.sample_rate / 2000)
+        if form != "jaxpu"
+        else band_above.in_words(patch.sample_rate),
         channels=channels,
+    )
+
+
+def _use_of_graph(config: Config) -> str:
+    patch, channels = config.data.patch, config.data.patch.num_channels
+    return _USE_GRAPH.format(
+        file=PROGRAM_FILES["onnx"],
+        input=onnx.INPUT,
+        output=onnx.OUTPUT,
+        rate=patch.sample_rate,
+        n_fft=patch.n_fft,
+        hop=patch.hop_length,
+        win=patch.win_length,
+        window=patch.window,
+        mono=not patch.stereo,
+        channels=channels,
+        seen=onnx.num_channels(config),
+        level="0.0, 1.0" if patch.level == "reference" else "waveform.mean(), waveform.std(ddof=1)",
+        examples="parts[None]" if config.model.sees_all_channels else "parts[:, None]",
     )
 
 

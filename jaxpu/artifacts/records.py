@@ -106,7 +106,7 @@ class ScoresFile(ModelScores):
 class ModelDocument(ModelRecord):
     """`model.json` of an archive."""
 
-    kind: Literal["model", "StableHLO program"]
+    kind: Literal["model", "StableHLO program", "ONNX graph"]
     jaxpu: str
     licence: str | None
     description: str | None

@@ -12,6 +12,7 @@ from jaxpu.cli.command import Answer, Json, parse
 EXAMPLES = """\
   jaxpu export runs/recordings -o model.zip --licence CC-BY-4.0 --description "Trained on 40 h of my own recordings."
   jaxpu export runs/recordings -o program.zip --format stablehlo --licence MIT --description "Trained on 24 synthetic songs."
+  jaxpu export starter -o graph.zip --format onnx
 """
 
 
@@ -22,20 +23,25 @@ class ExportArguments:
     The other commands take an archive of the format `jaxpu` like a run.
 
     Attributes:
-        run: run directory.
+        model: run directory; for a program also an archive, or `starter`, which comes with jaxpu.
         out: archive to write: a file that ends in .zip, or a new folder.
         licence: licence of the parameters, as an SPDX identifier such as CC-BY-4.0.
         description: training data, for the model card: which recordings, how many, whose.
-        format: `jaxpu` stores the parameters; `stablehlo` stores a program for CPU, CUDA and TPU that runs without jaxpu.
+        format: `jaxpu` stores the parameters; two run without jaxpu: `stablehlo`, a program for CPU, CUDA and TPU, and `onnx`, a
+            graph from STFTs to masks.
         scores: scores of this checkpoint, as `jaxpu evaluate` wrote them.
         json: print the description of the archive as one JSON document.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="ARCHIVE")]
-    licence: Annotated[str, tyro.conf.arg(metavar="SPDX")]
-    description: Annotated[str, tyro.conf.arg(metavar="TEXT")]
-    format: Literal["jaxpu", "stablehlo"] = "jaxpu"
+    licence: Annotated[
+        str | None, tyro.conf.arg(metavar="SPDX", help_behavior_hint="(default: that of an archive; a run has none)")
+    ] = None
+    description: Annotated[
+        str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: that of an archive; a run has none)")
+    ] = None
+    format: Literal["jaxpu", "stablehlo", "onnx"] = "jaxpu"
     scores: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/evaluation/scores.json, if it exists)")
     ] = None
@@ -49,11 +55,11 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu.artifacts.info import describe
 
     export(
-        arguments.run,
+        arguments.model,
         arguments.out,
         licence=arguments.licence,
         description=arguments.description,
-        program=arguments.format == "stablehlo",
+        form=arguments.format,
         scores=arguments.scores,
     )
     return Answer(f"Wrote {arguments.out}. Its README.md says how to use it.", describe(str(arguments.out)))

@@ -62,7 +62,7 @@ def magnitude(spectrum: jax.Array) -> jax.Array:
 
     It has no gradient where all channels are silent; jaxpu never differentiates by an STFT.
     """
-    return jnp.sqrt(jnp.mean(jnp.square(jnp.abs(spectrum)), axis=-3))
+    return jnp.sqrt(jnp.mean(jnp.square(spectrum.real) + jnp.square(spectrum.imag), axis=-3))
 
 
 def _overlap_add(frames: jax.Array, hop_length: int) -> jax.Array:

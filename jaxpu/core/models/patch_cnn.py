@@ -90,13 +90,12 @@ class PatchCNN(nn.Module):
             x = nn.relu(x)
             if config.normalization == "batch":
                 x = nn.BatchNorm(
-                    use_running_average=not train,
                     momentum=0.0,  # Training returns the statistics of its batch, which `recalibrate` averages.
                     epsilon=1e-5,
                     dtype=self.dtype,
                     axis_name=self.axis_name if train else None,
                     name=f"norm_{layer}",
-                )(x)
+                )(x, use_running_average=not train)
             elif train and config.dropout_rate:
                 assert keys is not None
                 x = channel_dropout(x, jax.vmap(jax.random.fold_in, (0, None))(keys, layer), config.dropout_rate)
@@ -109,11 +108,15 @@ class PatchCNN(nn.Module):
     ) -> jax.Array:
         fan_in = kernel_size[0] * kernel_size[1] * x.shape[-1]
         initializer = torch_uniform(fan_in)  # As in PULSE, which keeps torch's default.
+        padding: str | list[tuple[int, int]] = "SAME"
+        if self.convolution == "xla":  # In numbers, since jax2onnx 0.17 translates SAME wrongly where kernels are dilated.
+            sums = [(size - 1) * step for size, step in zip(kernel_size, dilation, strict=True)]
+            padding = [(total // 2, total - total // 2) for total in sums]
         return nn.Conv(
             channels,
             kernel_size,
             kernel_dilation=dilation,
-            padding="SAME",
+            padding=padding,
             dtype=self.dtype,
             kernel_init=initializer,
             bias_init=initializer,

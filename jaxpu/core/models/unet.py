@@ -92,8 +92,8 @@ class UNet(nn.Module):
         power = jnp.mean(jnp.square(stft.real) + jnp.square(stft.imag), axis=1)
         if not self.stereo:
             return self._log_magnitude(power)[..., None]
-        downmix = stft.mean(axis=1)
-        downmix_power = jnp.square(downmix.real) + jnp.square(downmix.imag)
+        # Not the mean of complex numbers, which jax2onnx 0.17 does not translate.
+        downmix_power = jnp.square(stft.real.mean(axis=1)) + jnp.square(stft.imag.mean(axis=1))
         whole, centre = self._log_magnitude(power), self._log_magnitude(downmix_power)
         return jnp.stack([whole, centre - whole], axis=-1)
 
@@ -135,14 +135,13 @@ class UNet(nn.Module):
 
     def _normalized(self, x: jax.Array, name: str, train: bool, axis: int = 3) -> jax.Array:
         x = nn.BatchNorm(
-            use_running_average=not train,
             momentum=0.0,  # Training returns the statistics of its batch, which `recalibrate` averages.
             epsilon=1e-5,
             axis=axis,
             dtype=self.dtype,
             axis_name=self.axis_name if train else None,
             name=f"{name}_norm",
-        )(x)
+        )(x, use_running_average=not train)
         return nn.relu(x)
 
 
