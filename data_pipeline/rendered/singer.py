@@ -100,7 +100,7 @@ def sing(
         if not (note.ends_phrase or end == len(notes)):
             continue
         phrase = _phrase(notes[begin:end], words[begin:end], speaker, delivery, rng)
-        line = scipy.signal.resample_poly(phrase, sample_rate // 100, RATE // 100)
+        line = scipy.signal.resample_poly(phrase, sample_rate, RATE)
         start = round(max(notes[begin].onset_s + rng.normal(0, 0.015), 0) * sample_rate)
         length = min(len(line), num_samples - start)
         if length > 0:

@@ -38,6 +38,7 @@ VOICE_RATIO_DB = 2.5
 
 Renderer = Literal["waveforms", "fluidsynth"]
 DEFAULT_RATES: dict[Renderer, int] = {"waveforms": 16_000, "fluidsynth": 44_100}
+HIGHEST_RATES: dict[Renderer, int] = {"waveforms": 192_000, "fluidsynth": 96_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,9 @@ class _Corpus:
             )
         if not 4 <= self.seconds <= 3600:
             raise CorpusError(f"seconds is {self.seconds}; a song must last between 4 and 3600 seconds.")
-        if not 8000 <= self.sample_rate <= 192_000:
-            raise CorpusError(f"sample_rate is {self.sample_rate}; it must lie between 8000 and 192000 Hz.")
+        highest = HIGHEST_RATES[self.renderer]
+        if not 8000 <= self.sample_rate <= highest:
+            raise CorpusError(f"sample_rate is {self.sample_rate}; it must lie between 8000 and {highest} Hz.")
 
     def settings(self) -> dict[str, Any]:
         """Everything on which the files depend, JSON-serializable."""
@@ -115,7 +117,7 @@ def synthesize(
         num_train: number of training songs.
         num_test: number of test songs.
         seconds: duration of a song, 4 to 3600.
-        sample_rate: in Hz, 8000 to 192000; None for 16000, or 44100 with the renderer `fluidsynth`.
+        sample_rate: in Hz, 8000 to 192000; with the renderer `fluidsynth` to 96000.  None for 16000, or 44100 with `fluidsynth`.
         stereo: write two channels with panned instruments instead of one; `fluidsynth` always does.
         seed: seed of all songs.
         renderer: `waveforms` computes all sounds; `fluidsynth` plays sound fonts and sings with speech synthesizers, see
