@@ -51,7 +51,8 @@ def export(
         del document["format"]
     else:
         document = describe_run(path, loaded)
-        del document["name"]  # The path of the run is private.
+        del document["name"]  # Paths are private.
+        document["config"]["train"]["init_from"] = Path(loaded.config.train.init_from).name
     document["kind"] = archive.KINDS[form]
     document["licence"] = _checked_licence(document.get("licence") if licence is None else licence)
     document["description"] = _checked_description(document.get("description") if description is None else description)

@@ -50,6 +50,8 @@ class TrainConfig:
             them (`si_sdr_improvement`, uses stems), or the `last` step.
         patience: stop after this many evaluations without improvement; 0 disables it.
         on_blank: reaction to blank output: `warn`, or `stop` the run.
+        init_from: model whose parameters are those of the first step: run directory, archive, or `starter`, which comes with
+            jaxpu.  Its network and patches must be those of this config.  Empty: random parameters.
         seed: determines initial parameters, data order, dropout and remixing.
     """
 
@@ -68,6 +70,7 @@ class TrainConfig:
     select_by: Literal["held_out_loss", "si_sdr_improvement", "last"] = "held_out_loss"
     patience: int = 0
     on_blank: Literal["warn", "stop"] = "warn"
+    init_from: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:

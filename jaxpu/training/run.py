@@ -25,6 +25,7 @@ from jaxpu.core.step import INIT_STREAM, TrainState, init_state, separation_vari
 from jaxpu.estimation.resolve import ESTIMATORS, with_estimates
 from jaxpu.monitoring.run_log import RunLog
 from jaxpu.monitoring.watchdog import Watchdog
+from jaxpu.training.initial import initial_state
 
 # Streams of random numbers, folded into the run's key so that they never meet.
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
@@ -159,6 +160,7 @@ class Run:
         self._log = log
         self._watchdog = Watchdog(getattr(config.objective, "class_prior", None))
         self._estimates = estimates
+        self._uses_stems = uses_stems(config)
         key = jax.random.key(config.train.seed)
         self.train_key, self._evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
         self.results: dict[str, Any] = {}
@@ -168,9 +170,13 @@ class Run:
         """The state before the first step or of the last checkpoint, and why the run has ended already, if it has."""
         # Resuming: 1. the state before the first step, for its shapes; 2. the last checkpoint, if there is one; 3. the lines of
         # the log after it are dropped; 4. the batches start at its step.  Keys are folded from (seed, step), so nothing else.
-        state, stopped = init_state(self.config), None
-        if self._checkpoints.latest_step is not None:
-            state, info = self._checkpoints.restore(state)
+        stopped = None
+        if self._checkpoints.latest_step is None:
+            state, reasons = initial_state(self.config)
+            self._uses_stems += reasons
+        else:
+            state, info = self._checkpoints.restore(init_state(self.config))
+            self._uses_stems = info["uses_stems"]
             self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
             self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))
         with self._logging():
@@ -233,7 +239,7 @@ class Run:
             "step": step,
             "select_by": settings.select_by,
             "score": score,
-            "uses_stems": uses_stems(self.config),
+            "uses_stems": self._uses_stems,
             "data_fingerprint": self._dataset.fingerprint,
             "data": {"has_stems": self._dataset.has_stems, "counts": self._dataset.info["counts"]},
             "best_score": self.best_score,
