@@ -41,8 +41,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print(" | ".join(rows[-1]), flush=True)
     table_of_results = {
         "commands": ["python benchmarks/starter.py --songs NAME=CORPUS ... --work DIR"],
-        "machine": "SI-SDR improvement: mean (worst song). SDR: median over songs of that of museval, the median over seconds.",
-        "columns": ["songs", "number", "SI-SDR improvement, dB", "SDR, dB", "SDR of the ideal ratio mask, dB"],
+        "machine": "In dB. SI-SDR improvement: mean over songs. SDR of museval: median over songs of the median over seconds.",
+        "columns": ["songs", "number", "SI-SDR improvement", "worst song", "SDR", "SDR of the ideal ratio mask"],
         "rows": rows,
     }
     write_text(arguments.results, json.dumps(table_of_results, indent=1) + "\n")
@@ -52,7 +52,7 @@ def row(scores: dict[str, list[dict[str, float | None]]]) -> list[str]:
     """Cells of one row: improvement with the worst song, SDR, and that of the ideal mask."""
     improvements = _known(scores["model"], "si_sdr_improvement")
     sdr = [float(np.median(_known(scores[method], "sdr_target"))) for method in ("model", IDEAL)]
-    return [f"{np.mean(improvements):.1f} ({min(improvements):.1f})", *(f"{value:.1f}" for value in sdr)]
+    return [f"{value:.1f}" for value in (np.mean(improvements), min(improvements), *sdr)]
 
 
 def _known(scores: list[dict[str, float | None]], name: str) -> list[float]:

@@ -1,0 +1,129 @@
+"""Measure what `adapt` brings: the starter trained further, without stems, on songs with marks, and scored on the same songs.
+
+    python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR
+
+A CORPUS has the layout of MUSDB18-HQ; all its songs are used.  Their mixtures are the recordings, their marks the rests of the
+vocals less margins, as in benchmarks/marks.py.  Beside it, the same network is trained for as many steps from random parameters.
+There only the first seed is used.  The table goes to benchmarks/results/measured/adaptation.json.  A run that was killed resumes.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from marks import mean_and_singles, rests_of, write_labels
+from tables import slug
+
+from data_pipeline.files import available_processors, write_text
+from data_pipeline.prepare import prepare
+from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
+from jaxpu.artifacts.checkpoints import load_model
+from jaxpu.config import Config
+from jaxpu.config_files import load_config
+from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
+from jaxpu.training.loop import ASKED_TO_STOP, train
+
+RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "adaptation.json"
+STARTER, ADAPTED, ALONE = "the starter", "adapted", "from these songs alone, as many steps"
+
+Score = tuple[float, float, float]
+"""SI-SDR improvement, mean and worst song, and SDR, in dB."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--songs", nargs="+", required=True, metavar="NAME=CORPUS")
+    parser.add_argument("--work", type=Path, required=True, help="folder of recordings, marks, prepared data and runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(args)
+    rows = []
+    for name, corpus in (each.split("=", 1) for each in arguments.songs):
+        work = arguments.work / slug(name)
+        minutes = make_material(Path(corpus), work)
+        label = f"{name}, {minutes:.1f} min of marks"
+        rows.append([label, STARTER, *cells([score("starter", work, STARTER)])])
+        for way, seeds in ((ADAPTED, arguments.seeds), (ALONE, arguments.seeds[:1])):
+            rows.append([label, way, *cells([run(work, way, seed) for seed in seeds])])
+            print(" | ".join(rows[-1]), flush=True)
+    table = {
+        "commands": ["python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR"],
+        "machine": (
+            "Vocals, scored on the songs themselves. SI-SDR improvement: mean over songs, mean and single seeds, and the worst "
+            f"song of all seeds. SDR of museval: median over songs. {load_config('adapt').train.num_steps} steps."
+        ),
+        "columns": ["songs", "model", "SI-SDR improvement, dB", "worst song, dB", "SDR, dB"],
+        "rows": rows,
+    }
+    write_text(arguments.results, json.dumps(table, indent=1) + "\n")
+
+
+def make_material(corpus: Path, work: Path) -> float:
+    """Write recordings and marks below `work`, and link the songs as test songs; return the marked minutes."""
+    for folder in ("songs", "labels", "corpus/test"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    seconds = 0.0
+    for track in find_tracks(Musdb18HQ(corpus), ("vocals",), validation_share=0.5, seed=0):
+        spans = list(rests_of(track, "vocals"))
+        seconds += sum(end - begin for begin, end in spans)
+        if spans:
+            write_labels(work / "labels" / f"{track.name}.txt", spans)
+        recording, link = work / "songs" / f"{track.name}.wav", work / "corpus" / "test" / track.name
+        if not recording.exists():
+            assert track.mixture is not None
+            soundfile.write(recording, track.mixture.read().T, track.mixture.sample_rate, "PCM_16")
+        if not link.exists():
+            (found,) = corpus.glob(f"*/{track.name}")
+            link.symlink_to(found.resolve())
+    return seconds / 60
+
+
+def config_of(way: str, seed: int) -> Config:
+    """`adapt`, or the same from random parameters, warmed up as in `recordings`."""
+    config = load_config("adapt")
+    training = dataclasses.replace(config.train, seed=seed)
+    if way == ADAPTED:
+        return dataclasses.replace(config, train=training)
+    rate = load_config("recordings").train.learning_rate
+    objective = dataclasses.replace(config.objective, remix_steps=training.num_steps // 3)  # type: ignore[call-arg]
+    return dataclasses.replace(config, objective=objective, train=dataclasses.replace(training, init_from="", learning_rate=rate))
+
+
+def run(work: Path, way: str, seed: int) -> Score:
+    """Train once, and score the songs."""
+    config, name = config_of(way, seed), f"{slug(way)}_{seed}"
+    prepare(Folders(work / "songs", None, work / "labels"), config.data, work / "data")
+    if train(config, work / "data", work / "runs" / name)["stopped"] == ASKED_TO_STOP:
+        sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
+    return score(work / "runs" / name, work, name)
+
+
+def score(model: str | Path, work: Path, name: str) -> Score:
+    """Score a model on all songs."""
+    options = EvaluationOptions(num_workers=min(2, available_processors()), progress=False)
+    table = evaluate(load_model(model), Musdb18HQ(work / "corpus"), work / "evaluation" / slug(name), options)
+
+    def known(key: str) -> Iterator[float]:
+        return (value for each in table.tracks["model"].values() if (value := each.to_json()[key]) is not None)
+
+    improvements = list(known("si_sdr_improvement"))
+    return float(np.mean(improvements)), min(improvements), float(np.median(list(known("sdr_target"))))
+
+
+def cells(scores: list[Score]) -> list[str]:
+    """Cells of a row, of one score for each seed."""
+    return [
+        mean_and_singles([each[0] for each in scores]),
+        f"{min(each[1] for each in scores):.1f}",
+        mean_and_singles([each[2] for each in scores]),
+    ]
+
+
+if __name__ == "__main__":
+    main()
