@@ -102,7 +102,7 @@ starter: setup renderer ## render songs, train the model `starter` on them, scor
 	.venv/bin/jaxpu synthesize data/starter_songs --renderer fluidsynth --train 200 --test 12 --seconds 24 --seed 1 \
 		--sound-fonts $(STARTER_FONTS)
 	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs
-	.venv/bin/jaxpu train rendered_songs
+	.venv/bin/jaxpu train rendered_songs --train.batch-size 6
 	.venv/bin/jaxpu evaluate runs/rendered_songs data/starter_songs
 	.venv/bin/jaxpu export runs/rendered_songs -o runs/starter.zip --licence CC0-1.0 --description "Trained with the stems of 200 \
 	rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore General (MIT licence), words of flite and espeak-ng \

@@ -31,6 +31,8 @@ from jaxpu.training.loop import ASKED_TO_STOP, train
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "adaptation.json"
 STARTER, ADAPTED, ALONE = "the starter", "adapted", "from these songs alone, as many steps"
 
+NUM_CLIPS = 6
+
 Score = tuple[float, float, float]
 """SI-SDR improvement, mean and worst song, and SDR, in dB."""
 
@@ -56,7 +58,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "commands": ["python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR"],
         "machine": (
             "Vocals, scored on the songs themselves. SI-SDR improvement: mean over songs, mean and single seeds, and the worst "
-            f"song of all seeds. SDR of museval: median over songs. {load_config('adapt').train.num_steps} steps."
+            f"song of all seeds. SDR of museval: median over songs. {load_config('adapt').train.num_steps} steps of "
+            f"{NUM_CLIPS} + {NUM_CLIPS} clips."
         ),
         "columns": ["songs", "model", "SI-SDR improvement, dB", "worst song, dB", "SDR, dB"],
         "rows": rows,
@@ -87,7 +90,7 @@ def make_material(corpus: Path, work: Path) -> float:
 def config_of(way: str, seed: int) -> Config:
     """`adapt`, or the same from random parameters, warmed up as in `recordings`."""
     config = load_config("adapt")
-    training = dataclasses.replace(config.train, seed=seed)
+    training = dataclasses.replace(config.train, seed=seed, batch_size=NUM_CLIPS)
     if way == ADAPTED:
         return dataclasses.replace(config, train=training)
     rate = load_config("recordings").train.learning_rate

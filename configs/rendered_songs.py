@@ -1,13 +1,14 @@
 """Train a model for vocals with the stems of rendered songs: the model `starter`, which comes with jaxpu.
 
-    jaxpu synthesize rendered --renderer fluidsynth --train 200 --test 12 --seconds 24
     jaxpu prepare rendered_songs --musdb18hq rendered
     jaxpu train rendered_songs
 
-`make starter` does this with two sound fonts, and packs the model. The network is that of `recordings`, with more channels.
+`make starter` renders the songs with `jaxpu synthesize`, trains, and packs the model. The network is that of `recordings`, with
+more channels.
 
-Hardware: CPU cores. On two, rendering took 14 minutes, and training 48 minutes on one of them.
-Expected score: +10.2 dB SI-SDR improvement on other rendered songs, 8.0 dB on four excerpts of real songs (docs/results.md).
+Hardware: CPU cores. On two, rendering took 14 minutes, and training with 6 clips a step 48 minutes on one of them.
+Expected score: +10.2 dB SI-SDR improvement on other rendered songs, 8.0 dB on four excerpts of real songs, with 6 clips a step
+(docs/results.md).
 """
 
 from data_pipeline.config import DataConfig, PatchSpec
@@ -31,7 +32,7 @@ config = Config(
     objective=SupervisedConfig(loss="ratio_mask", remix_songs=True),
     train=TrainConfig(
         num_steps=7000,
-        batch_size=6,
+        batch_size=8,
         learning_rate=4e-3,
         schedule="cosine",
         gradient_clip=1.0,

@@ -38,6 +38,8 @@ VOICE_RATIO_DB = 2.5
 
 Renderer = Literal["waveforms", "fluidsynth"]
 DEFAULT_RATES: dict[Renderer, int] = {"waveforms": 16_000, "fluidsynth": 44_100}
+DEFAULT_FONTS: dict[Renderer, tuple[Path, ...]] = {"waveforms": (), "fluidsynth": (SOUND_FONT,)}
+NAMES: dict[Renderer, str] = {"waveforms": "synthetic", "fluidsynth": "rendered"}
 HIGHEST_RATES: dict[Renderer, int] = {"waveforms": 192_000, "fluidsynth": 96_000}
 
 
@@ -135,11 +137,9 @@ def synthesize(
             or a package is missing.
     """
     rate = sample_rate if sample_rate is not None else DEFAULT_RATES.get(renderer, 0)
-    if renderer == "fluidsynth":
-        stereo = True
-        sound_fonts = sound_fonts or (SOUND_FONT,)
-    fonts = tuple(str(Path(font).resolve()) for font in sound_fonts)
-    corpus = _Corpus(num_train, num_test, seconds, rate, stereo, seed, renderer, families, fonts)
+    fonts = tuple(str(Path(font).resolve()) for font in sound_fonts or DEFAULT_FONTS.get(renderer, ()))
+    in_stereo = stereo or renderer == "fluidsynth"
+    corpus = _Corpus(num_train, num_test, seconds, rate, in_stereo, seed, renderer, families, fonts)
     if num_workers is not None and num_workers < 1:
         raise CorpusError(f"num_workers is {num_workers}; it must be positive, or None for one per processor.")
     root = Path(root)
@@ -150,7 +150,7 @@ def synthesize(
         _Job(corpus, folder, split, index)
         for split, count in zip(SPLITS, (num_train, num_test), strict=True)
         for index in range(count)
-        if not (folder := root / split / f"{'synthetic' if renderer == 'waveforms' else 'rendered'}_{split}_{index:03d}").exists()
+        if not (folder := root / split / f"{NAMES[renderer]}_{split}_{index:03d}").exists()
     ]
     _run(jobs, min(num_workers or available_processors(), len(jobs)), progress)
     return root

@@ -53,7 +53,7 @@ def test_commands_configs_options_and_values(script: str) -> None:
     assert complete(script, "jaxpu info demo_p") == {"demo_pnu", "demo_pu"}
     assert complete(script, "jaxpu estimate-prior data s") == {name for name in config_names() if name[0] == "s"}
     assert complete(script, "jaxpu separate run song.wav --f") == {"--format"}
-    assert complete(script, "jaxpu export run --format ") == {"jaxpu", "stablehlo"}
+    assert complete(script, "jaxpu export run --format ") == {"jaxpu", "onnx", "stablehlo"}
     assert complete(script, "jaxpu completion ") == {"bash", "zsh"}
     # Options of every kind of objective, though the help shows one.
     of_supervised, of_bootstrap = {"--objective.remix-songs"}, {"--objective.remix-steps"}

@@ -15,7 +15,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -191,7 +193,7 @@ def test_wheel_holds_the_package_and_its_configs(dist: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for path in SOURCES}
     expected = {f"jaxpu/{name}" if name.startswith("configs/") else name for name in expected}
     assert {name for name in names if name.endswith(".py")} == expected
-    assert {"jaxpu/configs/baseline.py", "jaxpu/evaluation/html_report.html"} <= names
+    assert {"jaxpu/configs/baseline.py", "jaxpu/evaluation/html_report.html", "jaxpu/starters/starter.zip"} <= names
     assert f"{info}/licenses/LICENSE" in names
 
 
@@ -290,3 +292,7 @@ def test_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None
         print(importlib.util.find_spec("configs"), type(load_config("baseline")).__name__)
     """
     assert _run(python, "-c", textwrap.dedent(code), cwd=tmp_path).split() == ["None", "Config"]
+    # The first command of README.
+    soundfile.write(tmp_path / "song.wav", 0.1 * np.random.default_rng(0).standard_normal((3 * 44_100, 2)), 44_100)
+    _run(python.with_name("jaxpu"), "separate", "starter", "song.wav", "-o", "separated", cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "separated" / "song").iterdir()} == {"vocals.wav", "accompaniment.wav"}
