@@ -90,9 +90,10 @@ test-lowest: ffmpeg .venv-lowest/ready ## run the same selection, and test_paral
 	.venv-lowest/bin/python $(leg) -W default
 	.venv-lowest/bin/python $(pytest) tests/test_parallel.py -k "eight_devices or clamp" -W default $(TEST_ARGS)
 
+# orbax-checkpoint: jax2onnx asks for less than 0.11.37, but uses nothing of it that has changed (tests/artifacts/test_onnx.py).
 # tensorflow-metadata: newer ones name no upper bound but do not load beside the protobuf of tensorflow 2.19.
 lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrade for the newest)
-	$(call compile,requirements.lock) --universal --group lint --group docs --group onnx $(LOCK_ARGS)
+	echo 'orbax-checkpoint>=0.11.28,<1.0' | $(call compile,requirements.lock) --override - --universal --group lint --group docs --group onnx $(LOCK_ARGS)
 	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - --upgrade
 
 # The recipe of the model that comes with jaxpu.  A run that was interrupted resumes.
