@@ -101,13 +101,13 @@ def reverberate(signal: Signal, sample_rate: int, rng: np.random.Generator, *, w
     return (signal + rng.uniform(*wet) * late).astype(np.float32)
 
 
-def limiter_gain(mixture: Signal, sample_rate: int, limit: float, release_s: float) -> npt.NDArray[np.float32]:
-    """Gain of each sample, at most 1, with which a mixture stays within a limit: float32 (samples,).
+def limiter_gain(signals: Signal, sample_rate: int, limit: float, release_s: float) -> npt.NDArray[np.float32]:
+    """Gain of each sample, at most 1, with which all of (signals, samples) stay within a limit: float32 (samples,).
 
     It falls before a peak and recovers after it within about the release time.
     """
     block = max(round(_LIMITER_BLOCK_S * sample_rate), 1)
-    peaks = np.abs(mixture).max(0)
+    peaks = np.abs(signals).max(0)
     num_blocks = -(-len(peaks) // block)
     highest = np.pad(peaks, (0, num_blocks * block - len(peaks))).reshape(num_blocks, block).max(1)
     needed_db = 20 * np.log10(np.minimum(1, limit / np.maximum(highest, 1e-9)))

@@ -44,7 +44,7 @@ class Note:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one player plays.
+    """The notes of one player, and how they sound.
 
     Attributes:
         notes: the notes.

@@ -191,7 +191,7 @@ _PLAYERS: dict[str, tuple[tuple[_Player, float], ...]] = {
 
 
 def play_part(score: Score, number: int, family: str, rng: np.random.Generator) -> Notes:
-    """What the instrument with a number, of a family of `style.FAMILIES`, plays."""
+    """Notes of the instrument with a number, of a family of `style.FAMILIES`."""
     players = _PLAYERS[family]
     weights = np.array([weight for _, weight in players])
     player = players[int(rng.choice(len(players), p=weights / weights.sum()))][0]

@@ -40,7 +40,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What all players of a song share.  Times are in beats unless stated otherwise."""
+    """Tempo, key, chords and sections of a song, for all players.  Times are in beats unless stated otherwise."""
 
     beat_s: float
     beats_per_bar: int

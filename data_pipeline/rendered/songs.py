@@ -18,7 +18,7 @@ from data_pipeline.rendered.singer import CALLS, WORDS, Delivery, draw_delivery,
 from data_pipeline.rendered.speech import draw_speaker
 from data_pipeline.rendered.style import FAMILIES, STEM_OF_FAMILY, WITH_VIBRATO, Style, draw_style
 
-VERSION = 1
+VERSION = 2
 """Version of the songs, increased whenever the same arguments would give different ones."""
 
 SPLITS = ("train", "test")
@@ -196,7 +196,9 @@ def _mastered(stems: dict[str, Signal], sample_rate: int, rng: np.random.Generat
         }
     mixture = _sum(stems.values())
     loudness = np.float32(10 ** (rng.uniform(-24, -9) / 20) / max(effects.active_rms(mixture), 1e-9))
-    gain = loudness * effects.limiter_gain(loudness * mixture, sample_rate, _PEAK, float(rng.uniform(0.03, 0.4)))
+    # A stem can be louder than the sum, where others cancel it.
+    everything = np.concatenate([mixture, *stems.values()])
+    gain = loudness * effects.limiter_gain(loudness * everything, sample_rate, _PEAK, float(rng.uniform(0.03, 0.4)))
     return {name: gain * signal for name, signal in stems.items()}
 
 

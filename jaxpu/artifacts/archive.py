@@ -29,7 +29,7 @@ _COPY_AGAIN = "Copy or export it again."
 MODEL_FILE, CARD_FILE, PARAMETERS_FILE = "model.json", "README.md", "parameters.npz"
 
 Form = Literal["jaxpu", "stablehlo", "onnx"]
-"""What an archive holds: parameters, or a program that runs without jaxpu."""
+"""Contents of an archive: parameters, or a program that runs without jaxpu."""
 
 PROGRAM_FILES: dict[Form, str] = {"stablehlo": "separate.stablehlo", "onnx": "mask.onnx"}
 KINDS: dict[Form, str] = {"jaxpu": "model", "stablehlo": "StableHLO program", "onnx": "ONNX graph"}

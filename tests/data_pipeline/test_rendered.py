@@ -9,7 +9,7 @@ import soundfile
 
 from data_pipeline.config import STEMS
 from data_pipeline.errors import CorpusError
-from data_pipeline.rendered import effects, players, score, singer, speech
+from data_pipeline.rendered import effects, players, score, singer, songs, speech
 from data_pipeline.rendered.fluidsynth import Note, Part, play
 from data_pipeline.rendered.songs import render_song
 from data_pipeline.rendered.style import FAMILIES, STYLES
@@ -189,6 +189,15 @@ def test_a_coded_signal_is_in_time(codec):
     heard = effects.coded(signal, RATE, codec, 192)
     assert heard.shape == signal.shape
     assert level_db(heard - signal) < level_db(signal) - 15
+
+
+def test_stems_that_cancel_each_other_do_not_wrap_around():
+    rng = np.random.default_rng(0)
+    tone = np.tile(np.sin(np.arange(RATE) / 20), (2, 1)).astype(np.float32)
+    stems = {"drums": 10 * tone, "bass": -9.9 * tone}
+    for _ in range(4):
+        for signal in songs._mastered(stems, RATE, rng).values():
+            assert np.abs(signal).max() <= 1
 
 
 def test_effects_say_what_ffmpeg_says():
