@@ -3,8 +3,9 @@
     python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR
 
 A CORPUS has the layout of MUSDB18-HQ; all its songs are used.  Their mixtures are the recordings, their marks the rests of the
-vocals less margins, as in benchmarks/marks.py.  Beside it, the same network is trained for as many steps from random parameters.
-There only the first seed is used.  The table goes to benchmarks/results/measured/adaptation.json.  A run that was killed resumes.
+vocals less margins, as in benchmarks/marks.py.  Beside it, with the first seed alone: the marks that the starter suggests in
+place of these, and the same network trained for as many steps from random parameters.  The table goes to
+benchmarks/results/measured/adaptation.json.  A run that was killed resumes.
 """
 
 import argparse
@@ -26,10 +27,13 @@ from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
+from jaxpu.monitoring.run_log import read_log
+from jaxpu.separation.suggest import suggest
 from jaxpu.training.loop import ASKED_TO_STOP, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "adaptation.json"
-STARTER, ADAPTED, ALONE = "the starter", "adapted", "from these songs alone, as many steps"
+STARTER, ADAPTED = "the starter", "adapted"
+SUGGESTED, ALONE = "adapted, the starter's own marks", "from these songs alone, as many steps"
 
 NUM_CLIPS = 6
 
@@ -50,18 +54,21 @@ def main(args: Sequence[str] | None = None) -> None:
         work = arguments.work / slug(name)
         minutes = make_material(Path(corpus), work)
         label = f"{name}, {minutes:.1f} min of marks"
-        rows.append([label, STARTER, *cells([score("starter", work, STARTER)])])
-        for way, seeds in ((ADAPTED, arguments.seeds), (ALONE, arguments.seeds[:1])):
-            rows.append([label, way, *cells([run(work, way, seed) for seed in seeds])])
+        starter = score("starter", work, STARTER)
+        for way, seeds in ((ADAPTED, arguments.seeds), (SUGGESTED, arguments.seeds[:1]), (ALONE, arguments.seeds[:1])):
+            scores, errors = zip(*(run(work, way, seed) for seed in seeds), strict=True)
+            if way == ADAPTED:
+                rows.append([label, STARTER, *cells([starter]), errors[0][0]])
+            rows.append([label, way, *cells(scores), ", ".join(after for _, after in errors)])
             print(" | ".join(rows[-1]), flush=True)
     table = {
         "commands": ["python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR"],
         "machine": (
             "Vocals, scored on the songs themselves. SI-SDR improvement: mean over songs, mean and single seeds, and the worst "
             f"song of all seeds. SDR of museval: median over songs. {load_config('adapt').train.num_steps} steps of "
-            f"{NUM_CLIPS} + {NUM_CLIPS} clips."
+            f"{NUM_CLIPS} + {NUM_CLIPS} clips. Estimated error: on held-out songs, of each seed, without stems."
         ),
-        "columns": ["songs", "model", "SI-SDR improvement, dB", "worst song, dB", "SDR, dB"],
+        "columns": ["songs", "model", "SI-SDR improvement, dB", "worst song, dB", "SDR, dB", "estimated error"],
         "rows": rows,
     }
     write_text(arguments.results, json.dumps(table, indent=1) + "\n")
@@ -91,20 +98,29 @@ def config_of(way: str, seed: int) -> Config:
     """`adapt`, or the same from random parameters, warmed up as in `recordings`."""
     config = load_config("adapt")
     training = dataclasses.replace(config.train, seed=seed, batch_size=NUM_CLIPS)
-    if way == ADAPTED:
+    if way != ALONE:
         return dataclasses.replace(config, train=training)
     rate = load_config("recordings").train.learning_rate
     objective = dataclasses.replace(config.objective, remix_steps=training.num_steps // 3)  # type: ignore[call-arg]
-    return dataclasses.replace(config, objective=objective, train=dataclasses.replace(training, init_from="", learning_rate=rate))
+    training = dataclasses.replace(training, init_from="", learning_rate=rate, select_by="last")
+    return dataclasses.replace(config, objective=objective, train=training)
 
 
-def run(work: Path, way: str, seed: int) -> Score:
-    """Train once, and score the songs."""
+def run(work: Path, way: str, seed: int) -> tuple[Score, tuple[str, str]]:
+    """Train once; return the scores of the songs, and the estimated errors of the first evaluation and of the checkpoint."""
     config, name = config_of(way, seed), f"{slug(way)}_{seed}"
-    prepare(Folders(work / "songs", None, work / "labels"), config.data, work / "data")
-    if train(config, work / "data", work / "runs" / name)["stopped"] == ASKED_TO_STOP:
+    labels, data = work / "labels", work / "data"
+    if way == SUGGESTED:
+        labels, data = work / "suggested", work / "data_suggested"
+        if not labels.exists():
+            suggest(load_model("starter"), sorted((work / "songs").iterdir()), work / "songs", labels, progress=False)
+    prepare(Folders(work / "songs", None, labels), config.data, data)
+    if train(config, data, work / "runs" / name)["stopped"] == ASKED_TO_STOP:
         sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
-    return score(work / "runs" / name, work, name)
+    logged = {line["step"]: line for line in read_log(work / "runs" / name) if line["kind"] == "evaluate"}
+    model = load_model(work / "runs" / name)
+    errors = tuple(f"{logged[step]['estimated_error']:.3f}" for step in (min(logged), model.info["step"]))
+    return score(work / "runs" / name, work, name), errors
 
 
 def score(model: str | Path, work: Path, name: str) -> Score:
@@ -119,7 +135,7 @@ def score(model: str | Path, work: Path, name: str) -> Score:
     return float(np.mean(improvements)), min(improvements), float(np.median(list(known("sdr_target"))))
 
 
-def cells(scores: list[Score]) -> list[str]:
+def cells(scores: Sequence[Score]) -> list[str]:
     """Cells of a row, of one score for each seed."""
     return [
         mean_and_singles([each[0] for each in scores]),

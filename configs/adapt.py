@@ -30,7 +30,7 @@ config = Config(
         activity_on="mixture",
     ),
     model=UNetConfig(channels=(32, 48)),
-    objective=BootstrapConfig(labels="ratio", remix_steps=0, positive_gain_db="estimate"),
+    objective=BootstrapConfig(labels="phase_sensitive", remix_steps=0, positive_gain_db="estimate"),
     train=TrainConfig(
         num_steps=300,
         batch_size=8,
@@ -39,7 +39,7 @@ config = Config(
         gradient_clip=1.0,
         ema_decay=0.99,
         eval_every=100,
-        select_by="last",
+        select_by="estimated_error",
         init_from="starter",
     ),
 )

@@ -29,9 +29,9 @@ config = Config(
         activity_on="mixture",
     ),
     model=UNetConfig(channels=(32, 48)),
-    objective=SupervisedConfig(loss="ratio_mask", remix_songs=True),
+    objective=SupervisedConfig(loss="phase_sensitive", remix_songs=True),
     train=TrainConfig(
-        num_steps=7000,
+        num_steps=4000,
         batch_size=8,
         learning_rate=4e-3,
         schedule="cosine",

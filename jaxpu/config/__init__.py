@@ -46,8 +46,9 @@ class TrainConfig:
         disjoint_tracks: draw unlabeled and positive clips from different tracks (strictly non-parallel data).
         eval_every: steps between evaluations on the validation tracks; a checkpoint is saved at each.
         eval_batches: maximum number of batches of an evaluation.
-        select_by: criterion of the best checkpoint: loss on held-out tracks (`held_out_loss`, no stems), SI-SDR improvement on
-            them (`si_sdr_improvement`, uses stems), or the `last` step.
+        select_by: criterion of the best checkpoint on held-out tracks: their loss (`held_out_loss`), the estimated error of the
+            separation (`estimated_error`, docs/methods.md), neither of which needs stems; SI-SDR improvement
+            (`si_sdr_improvement`, uses stems); or the `last` step.
         patience: stop after this many evaluations without improvement; 0 disables it.
         on_blank: reaction to blank output: `warn`, or `stop` the run.
         init_from: model whose parameters are those of the first step: run directory, archive, or `starter`, which comes with
@@ -67,7 +68,7 @@ class TrainConfig:
     disjoint_tracks: bool = True
     eval_every: int = 500
     eval_batches: int = 16
-    select_by: Literal["held_out_loss", "si_sdr_improvement", "last"] = "held_out_loss"
+    select_by: Literal["held_out_loss", "estimated_error", "si_sdr_improvement", "last"] = "held_out_loss"
     patience: int = 0
     on_blank: Literal["warn", "stop"] = "warn"
     init_from: str = ""

@@ -100,14 +100,14 @@ class SupervisedConfig:
 
     Attributes:
         loss: `signal_approximation` (PULSE): squared error of the masked magnitude; `ratio_mask`: cross-entropy with the ideal
-            ratio mask, weighted by magnitude.
+            ratio mask, weighted by magnitude; `phase_sensitive`: squared error of the masked STFT, in which phase counts.
         remix_songs: make new mixtures from the target of one song and the accompaniment of another.
         gain_db: with `remix_songs`, independent gains of both signals, uniform within plus or minus this many dB.
         shift_semitones: with `remix_songs`, independent pitch shifts of both signals, uniform within plus or minus this many
             semitones.
     """
 
-    loss: Literal["signal_approximation", "ratio_mask"] = "signal_approximation"
+    loss: Literal["signal_approximation", "ratio_mask", "phase_sensitive"] = "signal_approximation"
     remix_songs: bool = False
     gain_db: float = traced(6.0)
     shift_semitones: float = traced(0.0)
@@ -163,7 +163,8 @@ class RemixConfig:
         label_frequency: c, the probability that the positive is the louder of two exchangeable accompaniments; 1/2 by symmetry.
         weight_exponent: p in the weight |x|^p of a bin.
         labels: `binary`: which of the two is louder; `ratio`: magnitude of the positive over the sum of both magnitudes, which
-            has the same mean where the target is silent, and less variance.
+            has the same mean where the target is silent, and less variance; `phase_sensitive`: the factor with which the sum
+            comes closest to the positive, within 0 and 1.
     """
 
     gain_db: float = traced(0.0)
@@ -171,7 +172,7 @@ class RemixConfig:
     positive_gain_db: Estimated = traced(0.0)
     label_frequency: float = traced(0.5)
     weight_exponent: float = traced(1.0)
-    labels: Literal["binary", "ratio"] = "binary"
+    labels: Literal["binary", "ratio", "phase_sensitive"] = "binary"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -208,7 +209,7 @@ class BootstrapConfig:
     positive_gain_db: Estimated = traced(0.0)
     label_frequency: float = traced(0.5)
     weight_exponent: float = traced(1.0)
-    labels: Literal["binary", "ratio"] = "ratio"
+    labels: Literal["binary", "ratio", "phase_sensitive"] = "ratio"
     remix_steps: int = 400
     taught_gain_db: float = traced(3.0)
     mixture_share: float = traced(0.5)
@@ -244,7 +245,7 @@ class PNUConfig:
     positive_gain_db: Estimated = traced(0.0)
     label_frequency: float = traced(0.5)
     weight_exponent: float = traced(1.0)
-    labels: Literal["binary", "ratio"] = "binary"
+    labels: Literal["binary", "ratio", "phase_sensitive"] = "binary"
     supervised_weight: float = traced(0.5)
     stem_tracks: int = 3
 

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxpu.core.stft import magnitude
+
 Scalar = jax.Array | float
 
 
@@ -222,3 +224,43 @@ def mixit_loss(
     if minimum_over == "batch":
         return jnp.minimum(mean(one, axis_name), mean(other, axis_name))
     return mean(jnp.minimum(one, other), axis_name)
+
+
+def masking_loss(mask: jax.Array, mixture: jax.Array, target: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """Squared error of a masked mixture, in which phase counts: the mean over clips of (|m x - t|^2 - |t|^2) / |x|^2.
+
+    It is 0 for blank output.  Its minimum is the real factor of each bin with which the mixture comes closest to the target, the
+    phase-sensitive filter (Erdogan et al. 2015, section 2).  The division gives quiet clips the weight of loud ones.
+
+    Args:
+        mask: float32 (n, frames, bins), the same for all channels.
+        mixture: x, complex64 (n, channels, frames, bins).
+        target: t, the same shape.
+        axis_name: axis of the devices that share the batch.
+
+    Returns:
+        float32 scalar.  A clip without a sound counts as 0.
+    """
+    energy = jnp.square(magnitude(mixture))
+    # 2 Re(x t*) is |x|^2 + |t|^2 - |x - t|^2.
+    product = (energy + jnp.square(magnitude(target)) - jnp.square(magnitude(mixture - target))) / 2
+    errors = jnp.sum(jnp.square(mask) * energy - 2 * mask * product, (1, 2))
+    return mean(errors / jnp.maximum(jnp.sum(energy, (1, 2)), 1e-12), axis_name)
+
+
+def estimated_error(mask: jax.Array, unlabeled: jax.Array, positive: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """`masking_loss` of the unknown target in sums x = u + p, up to a number that no mask changes.  No stems.
+
+    With u = t + a, and p exchangeable with a, the mean of u - p for any given x is that of t.  So u - p can stand for t in the
+    loss, as one noisy picture stands for a clean one in Noise2Noise (Lehtinen et al. 2018, section 2).
+
+    Args:
+        mask: of the sums, float32 (n, frames, bins).
+        unlabeled: u, complex64 (n, channels, frames, bins).
+        positive: p, the same shape, at the level of the accompaniment in u.
+        axis_name: axis of the devices that share the batch.
+
+    Returns:
+        float32 scalar: 0 for blank output, and lower is better.
+    """
+    return masking_loss(mask, unlabeled + positive, unlabeled - positive, axis_name=axis_name)

@@ -17,7 +17,7 @@ import optax
 from jaxpu.config import Config, ConfigError, TrainConfig
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core import metrics
-from jaxpu.core.losses import mean, weighted_mean
+from jaxpu.core.losses import estimated_error, mean, weighted_mean
 from jaxpu.core.network import input_shape, make_network
 from jaxpu.core.objectives import Batch, Network, make_objective, mask_statistics
 from jaxpu.core.stft import istft, magnitude
@@ -273,9 +273,10 @@ def make_evaluate_step(config: Config, convolution: ConvolutionForm = "xla") -> 
     """The pure evaluation of one batch of held-out patches.
 
     Returns:
-        (state, batch, key, axis_name=None) to float32 scalars: `loss` of the objective, without dropout; `kept_energy` and
-        `inactive_share` of the mask on plain mixtures; and where the batch has a target `si_sdr_improvement` in dB, the mean
-        over clips in which it plays, and `true_kept_energy`, its fraction of the energy.
+        (state, batch, key, axis_name=None) to float32 scalars: `loss` of the objective, without dropout; `estimated_error` of
+        the mask on mixtures with a positive added; `kept_energy` and `inactive_share` of the mask on plain mixtures; and where
+        the batch has a target `si_sdr_improvement` in dB, the mean over clips in which it plays, and `true_kept_energy`, its
+        fraction of the energy.
     """
     objective = make_objective(config.objective)
 
@@ -287,6 +288,8 @@ def make_evaluate_step(config: Config, convolution: ConvolutionForm = "xla") -> 
         decoded = decode(batch, all_channels=config.model.sees_all_channels)
         leveled = objective.level(decoded, state.hyperparameters)
         results = {"loss": objective.loss(separate, leveled, key, state.hyperparameters, axis_name).risk}
+        mask_of_sum = objective.mask(separate(leveled.unlabeled + leveled.positive, 2 * leveled.example_index))
+        results["estimated_error"] = estimated_error(mask_of_sum, leveled.unlabeled, leveled.positive, axis_name=axis_name)
         mask = objective.mask(separate(decoded.unlabeled, 2 * decoded.example_index))
         results |= mask_statistics(mask, decoded.unlabeled, axis_name)
         return results if decoded.target is None else results | _scores(config, mask, decoded, axis_name)

@@ -36,6 +36,7 @@ RESAMPLES = 2000
 
 CAPTIONS = {
     "loss": "Loss. Losses of different objectives cannot be compared.",
+    "estimated_error": "Error of the separation of held-out songs, estimated without stems: lower is better, 0 is blank output.",
     "si_sdr_improvement": "SI-SDR improvement on held-out songs.",
     "kept_energy": "Energy that the mask keeps, as a fraction of the input's; dashed, if there are stems: the true target's. "
     "While the line stays below the dotted one, the watchdog considers the output blank; a cross marks a warning.",

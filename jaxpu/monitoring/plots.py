@@ -23,6 +23,7 @@ AXES = (0.1, 0.17, 0.885, 0.8)
 
 CURVES = {
     "loss": "loss",
+    "estimated_error": "estimated error",
     "si_sdr_improvement": "SI-SDR improvement in dB",
     "kept_energy": "kept share of the energy",
     "inactive_share": "share of inactive bins",
@@ -150,7 +151,9 @@ def plot_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, by
         for index, (name, lines) in enumerate(logs.items()):
             color = f"C{index}"
             axes.plot(*_series(lines, "train", key), color=color, label=_plain(name))
-            axes.plot(*_series(lines, "evaluate", key), "o-" if key == "si_sdr_improvement" else "o", markersize=4, color=color)
+            # Joined by lines only where no line of the training steps shows the course.
+            style = "o" if _series(lines, "train", key)[0] else "o-"
+            axes.plot(*_series(lines, "evaluate", key), style, markersize=4, color=color)
             if key == "kept_energy":
                 _draw_watchdog(axes, lines, color)
         if len(logs) > 1:

@@ -117,6 +117,12 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
     # A process that is killed while it saves leaves some runs a checkpoint ahead of others: those wait.
     first_step = min((steps for steps, reason in zip(done, stopped, strict=True) if reason is None), default=settings.num_steps)
     bar.update(first_step - bar.n)
+    # A run that begins with the parameters of another model compares its checkpoints with that model.
+    begun = [number for number, run in enumerate(runs) if run.config.train.init_from and not run.results]
+    if begun:
+        results = _evaluated(program, bar)
+        for number in begun:
+            runs[number].note_evaluation(0, program.state(number), results[number], None)
     pending: list[Any] = []
     stop, since = False, time.perf_counter()
     batches = program.batches(first_step) if first_step < settings.num_steps else iter(())
@@ -164,7 +170,7 @@ def _evaluated(program: Program, bar: Bar) -> list[dict[str, float]]:
     """Results of every run; those of a single one are shown on the bar."""
     results = program.evaluate()
     if len(results) == 1:
-        shown = ("loss", "si_sdr_improvement")
+        shown = ("loss", "estimated_error", "si_sdr_improvement")
         bar.set_postfix({name: f"{value:.3g}" for name, value in results[0].items() if name in shown})
     return results
 

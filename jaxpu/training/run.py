@@ -54,7 +54,7 @@ def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
     if config.train.select_by == "si_sdr_improvement" and not dataset.has_stems:
         raise ConfigError(
             f"TrainConfig.select_by is 'si_sdr_improvement', but the data in {data_dir} have no stems to score with. "
-            "Use held_out_loss or last."
+            "Use estimated_error, held_out_loss or last."
         )
     _check_clips(config, dataset)
     return dataset
@@ -309,6 +309,7 @@ def selection_score(select_by: str, results: dict[str, float], step: int) -> flo
     """The number by which the best checkpoint is chosen, higher is better."""
     return {
         "held_out_loss": lambda: -results["loss"],
+        "estimated_error": lambda: -results["estimated_error"],
         "si_sdr_improvement": lambda: results["si_sdr_improvement"],
         "last": lambda: float(step),
     }[select_by]()

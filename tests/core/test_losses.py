@@ -13,6 +13,7 @@ import pytest
 import scipy.special
 
 from jaxpu.core import losses
+from jaxpu.core.stft import magnitude
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -376,3 +377,49 @@ def test_mixit_by_hand() -> None:
     for minimum_over, expected in (("example", 0), ("batch", 1)):
         function = functools.partial(mixit_by_hand, axis_name="shards", minimum_over=minimum_over)
         np.testing.assert_allclose(jax.vmap(function, axis_name="shards")(both[:, None]), np.full(2, expected), atol=1e-6)
+
+
+def test_the_masking_loss_by_hand() -> None:
+    # Two clips of two channels, one frame and two bins.  The second clip is silent.
+    mixture = np.zeros((2, 2, 1, 2), np.complex64)
+    target = np.zeros_like(mixture)
+    mixture[0, :, 0] = [[1.0, 2j], [1j, 0.0]]
+    target[0, :, 0] = [[1.0, 1j], [0.0, 0.0]]
+    mask = np.array([[[0.5, 0.75]], [[1.0, 1.0]]], np.float32)
+    # |m x - t|^2: 0.25 + 0.25 in the first bin, 0.25 in the second; |t|^2: 2; |x|^2: 6.
+    loss = losses.masking_loss(jnp.asarray(mask), jnp.asarray(mixture), jnp.asarray(target))
+    np.testing.assert_allclose(loss, (0.75 - 2) / 6 / 2, rtol=1e-6)
+
+
+def spectra(key: int, scale: jax.Array | float, shape: tuple[int, ...]) -> jax.Array:
+    real, imaginary = jax.random.normal(jax.random.key(key), (2, *shape))
+    scale = jnp.broadcast_to(scale, shape)
+    return jax.lax.complex(scale * real, scale * imaginary)
+
+
+def test_the_estimated_error_ranks_masks_as_their_true_errors_do() -> None:
+    # Target and accompaniment have spectra of their own, so that some masks are better than others.
+    shape = (4000, 2, 3, 5)
+    target, accompaniment, positive = (
+        spectra(key, jnp.asarray(scale), shape)
+        for key, scale in enumerate([[2.0, 1.0, 0.5, 0.1, 1.0], [0.3, 1.0, 1.0, 2.0, 0.1], [0.3, 1.0, 1.0, 2.0, 0.1]])
+    )
+    unlabeled = target + accompaniment
+    mixture = unlabeled + positive
+    weights = 1 / jnp.sum(jnp.square(magnitude(mixture)), (1, 2))
+    for bins in ([1.0] * 5, [0.9, 0.4, 0.1, 0.0, 0.9], [0.1, 0.4, 0.9, 1.0, 0.1], [0.5] * 5):
+        mask = jnp.broadcast_to(jnp.asarray(bins), (4000, 3, 5))
+        estimate = mask[:, None].astype(jnp.complex64) * mixture
+        true = jnp.sum(jnp.square(magnitude(estimate - target)) - jnp.square(magnitude(target)), (1, 2))
+        estimated = losses.estimated_error(mask, unlabeled, positive)
+        np.testing.assert_allclose(estimated, jnp.mean(true * weights), atol=0.01)
+        direct = jnp.sum(
+            jnp.square(magnitude(estimate - (unlabeled - positive))) - jnp.square(magnitude(unlabeled - positive)), (1, 2)
+        )
+        np.testing.assert_allclose(estimated, jnp.mean(direct * weights), atol=1e-5)
+    assert losses.estimated_error(jnp.zeros((4000, 3, 5)), unlabeled, positive) == 0
+
+
+def test_the_estimated_error_of_silent_sums_is_0() -> None:
+    silence = jnp.zeros((2, 1, 3, 5), jnp.complex64)
+    assert losses.estimated_error(jnp.ones((2, 3, 5)), silence, silence) == 0

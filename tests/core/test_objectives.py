@@ -26,7 +26,7 @@ from jaxpu.config import (
 from jaxpu.core import losses
 from jaxpu.core.network import make_mask_fn, make_network
 from jaxpu.core.objectives import OBJECTIVES, Batch, Loss, Objective, make_objective
-from jaxpu.core.objectives.base import PseudoTarget
+from jaxpu.core.objectives.base import PseudoTarget, phase_sensitive_mask
 from jaxpu.core.objectives.teacher import false_positive_ratio, teacher_masks, with_empty_mixtures
 from jaxpu.core.stft import magnitude
 
@@ -43,12 +43,14 @@ CONFIGS: list[Any] = [
     BrierPUConfig(class_prior=0.9),
     SupervisedConfig(),
     SupervisedConfig(loss="ratio_mask"),
+    SupervisedConfig(loss="phase_sensitive"),
     SupervisedConfig(remix_songs=True),
     MixITConfig(),
     MixITConfig(minimum_over="batch"),
     NoisyTargetConfig(),
     RemixConfig(),
     RemixConfig(labels="ratio"),
+    RemixConfig(labels="phase_sensitive"),
     BootstrapConfig(),
     PNUConfig(),
 ]
@@ -237,10 +239,13 @@ def test_pu_gives_the_network_every_clip_once_with_an_index_of_its_own(config: A
     assert index.tolist() == [8, 10, 12, 14, 9, 11, 13, 15]
 
 
-def test_supervised_ratio_mask_has_the_ideal_ratio_as_its_minimum() -> None:
+@pytest.mark.parametrize("loss_name", ["ratio_mask", "phase_sensitive"])
+def test_the_minimum_of_supervised_learning_is_the_ideal_mask(loss_name: Any) -> None:
     mixture, target = np.array([[[[4.0, 2.0 + 1j]]]], np.complex64), np.array([[[[3.0, 0.5 + 1j]]]], np.complex64)
     ratio = np.abs(target) / (np.abs(target) + np.abs(mixture - target))
-    objective = make_objective(SupervisedConfig(loss="ratio_mask"))
+    if loss_name == "phase_sensitive":
+        ratio = (target * mixture.conj()).real / np.abs(mixture) ** 2
+    objective = make_objective(SupervisedConfig(loss=loss_name))
     batch = Batch(jnp.asarray(mixture), jnp.asarray(mixture), jnp.asarray(target), jnp.zeros(1, jnp.int32))
 
     def loss(logits: jax.Array) -> jax.Array:
@@ -461,7 +466,7 @@ def test_remix_learns_the_mask_of_the_mixture_and_not_of_the_sum(label_frequency
         np.testing.assert_allclose(mask, [ratio / (1 + ratio)] * 2 + [0] * 2, atol=0.06)
 
 
-@pytest.mark.parametrize("labels", ["binary", "ratio"])
+@pytest.mark.parametrize("labels", ["binary", "ratio", "phase_sensitive"])
 def test_where_the_target_is_silent_labels_are_one_half_on_average(labels: Any) -> None:
     objective, batch = make_objective(RemixConfig(labels=labels, gain_db=0.0, weight_exponent=0.0)), make_batch(512, 16)
     batch = batch._replace(unlabeled=batch.unlabeled.at[..., :2].set(0))
@@ -783,3 +788,25 @@ def test_mask_fn_is_network_and_mask_without_dropout() -> None:
     logits = network.apply(variables, stft, train=False)[..., 0]
     np.testing.assert_allclose(mask, np.asarray(jax.nn.sigmoid(-logits)), atol=1e-6)
     assert mask.shape == logits_shape(stft)[:-1]
+
+
+def test_the_phase_sensitive_mask_is_the_best_real_factor_for_all_channels() -> None:
+    part, rest = (jnp.asarray(complex_noise(50, 2, 3, 4, seed=seed)) for seed in (0, 1))
+    mask = phase_sensitive_mask(part, rest)
+    assert mask.shape == (50, 3, 4)
+    grid = jnp.linspace(0, 1, 201)
+
+    def error(factor: jax.Array) -> jax.Array:
+        return magnitude(factor.astype(jnp.complex64) * (part + rest) - part)
+
+    best = grid[jnp.argmin(jnp.stack([error(factor) for factor in grid]), axis=0)]
+    np.testing.assert_allclose(mask, best, atol=0.003)
+    # With the rest in the part's place the masks add up to 1, unless both were clipped.
+    inside = (mask > 0) & (mask < 1)
+    assert 0.5 < jnp.mean(inside.astype(jnp.float32)) < 1
+    np.testing.assert_allclose(jnp.where(inside, mask + phase_sensitive_mask(rest, part), 1.0), 1.0, atol=1e-5)
+
+
+def test_where_nothing_sounds_the_phase_sensitive_mask_is_finite() -> None:
+    silence = jnp.zeros((1, 1, 2, 3), jnp.complex64)
+    assert jnp.isfinite(phase_sensitive_mask(silence, silence)).all()

@@ -1,6 +1,7 @@
 """Training that starts with the parameters of another model."""
 
 import dataclasses
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -135,3 +136,29 @@ def test_a_run_tells_of_the_stems_of_its_start_and_resumes_without_it(runs: dict
     assert np.abs(kernels[0] - kernels[1]).max() > 0.01
     export(tmp_path / "run", tmp_path / "model.zip", licence="MIT", description="Noise of a test.")
     assert str(tmp_path) not in zipfile.ZipFile(tmp_path / "model.zip").read("model.json").decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("select_by", ["si_sdr_improvement", "estimated_error", "last"])
+def test_the_model_that_a_run_begins_with_is_among_its_checkpoints(
+    runs: dict[str, Path], data: Path, tmp_path: Path, select_by: Any
+) -> None:
+    # With this learning rate the output is blank at once.
+    settings = {"learning_rate": 30.0, "ema_decay": 0.01, "select_by": select_by}
+    train(make_config(U_NET, BootstrapConfig(remix_steps=0), runs["unet"], **settings), data, tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    evaluations = {line["step"]: line for line in lines if line["kind"] == "evaluate"}
+    assert list(evaluations) == [0, 2, 4]
+    chosen = load_model(tmp_path / "run")
+    if select_by == "last":
+        assert chosen.info["step"] == 4
+    elif select_by == "estimated_error":
+        # These few steps made a model that is worse than silence.
+        assert evaluations[0]["estimated_error"] > 0.1
+        assert chosen.info["step"] == min(evaluations, key=lambda step: evaluations[step]["estimated_error"])
+    else:
+        assert evaluations[0]["si_sdr_improvement"] > evaluations[4]["si_sdr_improvement"] + 50
+        assert chosen.info["step"] == 0
+        start, stft = load_model(runs["unet"]), jnp.ones((1, 1, 20, PATCH.bins), jnp.complex64)
+        masks = [make_mask_fn(model.config)(model.variables, stft) for model in (chosen, start)]
+        np.testing.assert_allclose(*masks, atol=1e-6)

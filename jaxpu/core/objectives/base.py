@@ -141,6 +141,30 @@ def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> 
     }
 
 
+def ratio_mask(part: jax.Array, rest: jax.Array) -> jax.Array:
+    """|part| / (|part| + |rest|), float32 (n, frames, bins), of complex64 (n, channels, frames, bins)."""
+    return magnitude(part) / (magnitude(part) + magnitude(rest) + WEIGHT_FLOOR)
+
+
+def phase_sensitive_mask(part: jax.Array, rest: jax.Array) -> jax.Array:
+    """The real factor with which the sum comes closest to one part, within [0, 1]; the same for all channels.
+
+    Source: Erdogan et al. 2015, "Phase-sensitive and recognition-boosted speech separation using deep recurrent neural networks",
+    section 2, there for one channel.
+
+    Args:
+        part: complex64 (n, channels, frames, bins).
+        rest: the sum less the part, the same shape.
+
+    Returns:
+        float32 (n, frames, bins).
+    """
+    energy = jnp.square(magnitude(part + rest))
+    # 2 Re(part (part + rest)*) is |part|^2 + |part + rest|^2 - |rest|^2.
+    product = (jnp.square(magnitude(part)) + energy - jnp.square(magnitude(rest))) / 2
+    return jnp.clip(product / (energy + WEIGHT_FLOOR**2), 0, 1)
+
+
 def bin_weights(stft: jax.Array, exponent: jax.Array) -> jax.Array:
     """|x|^exponent of every bin of complex64 (n, channels, frames, bins), float32 (n, frames, bins)."""
     return (magnitude(stft) + WEIGHT_FLOOR) ** exponent

@@ -7,7 +7,6 @@ from jaxpu.config import MixITConfig, NoisyTargetConfig, SupervisedConfig
 from jaxpu.core import losses
 from jaxpu.core.objectives.augment import with_gains, with_shifts
 from jaxpu.core.objectives.base import (
-    WEIGHT_FLOOR,
     Batch,
     Hyperparameters,
     Loss,
@@ -16,6 +15,7 @@ from jaxpu.core.objectives.base import (
     initial_hyperparameters,
     keep_positive,
     mask_statistics,
+    ratio_mask,
 )
 from jaxpu.core.stft import magnitude
 
@@ -31,13 +31,14 @@ def supervised(config: SupervisedConfig) -> Objective:
             target, positive = with_shifts(target, positive, batch.example_index, key, hyperparameters["shift_semitones"])
             mixture = target + positive
         logits = network(mixture, 2 * batch.example_index)
-        sizes, target_sizes = magnitude(mixture), magnitude(target)
+        sizes = magnitude(mixture)
         if config.loss == "signal_approximation":
-            value = losses.signal_approximation_loss(logits[..., 0], sizes, target_sizes, axis_name=axis_name)
-        else:
-            ratio = target_sizes / (target_sizes + magnitude(mixture - target) + WEIGHT_FLOOR)
-            cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logits[..., 0], ratio)
+            value = losses.signal_approximation_loss(logits[..., 0], sizes, magnitude(target), axis_name=axis_name)
+        elif config.loss == "ratio_mask":
+            cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logits[..., 0], ratio_mask(target, mixture - target))
             value = losses.weighted_mean(cross_entropy, sizes, axis_name)
+        else:
+            value = losses.masking_loss(keep_positive(logits), mixture, target, axis_name=axis_name)
         return Loss(value, value, mask_statistics(keep_positive(logits), mixture, axis_name))
 
     return Objective(initial_hyperparameters(config), loss, keep_positive, needs_target=True)

@@ -17,7 +17,6 @@ from jaxpu.config import BootstrapConfig, PNUConfig, RemixConfig
 from jaxpu.core import losses
 from jaxpu.core.objectives.augment import fold_in_each, with_gains, with_shifts
 from jaxpu.core.objectives.base import (
-    WEIGHT_FLOOR,
     Batch,
     Hyperparameters,
     Loss,
@@ -27,6 +26,8 @@ from jaxpu.core.objectives.base import (
     initial_hyperparameters,
     keep_negative,
     mask_statistics,
+    phase_sensitive_mask,
+    ratio_mask,
 )
 from jaxpu.core.objectives.teacher import init_teacher, teach
 from jaxpu.core.stft import magnitude
@@ -155,4 +156,4 @@ def _labels(positive: jax.Array, other: jax.Array, kind: str) -> jax.Array:
     """Labels of bins, float32: 1 where the positive is alone, and 1/2 on average where both have the same distribution."""
     if kind == "binary":
         return (magnitude(positive) > magnitude(other)).astype(jnp.float32)
-    return magnitude(positive) / (magnitude(positive) + magnitude(other) + WEIGHT_FLOOR)
+    return ratio_mask(positive, other) if kind == "ratio" else phase_sensitive_mask(positive, other)
