@@ -63,8 +63,8 @@ def sweep(
         progress: show a bar.
 
     Returns:
-        The table: for each run the swept values, `seed`, `step`, `held_out_loss`, `kept_energy`, where there are stems
-        `true_kept_energy` and `si_sdr_improvement` in dB, `stopped` and `folder`.  The scores are those of the selected
+        The table: for each run the swept values, `seed`, `step`, `held_out_loss`, `estimated_error`, `kept_energy`, where there
+        are stems `true_kept_energy` and `si_sdr_improvement` in dB, `stopped` and `folder`.  The scores are those of the selected
         checkpoint on the validation tracks; they are absent where a run has none.
 
     Raises:

@@ -19,7 +19,8 @@ from jaxpu.training.run import selection_score
 
 NOTE = (
     "Each row is the checkpoint that its run selected, on the validation songs. SI-SDR improvement uses their stems.\n"
-    "The held-out loss depends on the objective's hyperparameters: compare it between runs that share them."
+    "The held-out loss depends on the objective's hyperparameters: compare it between runs that share them.\n"
+    "The estimated error is that of the separation, without stems: lower is better, and 0 is blank output."
 )
 
 
@@ -33,7 +34,8 @@ def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, An
     if evaluations:
         best = max(evaluations, key=lambda line: (selection_score(select_by, line, line["step"]), line["step"]))
         row |= {"step": best["step"], "held_out_loss": best["loss"]}
-        row |= {name: best[name] for name in ("kept_energy", "true_kept_energy", "si_sdr_improvement") if name in best}
+        names = ("estimated_error", "kept_energy", "true_kept_energy", "si_sdr_improvement")
+        row |= {name: best[name] for name in names if name in best}
     return row | {"stopped": stopped or ASKED_TO_STOP, "folder": point.name}
 
 
@@ -69,10 +71,10 @@ def _plot(table: list[dict[str, Any]], swept: list[str], path: Path) -> None:
     """Score and kept energy against the first swept value, a line for each combination of the others: mean and range of seeds."""
     from matplotlib.figure import Figure
 
-    score = "si_sdr_improvement" if any("si_sdr_improvement" in row for row in table) else "held_out_loss"
+    score = "si_sdr_improvement" if any("si_sdr_improvement" in row for row in table) else "estimated_error"
     labels = {
         "si_sdr_improvement": "SI-SDR improvement in dB (validation, uses stems)",
-        "held_out_loss": "held-out loss (of each objective)",
+        "estimated_error": "estimated error (validation, no stems)",
         "kept_energy": "share of the energy that the mask keeps",
     }
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -130,7 +130,7 @@ def test_runs_differ_and_the_table_says_how(straight: tuple[Path, list[dict[str,
         assert row["stopped"] == "all steps done"
         assert {"kept_energy", "true_kept_energy", "si_sdr_improvement"} <= row.keys()
     heading, first = format_table(table).splitlines()[:2]
-    assert heading.split()[:5] == ["class_prior", "seed", "step", "held_out_loss", "kept_energy"]
+    assert heading.split()[:5] == ["class_prior", "seed", "step", "held_out_loss", "estimated_error"]
     assert first.split()[:2] == ["0.3", "0"]
 
 
