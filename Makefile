@@ -96,18 +96,22 @@ lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrad
 	echo 'orbax-checkpoint>=0.11.28,<1.0' | $(call compile,requirements.lock) --override - --universal --group lint --group docs --group onnx $(LOCK_ARGS)
 	echo 'tensorflow-metadata<1.18' | $(call compile,requirements-lowest.lock) --resolution lowest-direct --constraint - --upgrade
 
-# The recipe of the model that comes with jaxpu.  A run that was interrupted resumes.
+# The recipe of the models that come with jaxpu.  A run that was interrupted resumes.
 STARTER_FONTS := /usr/share/sounds/sf2/FluidR3_GM.sf2 /usr/share/sounds/sf2/MuseScore_General_Full.sf2
-starter: setup renderer ## render songs, train the model `starter` on them, score and pack it: runs/starter.zip (2 hours)
+STARTER_TARGETS := vocals drums
+starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter_*.zip (3 hours)
 	@for font in $(STARTER_FONTS); do test -f $$font || { $(call apt_install,fluid-soundfont-gm musescore-general-soundfont-lossless); }; done
 	.venv/bin/jaxpu synthesize data/starter_songs --renderer fluidsynth --train 200 --test 12 --seconds 24 --seed 1 \
 		--sound-fonts $(STARTER_FONTS)
-	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs
-	.venv/bin/jaxpu train rendered_songs --train.batch-size 6
-	.venv/bin/jaxpu evaluate runs/rendered_songs data/starter_songs
-	.venv/bin/jaxpu export runs/rendered_songs -o runs/starter.zip --licence CC0-1.0 --description "Trained with the stems of 200 \
-	rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore General (MIT licence), words of flite and espeak-ng \
-	sung through the WORLD vocoder. No recording of anybody's music was used."
+	set -e; for target in $(STARTER_TARGETS); do \
+		.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs --data.target $$target -o data/starter_$$target; \
+		.venv/bin/jaxpu train rendered_songs --data.target $$target --prepared data/starter_$$target --run runs/starter_$$target \
+			--train.batch-size 6; \
+		.venv/bin/jaxpu evaluate runs/starter_$$target data/starter_songs; \
+		.venv/bin/jaxpu export runs/starter_$$target -o runs/starter_$$target.zip --licence CC0-1.0 --description "Trained with the \
+	stems of 200 rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore General (MIT licence), words of flite \
+	and espeak-ng sung through the WORLD vocoder. No recording of anybody's music was used."; \
+	done
 
 clean: ## remove environments, caches and built packages (not data, runs or the demo)
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

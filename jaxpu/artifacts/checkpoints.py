@@ -192,7 +192,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
 
     Args:
         path: run directory, of which only the checkpoint is read; an archive of `jaxpu export`, packed or unpacked; or
-            `starter`, a model that comes with jaxpu.
+            `starter` or `starter-drums`, which come with jaxpu.
         which: `best` by the run's selection criterion, or `last`; ignored for an archive, which holds one model.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-STARTERS = ("starter",)
+STARTERS = ("starter", "starter-drums")
 _FOLDER = Path(__file__).resolve().parent.parent / "starters"
 
 

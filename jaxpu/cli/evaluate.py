@@ -22,7 +22,8 @@ class EvaluateArguments:
     """Score a model on the test songs of MUSDB18, MUSDB18-HQ, or a corpus of other stems: [train|test]/SONG/NAME.wav.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu and separates vocals.
+        model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
+            `starter-drums`.
         corpus: root folder of the corpus, with one folder per split.
         out: folder for the scores.
         split: songs to score: test, validation or train.

@@ -23,7 +23,7 @@ class ExportArguments:
     The other commands take an archive of the format `jaxpu` like a run.
 
     Attributes:
-        model: run directory; for a program also an archive, or `starter`, which comes with jaxpu.
+        model: run directory; for a program also an archive, or `starter` or `starter-drums`, which come with jaxpu.
         out: archive to write: a file that ends in .zip, or a new folder.
         licence: licence of the parameters, as an SPDX identifier such as CC-BY-4.0.
         description: training data, for the model card: which recordings, how many, whose.

@@ -25,7 +25,8 @@ class SeparateArguments:
     out.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu and separates vocals.
+        model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
+            `starter-drums`.
         inputs: recordings, and folders of recordings.
         out: folder for the separated files; inside an input folder it is not searched.
         format: file format: wav, flac, ogg or mp3.

@@ -26,7 +26,8 @@ class SuggestArguments:
     target are named, too: listen to them, and remove those that are wrong.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu and separates vocals.
+        model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
+            `starter-drums`.
         folder: folder of recordings, searched recursively.
         out: folder for the label tracks; those that exist are never replaced.
         marks: marks to check, as `jaxpu prepare --marks` takes them.

@@ -51,8 +51,8 @@ class TrainConfig:
             (`si_sdr_improvement`, uses stems); or the `last` step.
         patience: stop after this many evaluations without improvement; 0 disables it.
         on_blank: reaction to blank output: `warn`, or `stop` the run.
-        init_from: model whose parameters are those of the first step: run directory, archive, or `starter`, which comes with
-            jaxpu.  Its network and patches must be those of this config.  Empty: random parameters.
+        init_from: model whose parameters are those of the first step: run directory, archive, or `starter` or `starter-drums`,
+            which come with jaxpu.  Its network and patches must be those of this config.  Empty: random parameters.
         seed: determines initial parameters, data order, dropout and remixing.
     """
 
