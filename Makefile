@@ -98,20 +98,21 @@ lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrad
 
 # The recipe of the models that come with jaxpu.  A run that was interrupted resumes.
 STARTER_FONTS := /usr/share/sounds/sf2/FluidR3_GM.sf2 /usr/share/sounds/sf2/MuseScore_General_Full.sf2
-STARTER_TARGETS := vocals drums
-starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter_*.zip (3 hours)
+STARTER_DESCRIPTION := Trained with the stems of 200 rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore \
+	General (MIT licence), words of flite and espeak-ng sung through the WORLD vocoder. No recording of anybody's music was used.
+starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter*.zip (3 hours)
 	@for font in $(STARTER_FONTS); do test -f $$font || { $(call apt_install,fluid-soundfont-gm musescore-general-soundfont-lossless); }; done
 	.venv/bin/jaxpu synthesize data/starter_songs --renderer fluidsynth --train 200 --test 12 --seconds 24 --seed 1 \
 		--sound-fonts $(STARTER_FONTS)
-	set -e; for target in $(STARTER_TARGETS); do \
-		.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs --data.target $$target -o data/starter_$$target; \
-		.venv/bin/jaxpu train rendered_songs --data.target $$target --prepared data/starter_$$target --run runs/starter_$$target \
-			--train.batch-size 6; \
-		.venv/bin/jaxpu evaluate runs/starter_$$target data/starter_songs; \
-		.venv/bin/jaxpu export runs/starter_$$target -o runs/starter_$$target.zip --licence CC0-1.0 --description "Trained with the \
-	stems of 200 rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore General (MIT licence), words of flite \
-	and espeak-ng sung through the WORLD vocoder. No recording of anybody's music was used."; \
-	done
+	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs
+	.venv/bin/jaxpu train rendered_songs --train.batch-size 6
+	.venv/bin/jaxpu train rendered_songs --train.batch-size 6 --train.init-from runs/rendered_songs --run runs/starter \
+		--objective.loss phase_sensitive --train.num-steps 1500 --train.learning-rate 1e-3
+	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs --data.target drums -o data/drums
+	.venv/bin/jaxpu train rendered_songs --data.target drums --prepared data/drums --run runs/starter-drums --train.batch-size 6 \
+		--objective.loss phase_sensitive --train.num-steps 4000
+	set -e; for name in starter starter-drums; do .venv/bin/jaxpu evaluate runs/$$name data/starter_songs; \
+		.venv/bin/jaxpu export runs/$$name -o runs/$$name.zip --licence CC0-1.0 --description "$(STARTER_DESCRIPTION)"; done
 
 clean: ## remove environments, caches and built packages (not data, runs or the demo)
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

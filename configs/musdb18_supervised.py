@@ -30,7 +30,7 @@ config = Config(
         activity_on="mixture",
     ),
     model=UNetConfig(channels=(48, 96, 144, 192), convolutions=3),
-    objective=SupervisedConfig(loss="phase_sensitive", remix_songs=True, gain_db=10.0),
+    objective=SupervisedConfig(loss="ratio_mask", remix_songs=True, gain_db=10.0),
     train=TrainConfig(
         num_steps=30_000,
         batch_size=32,

@@ -22,6 +22,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from jaxpu.artifacts.starters import STARTERS
+
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIMES = tomllib.loads((ROOT / "colab" / "runtimes.toml").read_text())
@@ -193,7 +195,11 @@ def test_wheel_holds_the_package_and_its_configs(dist: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for path in SOURCES}
     expected = {f"jaxpu/{name}" if name.startswith("configs/") else name for name in expected}
     assert {name for name in names if name.endswith(".py")} == expected
-    assert {"jaxpu/configs/baseline.py", "jaxpu/evaluation/html_report.html", "jaxpu/starters/starter.zip"} <= names
+    assert {
+        "jaxpu/configs/baseline.py",
+        "jaxpu/evaluation/html_report.html",
+        *(f"jaxpu/starters/{name}.zip" for name in STARTERS),
+    } <= names
     assert f"{info}/licenses/LICENSE" in names
 
 
