@@ -37,7 +37,6 @@ Found = dict[tuple[str, str], dict[str, list[tuple[float, float]]]]
 """By network and way, then by target, the score and the seconds of each seed."""
 
 BOOTSTRAP, SUPERVISED = "bootstrap, without stems", "supervised, stems of the same songs"
-PHASE = "supervised, phase-sensitive loss"
 MARKED_TARGETS = ("vocals",)
 """Targets whose rests are marked; for the others, target-free recordings are the accompaniment of other songs."""
 
@@ -50,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=Path, help="the songs that score, in the same layout (default: CORPUS)")
     parser.add_argument("--targets", nargs="+", default=["vocals", "other"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", default=[BOOTSTRAP, SUPERVISED, PHASE], choices=[BOOTSTRAP, SUPERVISED, PHASE])
+    parser.add_argument("--ways", nargs="+", default=[BOOTSTRAP, SUPERVISED], choices=[BOOTSTRAP, SUPERVISED])
     parser.add_argument("--networks", nargs="+", default=[CNN, U_NET], choices=[CNN, U_NET])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "measured" / "full-band.json")
@@ -92,9 +91,8 @@ def config_of_run(target: str, network: str, way: str, seed: int, steps: int) ->
         recordings = load_config("recordings")
         data = dataclasses.replace(config.data, patch=recordings.data.patch)
         config = dataclasses.replace(config, data=data, model=recordings.model)
-    if way != BOOTSTRAP:
-        loss = "phase_sensitive" if way == PHASE else "ratio_mask"
-        config = dataclasses.replace(config, objective=SupervisedConfig(loss=loss, remix_songs=True))
+    if way == SUPERVISED:
+        config = dataclasses.replace(config, objective=SupervisedConfig(loss="ratio_mask", remix_songs=True))
     return config
 
 
@@ -107,7 +105,7 @@ def run(arguments: argparse.Namespace, target: str, network: str, way: str, seed
         improvement, seconds = json.loads(scores.read_text())
         return float(improvement), float(seconds)
     config = config_of_run(target, network, way, seed, arguments.steps)
-    if way != BOOTSTRAP:
+    if way == SUPERVISED:
         source: Source = Musdb18HQ(work / "stems")
     elif target in MARKED_TARGETS:
         source = Folders(work / "songs", None, work / "labels")
