@@ -4,10 +4,10 @@
     jaxpu train adapt
     jaxpu separate runs/adapt song.mp3 -o separated
 
-`jaxpu suggest starter songs/ -o labels/` proposes the marks. The network is the starter's, so there is no warm-up of random
-parameters: its own masks teach from the first step on, with a lower learning rate and fewer steps than in `recordings`. If the
-estimated error of held-out songs does not fall below the starter's, the starter is kept (step 0). The model is for these songs: on
-others it is worse than the starter.
+`jaxpu suggest starter songs/ -o labels/` proposes the marks; check them, for wrong ones ruin the model. The network is the
+starter's, so there is no warm-up of random parameters: its own masks teach from the first step on, with a lower learning rate
+and fewer steps than in `recordings`. If the estimated error of held-out songs does not fall below the starter's, the starter is
+kept (step 0). The model is for these songs: on others it is worse than the starter.
 
 Hardware: CPU cores.
 Expected score: 2.2 dB more than the starter on the songs that it adapts to, real voices over other music (docs/results.md).
