@@ -102,7 +102,7 @@ def config_of(way: str, seed: int) -> Config:
         return dataclasses.replace(config, train=training)
     rate = load_config("recordings").train.learning_rate
     objective = dataclasses.replace(config.objective, remix_steps=training.num_steps // 3)  # type: ignore[call-arg]
-    training = dataclasses.replace(training, init_from="", learning_rate=rate, select_by="last")
+    training = dataclasses.replace(training, init_from="", learning_rate=rate)
     return dataclasses.replace(config, objective=objective, train=training)
 
 
