@@ -25,6 +25,7 @@ from jaxpu.evaluation import excerpts
 from jaxpu.evaluation.evaluate import EvaluationError, EvaluationOptions, evaluate_separator
 from jaxpu.evaluation.html_report import write_comparison
 from jaxpu.evaluation.scoring import score_track
+from jaxpu.monitoring.plots import CURVES
 from jaxpu.training.loop import train
 
 pytestmark = pytest.mark.timeout(600)
@@ -208,7 +209,7 @@ def test_the_report_of_an_evaluation(browser, runs):
         assert part in text
     captions = [caption.text for caption in browser.find_elements(By.CSS_SELECTOR, ".song figcaption")]
     assert captions == 2 * ["mixture", "vocals, true", "vocals, separated", "mask"]
-    assert len(browser.find_elements(By.CSS_SELECTOR, "section figure")) == 5
+    assert len(browser.find_elements(By.CSS_SELECTOR, "section figure")) == len(CURVES) + 1
     labels = [label.text for label in browser.find_elements(By.CSS_SELECTOR, ".song label")]
     assert labels == 2 * ["mixture", "vocals, true", "vocals, separated", "accompaniment, separated"]
     listen(browser, {"mixture": set(TONES), "vocals, true": {"vocals"}})
