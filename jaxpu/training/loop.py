@@ -117,7 +117,7 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
     # A process that is killed while it saves leaves some runs a checkpoint ahead of others: those wait.
     first_step = min((steps for steps, reason in zip(done, stopped, strict=True) if reason is None), default=settings.num_steps)
     bar.update(first_step - bar.n)
-    _evaluate_beginnings(program, bar)
+    _evaluate_initial_models(program, bar)
     pending: list[Any] = []
     stop, since = False, time.perf_counter()
     batches = program.batches(first_step) if first_step < settings.num_steps else iter(())
@@ -161,12 +161,12 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
     return [reason or end for reason, end in zip(stopped, ends, strict=True)]
 
 
-def _evaluate_beginnings(program: Program, bar: Bar) -> None:
-    """Evaluate the models with which runs begin, as step 0, so that the checkpoints can be compared with them."""
-    begun = [number for number, run in enumerate(program.runs) if run.config.train.init_from and not run.results]
-    if begun:
+def _evaluate_initial_models(program: Program, bar: Bar) -> None:
+    """Evaluate the models that runs start from, as step 0, so that checkpoints can be compared with them."""
+    starting = [number for number, run in enumerate(program.runs) if run.config.train.init_from and not run.results]
+    if starting:
         results = _evaluated(program, bar)
-        for number in begun:
+        for number in starting:
             program.runs[number].note_evaluation(0, program.state(number), results[number], None)
 
 
