@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +24,22 @@ _EXPECTED_MESSAGES = "|".join(
 """Lines of TensorFlow that say nothing is wrong, as an extended regular expression."""
 
 
-@functools.cache
+_LOCK = threading.Lock()
+"""Held while TensorFlow is imported: two threads must not redirect standard error at once."""
+
+
 def tensorflow() -> Any:
     """Import TensorFlow, which takes seconds, and keep it off the accelerators, which belong to JAX.
 
-    TF_CPP_MIN_LOG_LEVEL=0, set before jaxpu starts, shows everything that TensorFlow prints.
+    A thread that calls this while another imports waits for that.  TF_CPP_MIN_LOG_LEVEL=0, set before jaxpu starts, shows
+    everything that TensorFlow prints.
     """
+    with _LOCK:
+        return _imported()
+
+
+@functools.cache
+def _imported() -> Any:
     with quiet_standard_error(), _without_keras():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no INFO; JAX sets the same
         # oneDNN computes nothing here, and would report an error for float16 on processors without AVX-512.
@@ -76,7 +87,8 @@ def quiet_standard_error() -> Iterator[None]:
     if grep is None or stderr is None:
         yield
         return
-    command = (grep, "-v", "-E", _EXPECTED_MESSAGES)
+    # Line by line, since another thread may write to standard error meanwhile.
+    command = (grep, "--line-buffered", "-v", "-E", _EXPECTED_MESSAGES)
     with (
         os.fdopen(stderr, "wb"),  # closes the descriptor
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, env=os.environ | {"LC_ALL": "C"}) as filtering,

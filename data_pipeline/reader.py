@@ -1,5 +1,7 @@
-"""Reading batches of records with tf.data, each record by its offset."""
+"""Reading batches of records: NumPy reads and checks them, and tf.data does so for several steps at once, ahead of time."""
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +12,21 @@ from data_pipeline.config import PatchSpec
 from data_pipeline.errors import DataError
 from data_pipeline.layout import Index, Signal
 from data_pipeline.lazy_tensorflow import tensorflow
-from data_pipeline.tfrecord import ends_in_file, read_record
+from data_pipeline.tfrecord import read_clip
 
 Clips = dict[str, np.ndarray]
 """Clips of a batch, by role, as rows of the index: "unlabeled" and "target" of the mixtures, "positive" of the accompaniments."""
 
 
 class BatchReader:
-    """Reader of the batches of one split: tf.data opens, checks, decodes and stacks their records in parallel.
+    """Reader of the batches of one split.
 
     Args:
         directory: folder of the dataset, for messages.
         spec: parameters of the patches.
         index: index of each signal.
         shards: TFRecord files of each signal.
-        choose: clips of a step; the same number for every role.
+        choose: clips of a step; the same number for every role.  Threads call it.
         with_target: read targets too: of the role "target" where `choose` has it, else of the unlabeled clips.
     """
 
@@ -39,100 +41,81 @@ class BatchReader:
     ) -> None:
         self._directory = directory
         self._spec = spec
+        self._dtype = np.dtype(spec.dtype)
         self._index = index
-        self._files = [*shards["mixture"], *shards["accompaniment"]]
-        self._first_file = {"mixture": 0, "accompaniment": len(shards["mixture"])}
+        self._shards = shards
         self._choose = choose
         self._with_target = with_target
-        # Which records `_plan` has looked at.
-        self._sound = {signal: np.zeros(len(each.offset), bool) for signal, each in index.items()}
 
     def batches(self, start_step: int, num_steps: int | None) -> Iterator[dict[str, np.ndarray]]:
         """Read the batches of `num_steps` steps, or without end.  See `PatchDataset.batches`."""
+        if num_steps == 0:
+            return
+        # TensorFlow takes seconds to import.  The first batch needs none, so that the training step compiles meanwhile.
+        threading.Thread(target=_import_tensorflow, daemon=True).start()
+        first = self._read(start_step)
+        with np.errstate(over="ignore"):  # As TensorFlow converts.
+            batch = self._assembled(first, np.ndarray.astype)
+        yield batch
         tf = tensorflow()
-        first = self._choose(start_step)
-        rows, targets_apart = len(first["unlabeled"]), "target" in first
-        records = len(self._records(start_step)[0])
-        dtype = tf.as_dtype(self._spec.dtype)
-        files = tf.constant([str(path) for path in self._files])
-
-        def plan(step: Any) -> Any:
-            # The only Python of a step: a few array look-ups, some tens of microseconds, ahead of time.  In the first epoch
-            # also a look at every record, some thirty microseconds each.
-            planned = tf.numpy_function(self._plan, [step], (tf.int64, tf.int64, tf.int32), stateful=False)
-            return tuple(tf.ensure_shape(tensor, [records]) for tensor in planned)
-
-        def read(file: Any, offset: Any, track: Any) -> Any:
-            # Unbuffered: a record is read as a whole, and only once.
-            raw = tf.raw_ops.TFRecordDatasetV2(filenames=[files[file]], compression_type="", buffer_size=0, byte_offsets=[offset])
-            record = tf.data.experimental.from_variant(raw, tf.TensorSpec([], tf.string)).take(1).get_single_element()
-            features = {"level": tf.io.FixedLenFeature([], tf.float32), "stft": tf.io.FixedLenFeature([], tf.string)}
-            example = tf.io.parse_single_example(record, features)
-            return tf.reshape(tf.io.decode_raw(example["stft"], dtype), self._spec.patch_shape), example["level"], track
-
-        def assemble(stft: Any, level: Any, track: Any) -> Any:
-            batch = {"unlabeled": stft[:rows], "positive": stft[rows : 2 * rows]}
-            batch |= {"unlabeled_track": track[:rows], "positive_track": track[rows : 2 * rows]}
-            batch |= {"unlabeled_level": level[:rows], "positive_level": level[rows : 2 * rows]}
-            if self._with_target:
-                mixture = slice(2 * rows, 3 * rows) if targets_apart else slice(rows)
-                ratio = tf.reshape(level[-rows:] / level[mixture], [rows, 1, 1, 1, 1])
-                difference = tf.cast(stft[mixture], tf.float32) - ratio * tf.cast(stft[-rows:], tf.float32)
-                batch["target"] = tf.cast(difference, dtype)
-            return batch
-
         stop = np.iinfo(np.int64).max if num_steps is None else start_step + num_steps
-        stream = tf.data.Dataset.range(start_step, stop).map(plan).unbatch()
-        stream = stream.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        stream = stream.batch(records, drop_remainder=True).map(assemble).prefetch(2)
-        return self._checked(iter(stream.as_numpy_iterator()), start_step, tf.errors.OpError)
+        types = [tf.as_dtype(array.dtype) for array in first.values()]
 
-    def _plan(self, step: np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`_records`, after a look at the length that each announces: TensorFlow asks for that memory, and dies of too much."""
-        for signal, rows in self._wanted(step):
-            index, sound = self._index[signal], self._sound[signal]
-            for row in rows[~sound[rows]]:
-                path, offset = self._files[index.shard[row] + self._first_file[signal]], int(index.offset[row])
-                if not ends_in_file(path, offset):
-                    raise DataError(f"{path}: the record at byte {offset} does not end in its file.")
-                sound[row] = True
-        return self._records(step)
+        def read(step: Any) -> Any:
+            arrays = tf.numpy_function(lambda step: tuple(self._read(int(step)).values()), [step], types, stateful=False)
+            # tf.cast is some five times as fast as NumPy's conversion of float16.
+            return self._assembled(dict(zip(first, arrays, strict=True)), tf.cast)
 
-    def _wanted(self, step: int | np.integer) -> list[tuple[Signal, np.ndarray]]:
-        """Rows of the indices that a step reads.
-
-        Unlabeled clips first, then positive ones, the mixtures of targets with a stream of their own, and the accompaniments of
-        all targets.
-        """
-        clips = self._choose(int(step))
-        wanted: list[tuple[Signal, np.ndarray]] = [("mixture", clips["unlabeled"]), ("accompaniment", clips["positive"])]
-        if "target" in clips:
-            wanted.append(("mixture", clips["target"]))
-        if self._with_target:
-            wanted.append(("accompaniment", clips.get("target", clips["unlabeled"])))
-        return wanted
-
-    def _records(self, step: int | np.integer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Files, offsets and tracks of the records of a step, each (records,), in the order of `_wanted`."""
-        wanted = self._wanted(step)
-        files = [self._index[signal].shard[rows].astype(np.int64) + self._first_file[signal] for signal, rows in wanted]
-        offsets = [self._index[signal].offset[rows] for signal, rows in wanted]
-        tracks = [self._index[signal].track[rows] for signal, rows in wanted]
-        return np.concatenate(files), np.concatenate(offsets), np.concatenate(tracks)
-
-    def _checked(
-        self, batches: Iterator[dict[str, np.ndarray]], step: int, read_errors: type[Exception]
-    ) -> Iterator[dict[str, np.ndarray]]:
+        # `deterministic`: in the order of the steps, though several are read at once.
+        stream = tf.data.Dataset.range(start_step + 1, stop).map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = iter(stream.prefetch(2).as_numpy_iterator())
+        step = start_step + 1
         while True:
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            except (read_errors, UnicodeDecodeError) as error:  # TensorFlow's messages may quote the record.
-                # TensorFlow does not name the file; a step has few enough records to check each.
-                files, offsets, _ = self._records(step)
-                for file, offset in zip(files, offsets, strict=True):
-                    read_record(self._files[file], int(offset))
+            except (tf.errors.OpError, UnicodeDecodeError) as error:  # TensorFlow's message quotes that of the DataError.
+                self._read(step)  # Raises the DataError itself.
                 raise DataError(f"{self._directory}: step {step} cannot be read: {error}") from error
             yield batch
             step += 1
+
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        """Read what makes the batch of a step.  Raises DataError if a record cannot be read."""
+        clips = self._choose(step)
+        parts: dict[str, np.ndarray] = {}
+        parts["unlabeled"], parts["unlabeled_level"], parts["unlabeled_track"] = self._signal("mixture", clips["unlabeled"])
+        parts["positive"], parts["positive_level"], parts["positive_track"] = self._signal("accompaniment", clips["positive"])
+        if self._with_target:
+            level = parts["unlabeled_level"]
+            if "target" in clips:
+                parts["target_mixture"], level, _ = self._signal("mixture", clips["target"])
+            parts["accompaniment"], own_level, _ = self._signal("accompaniment", clips.get("target", clips["unlabeled"]))
+            parts["ratio"] = (own_level / level)[:, None, None, None, None]
+        return parts
+
+    def _assembled(self, parts: dict[str, Any], cast: Callable[[Any, Any], Any]) -> dict[str, Any]:
+        """Make a batch of what `_read` returns, as arrays of NumPy or of TensorFlow, which `cast` converts."""
+        batch = {name: array for name, array in parts.items() if name not in ("target_mixture", "accompaniment", "ratio")}
+        if self._with_target:
+            mixture, accompaniment = parts.get("target_mixture", parts["unlabeled"]), parts["accompaniment"]
+            difference = cast(mixture, np.float32) - parts["ratio"] * cast(accompaniment, np.float32)
+            batch["target"] = cast(difference, self._dtype)
+        return batch
+
+    def _signal(self, signal: Signal, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """STFTs, levels and tracks of rows of the index: spec.dtype (rows, ...), float32 (rows,), int32 (rows,)."""
+        index, shards = self._index[signal], self._shards[signal]
+        stft = np.empty((len(rows), *self._spec.patch_shape), self._dtype)
+        level = np.empty(len(rows), np.float32)
+        # As bytes: numbers that begin at any byte would be copied one by one.
+        as_bytes = stft.reshape(len(rows), -1).view(np.uint8)
+        for number, (row, clip) in enumerate(zip(rows, as_bytes, strict=True)):
+            level[number], clip[...] = read_clip(shards[index.shard[row]], int(index.offset[row]), clip.nbytes)
+        return stft, level, index.track[rows]
+
+
+def _import_tensorflow() -> None:
+    with contextlib.suppress(Exception):  # Where it is needed, it fails again, and says why.
+        tensorflow()

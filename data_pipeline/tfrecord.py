@@ -9,6 +9,7 @@ in little endian.  The payload is a `tf.train.Example`, a protocol buffer, here 
 """
 
 import contextlib
+import functools
 import os
 import struct
 from pathlib import Path
@@ -46,15 +47,13 @@ def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) ->
     """
     # Feature is one of bytes_list = 1, float_list = 2, int64_list = 3; the values are field 1 of each, numbers packed.
     # Example.features = 1; Features.feature = 1 is a map, whose entries have key = 1 and value = 2.
-    content = stft.tobytes()
     # The content is large: it is copied only once, into the record.  The headers around it need its length alone.
-    value = _header(1, len(content))
-    feature = _header(1, len(value) + len(content)) + value
-    entry = _field(1, b"stft") + _header(2, len(feature) + len(content)) + feature
+    content = stft.tobytes()
+    header = _headers(len(content))[1]
     pieces = [
         _entry("level", _field(2, _field(1, struct.pack("<f", level)))),
         _entry("start", _field(3, _field(1, _varint(start)))),
-        _header(1, len(entry) + len(content)) + entry,
+        _header(1, len(header) + len(content)) + header,
         content,
         _entry("track", _field(3, _field(1, _varint(track)))),
     ]
@@ -93,33 +92,48 @@ class RecordWriter:
             self._file.close()
 
 
-def ends_in_file(path: Path, offset: int) -> bool:
-    """Whether the record at an offset ends within its file, by the length that it announces.  Raises OSError."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        length = file.read(8)
-        return len(length) == 8 and offset + struct.unpack("<Q", length)[0] + FRAME_BYTES <= os.fstat(file.fileno()).st_size
-
-
 def read_record(path: Path, offset: int) -> bytes:
-    """Read the payload of the record at an offset in bytes.  Raises DataError if the file is missing, too short or damaged."""
+    """Read the payload of the record at an offset in bytes.  Raises DataError if the file is missing, too short or damaged.
+
+    By position, which lets other threads run meanwhile and, unlike a memory map, survives a file that is cut short.
+    """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(min(max(offset, 0), size))
-            header = file.read(HEADER_BYTES) if offset >= 0 else b""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            header = os.pread(descriptor, HEADER_BYTES, offset) if 0 <= offset < size else b""
             if len(header) == HEADER_BYTES and struct.unpack("<I", header[8:])[0] == _masked_crc(header[:8]):
                 length = struct.unpack("<Q", header[:8])[0]
+                # Before reading: memory for the length that a damaged record announces may not exist.
                 if offset + length + FRAME_BYTES <= size:
-                    payload = file.read(length)
-                    if struct.unpack("<I", file.read(4))[0] == _masked_crc(payload):
+                    payload = os.pread(descriptor, length, offset + HEADER_BYTES)
+                    checksum = os.pread(descriptor, 4, offset + HEADER_BYTES + length)
+                    if len(payload) == length and struct.pack("<I", _masked_crc(payload)) == checksum:
                         return payload
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}). Prepare the data again.") from error
-    raise DataError(
-        f"{path}: the record at byte {offset} is damaged (its checksum does not match). "
-        f"Copy the dataset again, or delete {os.fspath(path.parent)} and prepare it again."
-    )
+    raise DataError(f"{path}: the record at byte {offset} is damaged (its checksum does not match). {_remedy(path)}")
+
+
+def read_clip(path: Path, offset: int, num_bytes: int) -> tuple[float, memoryview]:
+    """Read `level` and the bytes of `stft` of the clip at an offset in bytes, as `encode_example` serializes them.
+
+    Raises DataError as `read_record` does, and if the record holds no clip of `num_bytes` bytes.
+    """
+    payload = read_record(path, offset)
+    # A parser of protocol buffers in Python would take longer than all the rest.
+    level_header, content_header = _headers(num_bytes)
+    level, content = payload.find(level_header, 0, 100), payload.find(content_header, 0, 100) + len(content_header)
+    if level < 0 or content < len(content_header) or content + num_bytes > len(payload):
+        raise DataError(f"{path}: the record at byte {offset} is no clip of {num_bytes} bytes. {_remedy(path)}")
+    (value,) = struct.unpack_from("<f", payload, level + len(level_header))
+    return value, memoryview(payload)[content : content + num_bytes]
+
+
+def _remedy(path: Path) -> str:
+    return f"Copy the dataset again, or delete {os.fspath(path.parent)} and prepare it again."
 
 
 def _masked_crc(data: bytes) -> int:
@@ -146,5 +160,18 @@ def _field(number: int, content: bytes) -> bytes:
     return _header(number, len(content)) + content
 
 
+@functools.lru_cache(maxsize=8)
+def _headers(num_bytes: int) -> tuple[bytes, bytes]:
+    """What stands before the four bytes of `level`, and before the `num_bytes` bytes of `stft`, in their entries of the map."""
+    level = _entry_of("level", _field(2, _field(1, bytes(4))))[:-4]
+    value = _header(1, num_bytes)
+    feature = _header(1, len(value) + num_bytes) + value
+    return level, _field(1, b"stft") + _header(2, len(feature) + num_bytes) + feature
+
+
 def _entry(name: str, feature: bytes) -> bytes:
-    return _field(1, _field(1, name.encode()) + _field(2, feature))
+    return _field(1, _entry_of(name, feature))
+
+
+def _entry_of(name: str, feature: bytes) -> bytes:
+    return _field(1, name.encode()) + _field(2, feature)

@@ -80,10 +80,8 @@ class RunLog:
         self.path = run_dir / LOG_FILE
         self._active = parallel.process_index() == 0
         self._file: Any = None
+        self._for_tensorboard = self._active and importlib.util.find_spec("tensorboard") is not None
         self._summaries: Any = None
-        if self._active and importlib.util.find_spec("tensorboard") is not None:
-            with _as_os_errors(run_dir / "tensorboard"):
-                self._summaries = tensorflow().summary.create_file_writer(str(run_dir / "tensorboard"))
 
     def __enter__(self) -> "RunLog":
         return self
@@ -101,11 +99,15 @@ class RunLog:
         if not self._active:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        if self._summaries is not None:
-            with _as_os_errors(self.path.parent / "tensorboard"), self._summaries.as_default(step=step):
-                for name, value in values.items():
-                    if isinstance(value, float):
-                        tensorflow().summary.scalar(f"{kind}/{name}", value)
+        # Not before the first step, which compiles while TensorFlow is imported; and it would make a removed folder again.
+        if self._for_tensorboard and self.path.parent.is_dir():
+            folder = self.path.parent / "tensorboard"
+            with _as_os_errors(folder):
+                self._summaries = self._summaries or tensorflow().summary.create_file_writer(str(folder))
+                with self._summaries.as_default(step=step):
+                    for name, value in values.items():
+                        if isinstance(value, float):
+                            tensorflow().summary.scalar(f"{kind}/{name}", value)
 
     def warn(self, step: int, text: str) -> None:
         """Write a line of the kind `warning`, and show it."""

@@ -27,10 +27,6 @@ from jaxpu.separation.exact_sum import quantized, summable
 from jaxpu.separation.inputs import find_inputs
 from jaxpu.separation.overlap_add import Blocks, target_blocks
 
-CHUNK_S = 5.0
-"""Default length of a chunk in seconds.  The network's activations take most of the memory: those of PULSE's network 80 MB per
-second of stereo at 44.1 kHz."""
-
 MOST_CHANNELS = 64
 """A waveform with more channels than these, and than samples, is taken for a transposed one."""
 
@@ -48,7 +44,7 @@ class SeparationOptions:
             coding a lossy recording once more loses quality and the exact sum.
         subtype: `FLOAT`, `PCM_24` or `PCM_16`.  By default the recording's own if it is one of them and the format can hold it;
             else FLOAT in .wav and PCM_24 in .flac.
-        chunk_s: seconds of a chunk; shorter chunks need less memory.
+        chunk_s: seconds of a chunk; shorter ones need less memory. By default 5, or more where neighbouring chunks overlap much.
 
     Raises:
         AudioError: the suffix is none of these.
@@ -56,7 +52,7 @@ class SeparationOptions:
 
     suffix: str | None = None
     subtype: str | None = None
-    chunk_s: float = CHUNK_S
+    chunk_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.suffix is None:
@@ -97,7 +93,7 @@ def separate_waveform(
     waveform: np.ndarray,
     sample_rate: int,
     *,
-    chunk_s: float = CHUNK_S,
+    chunk_s: float | None = None,
 ) -> np.ndarray:
     """Separate the target from a waveform, with the same result that `separate_file` writes to a float file.
 
@@ -107,7 +103,7 @@ def separate_waveform(
             computes one mask, from the downmix; trained on stereo, a U-Net computes one from all channels, and other networks one
             for each channel.
         sample_rate: of the waveform, in Hz.
-        chunk_s: seconds of a chunk.
+        chunk_s: seconds of a chunk; see `SeparationOptions`.
 
     Returns:
         The target, float32 (channels, samples); the accompaniment is `waveform` minus it.  What lies above the band of the model
@@ -306,7 +302,7 @@ def _duration_s(path: Path) -> float:
 
 
 def separated_blocks(
-    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float, name: str
+    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float | None, name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Separate a signal block by block.
 
@@ -314,7 +310,7 @@ def separated_blocks(
         model: the trained model.
         read: begins to read the signal, at its own rate.
         sample_rate: of the signal, in Hz.
-        chunk_s: seconds of a chunk.
+        chunk_s: seconds of a chunk; see `SeparationOptions`.
         name: of the signal, in messages.
 
     Yields:
@@ -323,7 +319,7 @@ def separated_blocks(
     Raises:
         AudioError: the target has samples that are NaN or infinite.
     """
-    if not chunk_s > 0:
+    if chunk_s is not None and not chunk_s > 0:
         raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
     config, rate = model.config, model.config.data.patch.sample_rate
     mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, rate))

@@ -5,9 +5,11 @@ the grid of STFT frames, include the context frames that the network reads beyon
 reflected.  So that no frame extends past the end, the signal is first extended by reflection to a whole number of hops.
 """
 
+import collections
 import functools
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -24,30 +26,39 @@ UNBOUNDED_CONTEXT_S = 1.0
 CHANNELS_AT_ONCE = 2
 """Channels in a batch; a signal with more is separated in several, unless the network sees all channels."""
 
+CHUNK_S = 5.0
+"""Least seconds of a chunk where nobody asks for another.  The network's activations take most of the memory: those of PULSE's
+network 80 MB per second of stereo at 44.1 kHz."""
+
+CHUNKS_AT_ONCE = 2
+"""Chunks that the network separates at once: with one, processors and accelerators wait for each other."""
+
 Blocks = Iterator[np.ndarray]
 """Consecutive pieces of a signal, float32 (channels, any number of samples)."""
 
 
-def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float) -> Blocks:
+def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float | None) -> Blocks:
     """Separate the target from a signal in constant memory.
 
     Args:
         model: the trained model.
         blocks: the signal at the model's rate, scaled as the model's `level` asks.
-        chunk_s: seconds of a chunk; longer where the context needs it.
+        chunk_s: seconds of a chunk, longer where the context needs it; None: CHUNK_S, or more, so that at
+            most a quarter of a chunk overlaps others.
 
     Yields:
         float32 (channels, any number), in all as many samples as the signal extended to a whole number of hops.
     """
-    chunks = _Chunks(model, chunk_s)
-    for block in _extended(blocks, model.config.data.patch):
-        chunks.append(block)
-        yield from chunks.complete()
-    yield from chunks.finish()
+    with ThreadPoolExecutor(CHUNKS_AT_ONCE) as pool:
+        chunks = _Chunks(model, chunk_s, pool)
+        for block in _extended(blocks, model.config.data.patch):
+            chunks.append(block)
+            yield from chunks.complete()
+        yield from chunks.finish()
 
 
 class _Chunks:
-    """Chunks of one size, separated one after the other and cross-faded.
+    """Chunks of one size, separated in the threads of a pool and cross-faded.
 
     The outermost `context` frames on both sides of a chunk are discarded, except at the true ends of the signal, and neighbouring
     chunks cross-fade over as many frames again.  The last chunk ends with the last frame: it overlaps the one before it by more,
@@ -55,21 +66,23 @@ class _Chunks:
 
     Attributes:
         buffer: float32 (channels, samples), the extended signal from frame `origin` on; None before the first block.
-        origin: first frame of the chunk that was separated last.
+        origin: first frame of the chunk that was begun last.
         begin: first frame of the next chunk.
+        under_way: chunks that were begun: their targets, their first frames, and whether they are the last.
         emitted: samples of the target that are final.
-        held: end of the last chunk's target, which the next chunk cross-fades with; None before the first chunk.
+        held: end of the last final chunk's target, which the next one cross-fades with; None before the first chunk.
     """
 
-    def __init__(self, model: TrainedModel, chunk_s: float) -> None:
+    def __init__(self, model: TrainedModel, chunk_s: float | None, pool: ThreadPoolExecutor) -> None:
         patch = model.config.data.patch
-        self._model, self._hop, self._edge = model, patch.hop_length, _edge_frames(patch)
+        self._model, self._pool, self._hop, self._edge = model, pool, patch.hop_length, _edge_frames(patch)
         self._size, self._context = _chunk_frames(model.config, chunk_s)
         samples = self._context * self._hop
         self._fade_in = (0.5 - 0.5 * np.cos(np.pi * (np.arange(samples) + 0.5) / samples)).astype(np.float32)
         self.buffer: np.ndarray | None = None
         self.origin = 0
         self.begin = 0
+        self.under_way: collections.deque[tuple[Future[np.ndarray], int, bool]] = collections.deque()
         self.emitted = 0
         self.held: np.ndarray | None = None
 
@@ -78,9 +91,12 @@ class _Chunks:
         self.buffer = block if self.buffer is None else np.concatenate([self.buffer, block], axis=1)
 
     def complete(self) -> Blocks:
-        """Separate the chunks that end before the last buffered frame."""
+        """Separate the chunks that end before the last buffered frame; those under way come later."""
         while self._frames() > self._size:
-            yield self._separate_next(last=False)
+            self._begin_next(last=False)
+            # The first one alone: it compiles.  Then one more than there are threads, so that none of them waits for the host.
+            while self.emitted == 0 or len(self.under_way) > CHUNKS_AT_ONCE:
+                yield self._finish_next()
 
     def finish(self) -> Blocks:
         """Separate what remains of a signal of which all blocks are appended."""
@@ -94,7 +110,9 @@ class _Chunks:
             self._size = min(self._size, self._frames())
             yield from self.complete()
         self.begin += self._frames() - self._size
-        yield self._separate_next(last=True)
+        self._begin_next(last=True)
+        while self.under_way:
+            yield self._finish_next()
 
     def _frames(self) -> int:
         """Complete frames in the buffer, counted from the first of the next chunk."""
@@ -102,25 +120,30 @@ class _Chunks:
             return 0
         return self.buffer.shape[1] // self._hop + 1 - 2 * self._edge - (self.begin - self.origin)
 
-    def _separate_next(self, *, last: bool) -> np.ndarray:
-        """Separate the next chunk and return the samples that it makes final."""
+    def _begin_next(self, *, last: bool) -> None:
+        """Begin to separate the next chunk."""
         assert self.buffer is not None
         self.buffer = self.buffer[:, (self.begin - self.origin) * self._hop :]
         self.origin = self.begin
-        target = _separate_chunk(self._model, self.buffer[:, : (self._size - 1 + 2 * self._edge) * self._hop])
+        chunk = self.buffer[:, : (self._size - 1 + 2 * self._edge) * self._hop]
+        self.under_way.append((self._pool.submit(_separate_chunk, self._model, chunk), self.begin, last))
+        self.begin += self._size - 3 * self._context
+
+    def _finish_next(self) -> np.ndarray:
+        """Wait for the first chunk under way and return the samples that it makes final."""
+        separated, begin, last = self.under_way.popleft()
         end = self._size - 1 if last else self._size - self._context
-        piece = target[:, self.emitted - self.begin * self._hop : end * self._hop]
+        piece = separated.result()[:, self.emitted - begin * self._hop : end * self._hop]
         fade = len(self._fade_in)
         if self.held is not None:
             piece[:, :fade] = self.held * (1 - self._fade_in) + piece[:, :fade] * self._fade_in
         if not last:
             piece, self.held = piece[:, :-fade], piece[:, -fade:]
         self.emitted += piece.shape[1]
-        self.begin += self._size - 3 * self._context
         return piece
 
 
-def _chunk_frames(config: Config, chunk_s: float) -> tuple[int, int]:
+def _chunk_frames(config: Config, chunk_s: float | None) -> tuple[int, int]:
     """Frames of a chunk, and frames of context on each of its sides."""
     patch = config.data.patch
     frames_per_s = patch.sample_rate / patch.hop_length
@@ -129,7 +152,9 @@ def _chunk_frames(config: Config, chunk_s: float) -> tuple[int, int]:
         context = math.ceil(UNBOUNDED_CONTEXT_S * frames_per_s)
     # A sample is complete when all frames that cover it are.
     context += _edge_frames(patch)
-    return max(round(chunk_s * frames_per_s), 4 * context), context
+    # A chunk overlaps its neighbours by 3 times the context.
+    least, chunk_s = (12, CHUNK_S) if chunk_s is None else (4, chunk_s)
+    return max(round(chunk_s * frames_per_s), least * context), context
 
 
 def _edge_frames(patch: PatchSpec) -> int:

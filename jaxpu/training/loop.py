@@ -7,8 +7,7 @@ the host.  One script for CPU, GPU and TPU, one device or many.
 import dataclasses
 import functools
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core.step import TrainState, make_evaluate_step, make_train_step
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.memory import enough_memory
+from jaxpu.training.pace import Pace
 from jaxpu.training.run import Run, TrainingError, open_data, open_run
 
 LOG_EVERY = 20
@@ -118,10 +118,9 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
     first_step = min((steps for steps, reason in zip(done, stopped, strict=True) if reason is None), default=settings.num_steps)
     bar.update(first_step - bar.n)
     _evaluate_initial_models(program, bar)
-    pending: list[Any] = []
-    stop, since = False, time.perf_counter()
+    stop, pending, pace = False, list[Any](), Pace()
     batches = program.batches(first_step) if first_step < settings.num_steps else iter(())
-    for step, batch in enumerate(batches, first_step + 1):
+    for step, batch in enumerate(pace.timed(batches, pending), first_step + 1):
         active = [reason is None and steps < step for steps, reason in zip(done, stopped, strict=True)]
         pending.append(program.step(batch, active))
         bar.update()
@@ -133,14 +132,14 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
         if not (read_now or stop):
             continue
         values = program.fetch(pending)
-        clips_per_s = settings.batch_size * len(pending) / (time.perf_counter() - since)
-        pending, due = [], []
+        speed, due = pace.read(len(pending), settings.batch_size), list[int]()
+        pending.clear()
         for number, is_active in enumerate(active):
             if not is_active:
                 continue
             own = values[number][done[number] - step :]  # A run that was ahead has done some of these steps before.
             try:
-                stopped[number] = runs[number].note_steps(step, own, clips_per_s=clips_per_s)
+                stopped[number] = runs[number].note_steps(step, own, speed)
             except TrainingError as error:
                 if not keep_going:
                     raise
@@ -149,12 +148,12 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
             if evaluate_now or stop or stopped[number] is not None:
                 due.append(number)
         if due:
-            results = _evaluated(program, bar)
+            results = _evaluated(program, bar, speed)
             for number in due:
                 stopped[number] = runs[number].note_evaluation(step, program.state(number), results[number], stopped[number])
                 done[number] = step
             stop = parallel.any_process(stop_signal.received)
-        since = time.perf_counter()
+        pace.restart()
         if stop or None not in stopped:
             break
     ends = [ALL_STEPS_DONE if steps == settings.num_steps else ASKED_TO_STOP for steps in done]
@@ -165,17 +164,17 @@ def _evaluate_initial_models(program: Program, bar: Bar) -> None:
     """Evaluate the models that runs start from, as step 0, so that checkpoints can be compared with them."""
     starting = [number for number, run in enumerate(program.runs) if run.config.train.init_from and not run.results]
     if starting:
-        results = _evaluated(program, bar)
+        results = _evaluated(program, bar, {})
         for number in starting:
             program.runs[number].note_evaluation(0, program.state(number), results[number], None)
 
 
-def _evaluated(program: Program, bar: Bar) -> list[dict[str, float]]:
-    """Results of every run; those of a single one are shown on the bar."""
+def _evaluated(program: Program, bar: Bar, speed: Mapping[str, float]) -> list[dict[str, float]]:
+    """Results of every run; those of a single one are shown on the bar, beside the share of time spent waiting for data."""
     results = program.evaluate()
     if len(results) == 1:
-        shown = ("loss", "estimated_error", "si_sdr_improvement")
-        bar.set_postfix({name: f"{value:.3g}" for name, value in results[0].items() if name in shown})
+        shown = ("loss", "estimated_error", "si_sdr_improvement", "data_wait")
+        bar.set_postfix({name: f"{value:.3g}" for name, value in {**results[0], **speed}.items() if name in shown})
     return results
 
 

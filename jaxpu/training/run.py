@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,8 +193,8 @@ class Run:
             return reason if self.config.train.on_blank == "stop" else None
         return reason if reason and patience and self._evaluations_since_best >= patience else None
 
-    def note_steps(self, step: int, values: list[dict[str, float]], *, clips_per_s: float) -> str | None:
-        """Log the mean statistics of the steps up to `step` and show them to the watchdog.
+    def note_steps(self, step: int, values: list[dict[str, float]], speed: Mapping[str, float]) -> str | None:
+        """Log the mean statistics of the steps up to `step` and their `speed`, and show the former to the watchdog.
 
         Returns:
             Why the run has to end; None where it does not.
@@ -206,7 +206,7 @@ class Run:
         warnings = self._check(step - len(values), values)
         means = {name: float(np.mean([item[name] for item in values])) for name in values[0]}
         with self._logging():
-            self._log.write("train", step, **means, clips_per_s=clips_per_s)
+            self._log.write("train", step, **means, **speed)
             for warning in warnings:
                 self._log.warn(step, warning)
         return BLANK_OUTPUT if warnings and self.config.train.on_blank == "stop" else None

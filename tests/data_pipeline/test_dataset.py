@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import tfds_metadata
+from data_pipeline import lazy_tensorflow, tfds_metadata
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
@@ -295,3 +295,10 @@ def test_disjoint_tracks_need_two_tracks(source, tmp_path):
     ):
         take(dataset, 1)
     assert take(dataset, 1, disjoint_tracks=False)
+
+
+def test_the_first_batch_does_not_wait_for_tensorflow(dataset):
+    with lazy_tensorflow._LOCK:  # held as long as it is imported
+        batches = dataset.batches("train", batch_size=4, seed=1, num_steps=2, disjoint_tracks=True, with_target=True)
+        first = next(batches)
+    same([first, *batches], take(dataset, 2, with_target=True))

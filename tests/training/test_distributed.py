@@ -120,7 +120,7 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in row.items() if name != "clips_per_s"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in ("clips_per_s", "data_wait")} for row in rows]
 
 
 def states(run_dir: Path) -> tuple[TrainState, TrainState]:

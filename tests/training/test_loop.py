@@ -117,8 +117,11 @@ def straight(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def read_log(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl, without timings."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["clips_per_s"] > 0 and 0 <= line["data_wait"] <= 1 for line in lines if line["kind"] == "train")
     return [
-        {name: value for name, value in line.items() if name != "clips_per_s"} for line in lines if kind in (None, line["kind"])
+        {name: value for name, value in line.items() if name not in ("clips_per_s", "data_wait")}
+        for line in lines
+        if kind in (None, line["kind"])
     ]
 
 

@@ -227,10 +227,10 @@ def test_a_log_line_that_the_disk_refuses(data_dir: Path, tmp_path: Path) -> Non
         state, _ = run.start()
         names = ("loss", "gradient_norm", "kept_energy", "unlabeled_energy", "positive_energy")
         values = [dict.fromkeys(names, 1.0)]
-        run.note_steps(1, values, clips_per_s=1.0)
+        run.note_steps(1, values, {})
         size = (tmp_path / "metrics.jsonl").stat().st_size
         with limited_files(size + 10), pytest.raises(WriteError, match=r"metrics\.jsonl.*File too large.*no checkpoint yet"):
-            run.note_steps(2, values, clips_per_s=1.0)
+            run.note_steps(2, values, {})
         del state
 
 

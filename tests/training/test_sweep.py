@@ -76,7 +76,7 @@ def change(config: Config, **settings: Any) -> Config:
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "clips_per_s"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("clips_per_s", "data_wait")} for line in lines]
 
 
 def last_state(config: Config, run_dir: Path) -> Any:
