@@ -11,6 +11,7 @@ FAULTS_ARGS ?=
 # Tests at a time, whole files each; 0: one after the other in one process, for a debugger.
 TEST_WORKERS ?= 2
 LOCK_ARGS ?=
+TORCH ?= torch==2.13.0
 
 # Tests that also run on the other Pythons and on the lowest versions: data, configs, STFT, losses, and the way of a user (train,
 # kill, resume, separate, a notebook).  On the lowest versions, the training steps of all objectives on several devices too.
@@ -33,7 +34,7 @@ UV := .venv-uv/bin/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup ffmpeg chromium renderer demo results starter test test-fast test-browser test-colab test-faults lint format types docs test-3.12 test-3.13 test-lowest \
+.PHONY: help setup ffmpeg chromium renderer demo results bench starter test test-fast test-browser test-colab test-faults lint format types docs test-3.12 test-3.13 test-lowest \
 	find-3.11 find-3.12 find-3.13 lock clean
 
 help: ## list the commands
@@ -48,6 +49,12 @@ demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song
 
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)
 	.venv/bin/python benchmarks/run_experiments.py $(CORPUS) $(RESULTS_ARGS)
+
+bench: ffmpeg .venv-bench/ready ## time jaxpu beside torch and librosa, and write the tables of docs/performance.md (30 minutes)
+	.venv-bench/bin/python benchmarks/speed.py
+	.venv-bench/bin/python benchmarks/layers.py
+	.venv-bench/bin/python benchmarks/scaling.py
+	.venv-bench/bin/python benchmarks/run_experiments.py --tables
 
 test: setup renderer ## run all tests but those in a browser (TEST_ARGS="-k stft")
 	.venv/bin/python $(pytest) -m "not network and not leg and not browser" $(TEST_ARGS)
@@ -141,6 +148,11 @@ endef
 
 .venv/ready: requirements.lock pyproject.toml | $(UV)
 	$(call environment,"$$($(PYTHON) -c 'import sys; print(sys.executable)')",requirements.lock)
+
+# torch is a peer of the benchmarks alone, and in no lock.
+.venv-bench/ready: requirements.lock pyproject.toml | $(UV)
+	$(call environment,"$$($(PYTHON) -c 'import sys; print(sys.executable)')",requirements.lock)
+	.venv-bench/bin/python -m ensurepip >/dev/null && .venv-bench/bin/python -m pip install --quiet $(TORCH)
 
 .venv-3.12/ready .venv-3.13/ready: .venv-%/ready: requirements.lock pyproject.toml | find-% $(UV)
 	$(call environment,$(call find_python,$*),requirements.lock)

@@ -27,6 +27,7 @@ from jaxpu.artifacts.checkpoints import TrainedModel
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, SupervisedConfig
 from jaxpu.config_files import load_config
 from jaxpu.core import metrics
+from jaxpu.core.models.patch_cnn import convolutions
 from jaxpu.core.network import make_separate
 from jaxpu.core.step import init_state, make_train_step, separation_variables
 from jaxpu.core.stft import stft
@@ -221,36 +222,8 @@ def peak_memory(config: Config) -> str:
 
 
 def torch_step(config: Config, *, compiled: bool, mixed: bool) -> str:
-    """Time of a training step of the same patch CNN in torch: magnitudes in, error of a ratio mask, Adam."""
-    import torch  # In no lock: only this benchmark compares with it.
-
-    model, patch, clips = config.model, config.data.patch, config.train.batch_size
-    assert isinstance(model, PatchCNNConfig)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    layers: list[Any] = []
-    channels = 1
-    for dilation in model.dilations:
-        same = tuple(each * (size // 2) for each, size in zip(dilation, model.kernel_size, strict=True))
-        layers += [
-            torch.nn.Conv2d(channels, model.channels, model.kernel_size, padding=same, dilation=dilation, bias=False),
-            torch.nn.BatchNorm2d(model.channels),
-            torch.nn.ReLU(),
-        ]
-        channels = model.channels
-    network: Any = torch.nn.Sequential(*layers, torch.nn.Conv2d(channels, 1, 1)).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters())
-    called = torch.compile(network) if compiled else network
-    mixture, target = (torch.rand(clips, 1, patch.frames, patch.bins, device=device) for _ in range(2))
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
-            logits = called(torch.log(mixture + 0.01).to(memory_format=torch.channels_last))
-        torch.mean(torch.abs(torch.sigmoid(logits.float()) * mixture - target)).backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+    """Time of a training step of the same network in torch."""
+    step = torch_training_step(config, config.train.batch_size, compiled=compiled, mixed=mixed)
     for _ in range(3):
         step()
     times = []
@@ -258,7 +231,47 @@ def torch_step(config: Config, *, compiled: bool, mixed: bool) -> str:
         since = time.perf_counter()
         step()
         times.append(time.perf_counter() - since)
-    return f"{1e3 * float(np.median(times)):.1f} ms with {clips} clips"
+    return f"{1e3 * float(np.median(times)):.1f} ms with {config.train.batch_size} clips"
+
+
+def torch_training_step(
+    config: Config, clips: int, *, compiled: bool = False, mixed: bool = False, channels_last: bool = True
+) -> Callable[[], None]:
+    """A training step of the same patch CNN in torch: magnitudes in, error of a ratio mask, Adam."""
+    import torch  # In no lock: only benchmarks compare with it.
+
+    model, patch = config.model, config.data.patch
+    assert isinstance(model, PatchCNNConfig)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layers: list[Any] = []
+    channels = 1
+    for width, kernel_size, dilation in convolutions(model):
+        same = tuple(each * (size // 2) for each, size in zip(dilation, kernel_size, strict=True))
+        normalized = model.normalization == "batch"
+        layers += [
+            torch.nn.Conv2d(channels, width, kernel_size, padding=same, dilation=dilation),
+            torch.nn.ReLU(),
+            torch.nn.BatchNorm2d(width) if normalized else torch.nn.Dropout2d(model.dropout_rate),
+        ]
+        channels = width
+    size = model.output_kernel_size
+    network: Any = torch.nn.Sequential(*layers, torch.nn.Conv2d(channels, 1, size, padding=size // 2))
+    network = network.to(device, memory_format=layout)
+    optimizer = torch.optim.Adam(network.parameters())
+    called = torch.compile(network) if compiled else network
+    mixture, target = (torch.rand(clips, 1, patch.frames, patch.bins, device=device) for _ in range(2))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
+            logits = called(torch.log(mixture + 0.01).to(memory_format=layout))
+        torch.mean(torch.abs(torch.sigmoid(logits.float()) * mixture - target)).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
 
 
 def vmap_in_words(config: Config) -> str:
