@@ -38,7 +38,7 @@ from jaxpu.artifacts.checkpoints import TrainedModel, load_model
 from jaxpu.config import PatchCNNConfig
 from jaxpu.config_files import load_config
 from jaxpu.core.step import init_state, separation_variables
-from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate_separator
+from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate_estimates
 from jaxpu.separation.files import separate_file
 
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "speed.json"
@@ -214,16 +214,12 @@ def until_compilation(data: Path, run: Path, environment: dict[str, str]) -> flo
 def evaluation(work: Path) -> Iterator[Row]:
     """SDR and SI-SDR of estimates on disk."""
     source = noise.corpus(work / "corpus", SCORED_SONGS, SCORED_S, split="test")
-    estimate = noise.recording(work / "estimate.wav", SCORED_S, seed=9)
-
-    def separate(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-        del waveform, sample_rate
-        samples: np.ndarray = soundfile.read(estimate, dtype="float32")[0].T
-        return samples
-
+    for song in (work / "corpus" / "test").iterdir():
+        (work / "estimates" / song.name).mkdir(parents=True)
+        os.link(song / "vocals.wav", work / "estimates" / song.name / "vocals.wav")
     begin = time.perf_counter()
     options = EvaluationOptions(baselines=False, progress=False)
-    evaluate_separator(separate, load_config("recordings").data, source, work / "scores", options)
+    evaluate_estimates(work / "estimates", (), source, work / "scores", options)
     yield [f"scoring {SCORED_SONGS} songs of {SCORED_S} s, SDR alone", f"{time.perf_counter() - begin:.0f} s (once)", "-", "-"]
 
 

@@ -14,6 +14,7 @@ from jaxpu.config.cluster import Cluster
 EXAMPLES = """\
   jaxpu evaluate runs/baseline MUSDB18/ --report
   jaxpu evaluate model.zip corpus/ -o scores --json > scores.json
+  jaxpu evaluate separated/ corpus/ --target vocals
 """
 
 
@@ -23,9 +24,10 @@ class EvaluateArguments:
 
     Attributes:
         model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
-            `starter-drums`.
+            `starter-drums`. Or a folder of files that any separator has written: [train|test]/SONG/NAME.wav.
         corpus: root folder of the corpus, with one folder per split.
         out: folder for the scores.
+        target: of separated files, names of the stems that make the target.
         split: songs to score: test, validation or train.
         full: compute museval's filtered metrics too, with SIR and SAR; about 1000 times slower.
         workers: number of processes.
@@ -41,6 +43,7 @@ class EvaluateArguments:
         Path | None,
         tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="(default: RUN/evaluation or ARCHIVE-evaluation)"),
     ] = None
+    target: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the only one)")] = ()
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
     full: bool = False
     workers: Workers = None
@@ -57,7 +60,8 @@ def run(args: Sequence[str]) -> Answer:
     from data_pipeline.tracks import detect_source
     from jaxpu import parallel
     from jaxpu.artifacts.checkpoints import load_model
-    from jaxpu.evaluation.evaluate import EvaluationOptions, default_folder, evaluate, format_table
+    from jaxpu.evaluation.estimates import is_estimates
+    from jaxpu.evaluation.evaluate import EvaluationOptions, default_folder, evaluate, evaluate_estimates, format_table
     from jaxpu.evaluation.html_report import write_report
 
     out = arguments.out or default_folder(arguments.model)
@@ -68,7 +72,11 @@ def run(args: Sequence[str]) -> Answer:
         num_excerpts=arguments.examples if arguments.report else 0,
     )
     with parallel.joined(arguments.cluster):
-        table = evaluate(load_model(arguments.model), detect_source(arguments.corpus), out, options)
+        source = detect_source(arguments.corpus)
+        if arguments.target or is_estimates(arguments.model):
+            table = evaluate_estimates(arguments.model, arguments.target, source, out, options)
+        else:
+            table = evaluate(load_model(arguments.model), source, out, options)
     if parallel.process_index() > 0:
         return Answer()
     text = f"{format_table(table)}\nScores of every song: {out}"

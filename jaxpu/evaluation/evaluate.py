@@ -24,10 +24,12 @@ from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual
 from data_pipeline.tracks import Folders, Source, StemSource, Track, find_tracks
 from jaxpu import parallel
+from jaxpu.config_files import load_config
 from jaxpu.core import band_above
 from jaxpu.core.network import TrainedModel
 from jaxpu.evaluation import excerpts, workers
 from jaxpu.evaluation.baselines import MODEL, solve_fixed_mask
+from jaxpu.evaluation.estimates import Estimates
 from jaxpu.evaluation.scoring import EvaluationError, TrackScores
 from jaxpu.evaluation.table import SCORES_FILE, Row, Table, format_table
 from jaxpu.separation.files import separate_waveform
@@ -39,6 +41,7 @@ __all__ = [
     "Table",
     "default_folder",
     "evaluate",
+    "evaluate_estimates",
     "evaluate_separator",
     "format_table",
 ]
@@ -116,6 +119,46 @@ def evaluate_separator(
         options: scope and processes.
         info: recorded with the scores, JSON-serialisable.
     """
+
+    def estimate(track: Track) -> FloatArray:
+        assert track.mixture is not None
+        return separate(track.mixture.read(), track.mixture.sample_rate)
+
+    return _evaluate(estimate, data, source, out_dir, options, info)
+
+
+def evaluate_estimates(
+    folder: str | os.PathLike[str],
+    target: tuple[str, ...],
+    source: Source,
+    out_dir: str | os.PathLike[str],
+    options: EvaluationOptions = EvaluationOptions(),
+) -> Table:
+    """Score the files of any separator as `evaluate` scores a model; the baselines have the STFT of the config `recordings`.
+
+    Args:
+        folder: [train|test]/SONG/NAME.wav, or any other format of audio.
+        target: see `Estimates`.
+        source: recordings with stems.
+        out_dir: output folder.
+        options: scope and processes.
+
+    Raises:
+        EvaluationError: as `evaluate`, and as `Estimates`.  A song without a usable estimate is a track that failed.
+    """
+    estimates = Estimates(Path(folder), target)
+    data = dataclasses.replace(load_config("recordings").data, target=estimates.target)
+    return _evaluate(estimates.of, data, source, out_dir, options, None)
+
+
+def _evaluate(
+    estimate: Callable[[Track], FloatArray],
+    data: DataConfig,
+    source: Source,
+    out_dir: str | os.PathLike[str],
+    options: EvaluationOptions,
+    info: Mapping[str, Any] | None,
+) -> Table:
     if isinstance(source, Folders):
         raise EvaluationError(
             "Scores need the target alone, but these folders have no stems. Evaluate on MUSDB18, or on a corpus with its layout."
@@ -127,7 +170,7 @@ def evaluate_separator(
     )
     tracks, training = _tracks(source, data, options.split)
     _check(tracks, training if options.baselines else [], Path(out_dir))
-    results = _score(separate, tracks, training, data, options)
+    results = _score(estimate, tracks, training, data, options)
     if not results.scores:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in (results.excluded | results.failed).items())
         raise EvaluationError(f"No track of the split {options.split!r} of {source.root} can be scored ({reasons}).")
@@ -150,7 +193,7 @@ def evaluate_separator(
     if parallel.process_index() == 0:
         table.write()  # Before the excerpts: whatever happens to those, the scores are there.
     if chosen := excerpts.choose(results.scores[MODEL], options.num_excerpts):
-        signals = _signals(separate, [track for track in tracks if track.name in chosen], data.target, options.progress)
+        signals = _signals(estimate, [track for track in tracks if track.name in chosen], data.target, options.progress)
         written = parallel.of_first_process(lambda: excerpts.write(out_dir, signals))
         table = dataclasses.replace(table, info=table.info | {"excerpts": written})
         if parallel.process_index() == 0:
@@ -208,7 +251,11 @@ def _tracks(source: StemSource, data: DataConfig, split: str) -> tuple[list[Trac
 
 
 def _score(
-    separate: Separator, tracks: Sequence[Track], training: Sequence[Track], data: DataConfig, options: EvaluationOptions
+    estimate: Callable[[Track], FloatArray],
+    tracks: Sequence[Track],
+    training: Sequence[Track],
+    data: DataConfig,
+    options: EvaluationOptions,
 ) -> "_Results":
     """Score the tracks, which the processes share."""
     assert options.num_workers is not None
@@ -229,13 +276,12 @@ def _score(
 
     def jobs() -> Iterator[tuple[Track, FloatArray | workers.Failure]]:
         for track in share:
-            assert track.mixture is not None
             try:
-                estimate = separate(track.mixture.read(), track.mixture.sample_rate)
+                estimated = estimate(track)
             except Exception as error:  # Of one song: the others are scored.
                 yield track, workers.Failure(workers.reason_of(error))
             else:
-                yield track, estimate
+                yield track, estimated
 
     score = functools.partial(
         workers.score_methods,
@@ -280,7 +326,7 @@ class _Results:
 
 
 def _signals(
-    separate: Separator, tracks: Sequence[Track], target: tuple[str, ...], progress: bool
+    estimate: Callable[[Track], FloatArray], tracks: Sequence[Track], target: tuple[str, ...], progress: bool
 ) -> Iterator[tuple[str, dict[str, FloatArray], int]]:
     """Name, whole signals and rate of tracks, as `excerpts.write` takes them."""
     with progress_bar(len(tracks), "excerpts", "track", show=progress) as bar:
@@ -288,5 +334,5 @@ def _signals(
             assert track.mixture is not None
             mixture, rate = track.mixture.read(), track.mixture.sample_rate
             reference = workers.references(track, target)["target"]
-            yield track.name, {"mixture": mixture, "target": reference, "estimate": separate(mixture, rate)}, rate
+            yield track.name, {"mixture": mixture, "target": reference, "estimate": estimate(track)}, rate
             bar.update()
