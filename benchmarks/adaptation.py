@@ -4,8 +4,9 @@
 
 A CORPUS has the layout of MUSDB18-HQ; all its songs are used.  Their mixtures are the recordings, their marks the rests of the
 vocals less margins, as in benchmarks/marks.py.  Beside it, with the first seed alone: the marks that the starter suggests in
-place of these, and the same network trained for as many steps from random parameters.  The table goes to
-benchmarks/results/measured/adaptation.json.  A run that was killed resumes.
+place of these; the same network trained for as many steps from random parameters; and the configs `recordings` and
+`two_folders`, the patch CNN, trained for as long as the former asks.  `--ways` chooses among these.  The rows go to
+benchmarks/results/measured/adaptation.json, in place of those of the same songs and ways.  A run that was killed resumes.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from jaxpu.training.loop import ASKED_TO_STOP, train
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "adaptation.json"
 STARTER, ADAPTED = "the starter", "adapted"
 SUGGESTED, ALONE = "adapted, the starter's own marks", "from these songs alone, as many steps"
+RECORDINGS, TWO_FOLDERS = (f"from these songs alone, `{name}`" for name in ("recordings", "two_folders"))
+WAYS = {"adapted": ADAPTED, "suggested": SUGGESTED, "alone": ALONE, "recordings": RECORDINGS, "two_folders": TWO_FOLDERS}
 
 NUM_CLIPS = 6
 
@@ -46,30 +49,34 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", nargs="+", required=True, metavar="NAME=CORPUS")
     parser.add_argument("--work", type=Path, required=True, help="folder of recordings, marks, prepared data and runs")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(args)
-    rows = []
+    found = json.loads(arguments.results.read_text(encoding="utf-8"))["rows"] if arguments.results.exists() else []
+    rows = {(label, way): [label, way, *rest] for label, way, *rest in found}
     for name, corpus in (each.split("=", 1) for each in arguments.songs):
         work = arguments.work / slug(name)
         minutes = make_material(Path(corpus), work)
         label = f"{name}, {minutes:.1f} min of marks"
-        starter = score("starter", work, STARTER)
-        for way, seeds in ((ADAPTED, arguments.seeds), (SUGGESTED, arguments.seeds[:1]), (ALONE, arguments.seeds[:1])):
+        for way in (WAYS[each] for each in arguments.ways):
+            seeds = arguments.seeds if way == ADAPTED else arguments.seeds[:1]
             scores, errors = zip(*(run(work, way, seed) for seed in seeds), strict=True)
             if way == ADAPTED:
-                rows.append([label, STARTER, *cells([starter]), errors[0][0]])
-            rows.append([label, way, *cells(scores), ", ".join(after for _, after in errors)])
-            print(" | ".join(rows[-1]), flush=True)
+                rows[label, STARTER] = [label, STARTER, *cells([score("starter", work, STARTER)]), errors[0][0]]
+            rows[label, way] = [label, way, *cells(scores), ", ".join(after for _, after in errors)]
+            print(" | ".join(rows[label, way]), flush=True)
+    order = [STARTER, *WAYS.values()]
     table = {
         "commands": ["python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR"],
         "machine": (
             "Vocals, scored on the songs themselves. SI-SDR improvement: mean over songs, mean and single seeds, and the worst "
             f"song of all seeds. SDR of museval: median over songs. {load_config('adapt').train.num_steps} steps of "
-            f"{NUM_CLIPS} + {NUM_CLIPS} clips. Estimated error: on held-out songs, of each seed, without stems."
+            f"{NUM_CLIPS} + {NUM_CLIPS} clips; `recordings` and `two_folders` {load_config('recordings').train.num_steps}. Estimated "
+            "error: on held-out songs, of each seed, without stems."
         ),
         "columns": ["songs", "model", "SI-SDR improvement, dB", "worst song, dB", "SDR, dB", "estimated error"],
-        "rows": rows,
+        "rows": sorted(rows.values(), key=lambda row: (row[0], order.index(row[1]))),
     }
     write_text(arguments.results, json.dumps(table, indent=1) + "\n")
 
@@ -95,7 +102,17 @@ def make_material(corpus: Path, work: Path) -> float:
 
 
 def config_of(way: str, seed: int) -> Config:
-    """`adapt`, or the same from random parameters, warmed up as in `recordings`."""
+    """`adapt`; the same from random parameters, warmed up as in `recordings`; or another config, with as many steps as that."""
+    if way in (RECORDINGS, TWO_FOLDERS):
+        config = load_config("recordings" if way == RECORDINGS else "two_folders")
+        steps = load_config("recordings").train.num_steps
+        remix_steps = config.objective.remix_steps * steps // config.train.num_steps  # type: ignore[union-attr]
+        training = dataclasses.replace(config.train, seed=seed, batch_size=NUM_CLIPS, num_steps=steps)
+        return dataclasses.replace(
+            config,
+            objective=dataclasses.replace(config.objective, remix_steps=remix_steps),  # type: ignore[call-arg]
+            train=training,
+        )
     config = load_config("adapt")
     training = dataclasses.replace(config.train, seed=seed, batch_size=NUM_CLIPS)
     if way != ALONE:
@@ -109,7 +126,7 @@ def config_of(way: str, seed: int) -> Config:
 def run(work: Path, way: str, seed: int) -> tuple[Score, tuple[str, str]]:
     """Train once; return the scores of the songs, and the estimated errors of the first evaluation and of the checkpoint."""
     config, name = config_of(way, seed), f"{slug(way)}_{seed}"
-    labels, data = work / "labels", work / "data"
+    labels, data = work / "labels", work / ("data_16_khz" if way == TWO_FOLDERS else "data")
     if way == SUGGESTED:
         labels, data = work / "suggested", work / "data_suggested"
         if not labels.exists():
