@@ -72,8 +72,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "machine": (
             "Vocals, scored on the songs themselves. SI-SDR improvement: mean over songs, mean and single seeds, and the worst "
             f"song of all seeds. SDR of museval: median over songs. {load_config('adapt').train.num_steps} steps of "
-            f"{NUM_CLIPS} + {NUM_CLIPS} clips; `recordings` and `two_folders` {load_config('recordings').train.num_steps}. Estimated "
-            "error: on held-out songs, of each seed, without stems."
+            f"{NUM_CLIPS} + {NUM_CLIPS} clips; `recordings` and `two_folders` "
+            f"{load_config('recordings').train.num_steps}. Estimated error: on held-out songs, of each seed, without stems."
         ),
         "columns": ["songs", "model", "SI-SDR improvement, dB", "worst song, dB", "SDR, dB", "estimated error"],
         "rows": sorted(rows.values(), key=lambda row: (row[0], order.index(row[1]))),
