@@ -16,6 +16,7 @@ from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError
 from data_pipeline.patches import PatchMaker
 from data_pipeline.prepare import prepare
+from data_pipeline.tfrecord import RecordWriter, encode_example, read_clip
 from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
 
 RATE = 8000
@@ -302,3 +303,18 @@ def test_the_first_batch_does_not_wait_for_tensorflow(dataset):
         batches = dataset.batches("train", batch_size=4, seed=1, num_steps=2, disjoint_tracks=True, with_target=True)
         first = next(batches)
     same([first, *batches], take(dataset, 2, with_target=True))
+
+
+@pytest.mark.parametrize(("track", "start", "shape"), [(0, 0, (1,)), (127, 128, (3, 2)), (2**31 - 1, 2**62, (2, 513, 40, 2))])
+def test_a_clip_is_read_as_it_was_written(tmp_path, track, start, shape):
+    stft = np.random.default_rng(track).standard_normal(shape).astype(np.float16)
+    path = tmp_path / "shard"
+    with RecordWriter(path) as writer:
+        writer.write(b"another record")
+        offset = writer.write(encode_example(track=track, start=start, level=0.125, stft=stft))
+    level, content = read_clip(path, offset, stft.nbytes)
+    assert (level, bytes(content)) == (0.125, stft.tobytes())
+    with pytest.raises(DataError, match=rf"{path}: the record at byte {offset} is no clip of {stft.nbytes + 2} bytes"):
+        read_clip(path, offset, stft.nbytes + 2)
+    with pytest.raises(DataError, match="the record at byte 0 is no clip"):
+        read_clip(path, 0, 14)
