@@ -40,6 +40,9 @@ SILENT_DB = -50.0
 
 WRONG_SHARE = 0.1
 
+STARTER = "the starter"
+STARTERS = {"vocals": "starter", "drums": "starter-drums"}
+
 Spans = list[tuple[float, float]]
 
 
@@ -47,7 +50,7 @@ Spans = list[tuple[float, float]]
 class Way:
     """A way to get target-free material: folder of other recordings or of marks, and the overlap of clips in marks.
 
-    `checked_by` is a way whose model checks the marks: those that it doubts are left out.
+    `checked_by` is a way whose model checks the marks, or `STARTER`: the marks that it doubts are left out.
     """
 
     other_recordings: str | None = None
@@ -61,6 +64,7 @@ WAYS = {
     "as many seconds of other songs": Way(other_recordings="others"),
     "marked passages, 10 % of them wrong": Way(marks="wrong"),
     "these, without the marks that their model doubts": Way(marks="wrong", checked_by="marked passages, 10 % of them wrong"),
+    "these, without the marks that the starter doubts": Way(marks="wrong", checked_by=STARTER),
     "both": Way(marks="labels", other_recordings="others"),
     "marked passages, clips without overlap": Way(marks="labels", hop=1.0),
 }
@@ -191,8 +195,10 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
     config = config_of(target, seed, steps, chosen.hop)
     marks, data = None if chosen.marks is None else work / chosen.marks, work / "data" / name
     if marks is not None and chosen.checked_by is not None:
-        checked, data = work / f"checked_{seed}", work / "data" / f"{name}_{seed}"
-        leave_out_doubtful(work / "runs" / f"{slug(chosen.checked_by)}_{seed}", work / "songs", marks, checked)
+        checked, data = work / f"checked_{name}_{seed}", work / "data" / f"{name}_{seed}"
+        by_starter = chosen.checked_by == STARTER
+        model = STARTERS[target] if by_starter else work / "runs" / f"{slug(chosen.checked_by)}_{seed}"
+        leave_out_doubtful(model, work / "songs", marks, checked)
         marks = checked
     other_recordings = None if chosen.other_recordings is None else work / chosen.other_recordings
     prepare(Folders(work / "songs", other_recordings, marks), config.data, data)
@@ -207,9 +213,9 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
     return score
 
 
-def leave_out_doubtful(run_dir: Path, songs: Path, marks: Path, checked: Path) -> None:
+def leave_out_doubtful(model_path: str | Path, songs: Path, marks: Path, checked: Path) -> None:
     """Write the marks that a model does not doubt, and print the others, as `jaxpu suggest --marks` does."""
-    recordings, model = sorted(songs.iterdir()), load_model(run_dir)
+    recordings, model = sorted(songs.iterdir()), load_model(model_path)
     passages = find_marks(marks, songs, recordings).passages
     doubts = suggest.doubtful({path: suggest.measure(model, path) for path in recordings}, passages)
     checked.mkdir(exist_ok=True)
