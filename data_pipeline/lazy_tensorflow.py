@@ -24,6 +24,9 @@ _EXPECTED_MESSAGES = "|".join(
 """Lines of TensorFlow that say nothing is wrong, as an extended regular expression."""
 
 
+_LAST_LINES_S = 1.0
+"""How long to wait for the last lines of the filter."""
+
 _LOCK = threading.Lock()
 """Held while TensorFlow is imported: two threads must not redirect standard error at once."""
 
@@ -87,12 +90,11 @@ def quiet_standard_error() -> Iterator[None]:
     if grep is None or stderr is None:
         yield
         return
-    # Line by line, since another thread may write to standard error meanwhile.
+    # Line by line, since other threads may write meanwhile.  In a session of its own, which Ctrl-C does not reach.
     command = (grep, "--line-buffered", "-v", "-E", _EXPECTED_MESSAGES)
-    with (
-        os.fdopen(stderr, "wb"),  # closes the descriptor
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, env=os.environ | {"LC_ALL": "C"}) as filtering,
-    ):
+    environment = os.environ | {"LC_ALL": "C"}
+    with os.fdopen(stderr, "wb"):  # closes the descriptor
+        filtering = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, env=environment, start_new_session=True)
         assert filtering.stdin is not None
         os.dup2(filtering.stdin.fileno(), 2)
         try:
@@ -101,3 +103,7 @@ def quiet_standard_error() -> Iterator[None]:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.flush()
             os.dup2(stderr, 2)
+            filtering.stdin.close()
+            # A process that was started meanwhile may hold the pipe open for as long as it runs.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                filtering.wait(_LAST_LINES_S)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import PatchSpec
-from data_pipeline.errors import DataError
 from data_pipeline.layout import Index, Signal
 from data_pipeline.lazy_tensorflow import tensorflow
 from data_pipeline.tfrecord import read_clip
@@ -49,7 +48,7 @@ class BatchReader:
 
     def batches(self, start_step: int, num_steps: int | None) -> Iterator[dict[str, np.ndarray]]:
         """Read the batches of `num_steps` steps, or without end.  See `PatchDataset.batches`."""
-        if num_steps == 0:
+        if num_steps is not None and num_steps <= 0:
             return
         # TensorFlow takes seconds to import.  The first batch needs none, so that the training step compiles meanwhile.
         threading.Thread(target=_import_tensorflow, daemon=True).start()
@@ -57,29 +56,32 @@ class BatchReader:
         with np.errstate(over="ignore"):  # As TensorFlow converts.
             batch = self._assembled(first, np.ndarray.astype)
         yield batch
+        if num_steps == 1:
+            return
         tf = tensorflow()
         stop = np.iinfo(np.int64).max if num_steps is None else start_step + num_steps
         types = [tf.as_dtype(array.dtype) for array in first.values()]
+        failed: dict[int, Exception] = {}
 
+        def attempt(step: np.integer) -> tuple[np.ndarray, ...]:
+            try:
+                return tuple(self._read(int(step)).values())
+            except Exception as error:  # TensorFlow would print its own account of it.
+                failed[int(step)] = error
+                return tuple(np.zeros_like(array) for array in first.values())
+
+        @tf.autograph.experimental.do_not_convert
         def read(step: Any) -> Any:
-            arrays = tf.numpy_function(lambda step: tuple(self._read(int(step)).values()), [step], types, stateful=False)
+            arrays = tf.numpy_function(attempt, [step], types, stateful=False)
             # tf.cast is some five times as fast as NumPy's conversion of float16.
             return self._assembled(dict(zip(first, arrays, strict=True)), tf.cast)
 
         # `deterministic`: in the order of the steps, though several are read at once.
         stream = tf.data.Dataset.range(start_step + 1, stop).map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        batches = iter(stream.prefetch(2).as_numpy_iterator())
-        step = start_step + 1
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (tf.errors.OpError, UnicodeDecodeError) as error:  # TensorFlow's message quotes that of the DataError.
-                self._read(step)  # Raises the DataError itself.
-                raise DataError(f"{self._directory}: step {step} cannot be read: {error}") from error
+        for step, batch in enumerate(stream.prefetch(2).as_numpy_iterator(), start_step + 1):
+            if step in failed:
+                raise failed[step]
             yield batch
-            step += 1
 
     def _read(self, step: int) -> dict[str, np.ndarray]:
         """Read what makes the batch of a step.  Raises DataError if a record cannot be read."""

@@ -60,6 +60,10 @@ def _open_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", errors="backslashreplace"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        # A descriptor of Python's own: while TensorFlow is imported, what libraries write to 2 is filtered line by line, which
+        # would hold progress bars back.
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

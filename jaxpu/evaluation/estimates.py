@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.audio import read_blocks
+from data_pipeline.audio import probe, read_blocks
 from data_pipeline.recordings import Track
 from data_pipeline.stem_folders import song_folders, stem_files
 from jaxpu.artifacts.archive import is_archive
@@ -38,35 +38,44 @@ class Estimates:
     """
 
     def __init__(self, folder: Path, target: tuple[str, ...] = ()) -> None:
-        files = {song.name: stem_files(song) for song in song_folders(folder)}
+        files = {song: stem_files(song) for song in song_folders(folder)} if folder.is_dir() else {}
         counts = Counter(name for found in files.values() for name in found if name not in NOT_THE_TARGET)
+        if not counts:
+            raise EvaluationError(
+                f"{folder}: has no separated files, [train|test]/SONG/NAME.wav. A model has its own target: leave --target out."
+            )
         names = ", ".join(f"{name} ({count} songs)" for name, count in counts.most_common())
-        if not target and len(counts) != 1:
-            raise EvaluationError(f"{folder}: has {names or 'no estimates'}. Name the target that is to be scored (--target).")
+        if not target and (len(counts) > 1 or "-" in next(iter(counts))):
+            raise EvaluationError(f"{folder}: has {names}. Name the stems of the target that is to be scored (--target).")
         self.target = target or tuple(counts)
         name = "-".join(self.target)
         if not counts[name]:
-            raise EvaluationError(f"{folder}: has no files of the target {name}. Name one that it has (--target): {names}.")
+            raise EvaluationError(
+                f"{folder}: has no files named {name}, as those of the target {' and '.join(self.target)} would be, but {names}. "
+                "Name the stems in this order (--target)."
+            )
         self._folder, self._name = folder, name
-        self._files = {song: found[name] for song, found in files.items() if name in found}
+        self._files = {(song.parent.name, song.name): found[name] for song, found in files.items() if name in found}
+        self._in_splits = any(song.parent != folder for song in files)
 
     def of(self, track: Track) -> npt.NDArray[np.float32]:
-        """Read the estimate of a track, float32 (channels, samples).
+        """Read the estimate of a track, float32 (channels, samples); more than two channels are averaged, as those of mixtures.
 
         Raises:
-            EvaluationError: the song has none, or its shape is not that of the mixture.
+            EvaluationError: the song has none, or its rate or shape is not that of the mixture.
             AudioError: the file is damaged.
         """
-        path = self._files.get(track.name)
+        assert track.mixture is not None
+        split = "test" if track.split == "test" else "train"  # Validation songs are in the folder train.
+        path = self._files.get((split if self._in_splits else self._folder.name, track.name))
         if path is None:
             raise EvaluationError(f"{self._folder}: has no {self._name} of the song {track.name}. Separate it, too.")
         estimate: npt.NDArray[np.float32] = np.concatenate(list(read_blocks(path)), axis=1)
-        assert track.mixture is not None
-        info = track.mixture.info
-        wanted = (info.num_channels, track.mixture.read().shape[1] if info.num_samples is None else info.num_samples)
-        if estimate.shape != wanted:
+        mixture, rate = track.mixture.info, probe(path).sample_rate
+        length = track.mixture.read().shape[1] if mixture.num_samples is None else mixture.num_samples
+        if (*estimate.shape, rate) != (mixture.num_channels, length, mixture.sample_rate):
             raise EvaluationError(
-                f"{path}: has {estimate.shape[0]} channels of {estimate.shape[1]} samples, and its mixture {wanted[0]} of "
-                f"{wanted[1]}. Export it at the rate of the mixture, without padding."
+                f"{path}: has {estimate.shape[0]} channels of {estimate.shape[1]} samples at {rate} Hz, and its mixture "
+                f"{mixture.num_channels} of {length} at {mixture.sample_rate} Hz. Export it like the mixture, without padding."
             )
-        return estimate
+        return estimate if len(estimate) <= 2 else estimate.mean(0, keepdims=True)

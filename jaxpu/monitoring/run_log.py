@@ -99,7 +99,8 @@ class RunLog:
         if not self._active:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        # Not before the first step, which compiles while TensorFlow is imported; and it would make a removed folder again.
+        # Not before there is something to write: the first step compiles while TensorFlow is imported.  And TensorFlow would make
+        # the folder of a run that was removed again.
         if self._for_tensorboard and self.path.parent.is_dir():
             folder = self.path.parent / "tensorboard"
             with _as_os_errors(folder):

@@ -31,7 +31,8 @@ CHUNK_S = 5.0
 network 80 MB per second of stereo at 44.1 kHz."""
 
 CHUNKS_AT_ONCE = 2
-"""Chunks that the network separates at once: with one, processors and accelerators wait for each other."""
+"""Chunks that the network separates at once, in threads: with one, processors and accelerators wait for each other.  JAX's
+context managers do not reach these threads; its global settings do."""
 
 Blocks = Iterator[np.ndarray]
 """Consecutive pieces of a signal, float32 (channels, any number of samples)."""

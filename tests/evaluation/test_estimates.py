@@ -1,5 +1,6 @@
 """Scores of estimates on disk, as any separator writes them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,10 @@ import pytest
 import soundfile
 
 from data_pipeline.synthetic.songs import synthesize
-from data_pipeline.tracks import Musdb18HQ
+from data_pipeline.tracks import Musdb18HQ, Stems
 from jaxpu.cli.__main__ import main
 from jaxpu.config_files import load_config
-from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate_estimates, evaluate_separator
+from jaxpu.evaluation.evaluate import EvaluationError, EvaluationOptions, evaluate_estimates, evaluate_separator
 
 RATE = 16_000
 OPTIONS = EvaluationOptions(num_workers=1, progress=False)
@@ -66,13 +67,19 @@ def test_the_command_names_the_target_and_the_songs_that_fail(
     soundfile.write(halves / second.name / "drums.flac", np.zeros((100, 2)), rate)
     capsys.readouterr()
     assert main(command) == 1
-    assert "has vocals (2 songs), drums (1 songs). Name the target that is to be scored (--target)." in capsys.readouterr().err
+    assert (
+        "has vocals (2 songs), drums (1 songs). Name the stems of the target that is to be scored (--target)."
+        in capsys.readouterr().err
+    )
     assert main([*command, "--target", "bass"]) == 1
-    assert "has no files of the target bass" in capsys.readouterr().err
+    assert "has no files named bass, as those of the target bass would be, but vocals" in capsys.readouterr().err
     assert main([*command, "--target", "vocals", "--json"]) == 1
     scores = json.loads(capsys.readouterr().out)
     assert f"channels of {len(samples) - 7} samples, and its mixture" in scores["excluded_tracks"][first.name]
     assert set(scores["methods"]["model"]["tracks"]) == {second.name}
+    soundfile.write(halves / first.name / "vocals.wav", samples, rate // 2)
+    assert main([*command, "--target", "vocals", "--json"]) == 1
+    assert f"at {rate // 2} Hz, and its mixture" in json.loads(capsys.readouterr().out)["excluded_tracks"][first.name]
     (halves / first.name / "vocals.wav").unlink()
     assert main([*command, "--target", "vocals", "--json"]) == 1
     assert "has no vocals of the song" in json.loads(capsys.readouterr().out)["excluded_tracks"][first.name]
@@ -81,6 +88,8 @@ def test_the_command_names_the_target_and_the_songs_that_fail(
 def test_several_stems_are_one_file(corpus: Path, halves: Path, tmp_path: Path) -> None:
     for song in songs_of(corpus):
         (halves / song.name / "vocals.wav").rename(halves / song.name / "drums-bass.wav")
+    with pytest.raises(EvaluationError, match=r"has drums-bass .* Name the stems of the target"):
+        evaluate_estimates(halves, (), Musdb18HQ(corpus), tmp_path / "scores", OPTIONS)
     table = evaluate_estimates(halves, ("drums", "bass"), Musdb18HQ(corpus), tmp_path / "scores", OPTIONS)
     assert table.info["target"] == ["drums", "bass"]
     assert len(table.tracks["model"]) == len(songs_of(corpus))
@@ -90,3 +99,31 @@ def test_a_model_is_no_folder_of_estimates(corpus: Path, tmp_path: Path, capsys:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     assert main(["evaluate", str(tmp_path / "run"), str(corpus)]) == 1
     assert "holds no finished checkpoint" in capsys.readouterr().err
+    assert main(["evaluate", "starter", str(corpus), "--target", "vocals"]) == 1
+    assert "A model has its own target: leave --target out." in capsys.readouterr().err
+
+
+def test_songs_of_one_name_in_both_splits(corpus: Path, tmp_path: Path) -> None:
+    """Each is scored with the file of its own split, and perfectly, since the files are the targets."""
+    both = tmp_path / "corpus"
+    for split, song in zip(("train", "test"), songs_of(corpus), strict=True):
+        shutil.copytree(song, both / split / "Song")
+        (tmp_path / "separated" / split / "Song").mkdir(parents=True)
+        shutil.copy(song / "vocals.wav", tmp_path / "separated" / split / "Song" / "vocals.wav")
+    for split in ("train", "test"):
+        options = dataclasses.replace(OPTIONS, split=split, baselines=False)
+        table = evaluate_estimates(tmp_path / "separated", (), Musdb18HQ(both), tmp_path / "scores", options)
+        assert table.tracks["model"]["Song"].si_sdr > 60
+
+
+def test_four_channels_are_averaged_as_those_of_the_mixture(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    song, estimates = tmp_path / "corpus" / "test" / "Song", tmp_path / "separated" / "Song"
+    song.mkdir(parents=True)
+    estimates.mkdir(parents=True)
+    for name in ("vocals", "drums"):
+        soundfile.write(song / f"{name}.wav", generator.uniform(-0.4, 0.4, (RATE, 4)), RATE, "FLOAT")
+    shutil.copy(song / "vocals.wav", estimates)
+    options = dataclasses.replace(OPTIONS, baselines=False)
+    table = evaluate_estimates(estimates.parent, (), Stems(song.parent.parent), tmp_path / "scores", options)
+    assert table.tracks["model"]["Song"].si_sdr > 60
