@@ -8,7 +8,9 @@ scaling.json has what was measured, scaling-estimates.json what follows from it.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -38,6 +40,9 @@ CONFIG = "recordings"
 TIMES = (1, 10, 100)
 MINUTES = 2
 STEPS = 5
+SETS = (("MUSDB18's training songs, 6.5 h with and 6.5 h without", 13.0, 1), ("1,000 h", 1e3, 8), ("100,000 h", 1e5, 64))
+"""Sets of recordings: name, hours, and GPUs that train on them."""
+
 STEP_RECORDS_S = 12_000
 """Records a second of a training step on one NVIDIA H200 (docs/performance.md, "Training on a GPU": 48 records in 4.0 ms)."""
 
@@ -64,9 +69,10 @@ def main(args: Sequence[str] | None = None) -> None:
 def measure(work: Path, results: Path) -> None:
     """Write both tables."""
     costs: dict[str, float] = {}
-    rows = [*preparing(work, costs), *reading(work, costs), *separating(work), *devices()]
-    for row in rows:
-        print(" | ".join(row))
+    rows = []
+    for row in itertools.chain(preparing(work, costs), reading(work, costs), separating(work), devices()):
+        print(" | ".join(row), flush=True)
+        rows.append(row)
     machine = f"{os.cpu_count()} CPU cores, jax {jax.__version__}, config `{CONFIG}`."
     table = {"commands": ["python benchmarks/scaling.py"], "machine": machine, "columns": ["work", "amount", "time", "memory"]}
     write_text(results / "scaling.json", json.dumps(table | {"rows": rows, "costs": costs}, indent=1) + "\n")
@@ -80,12 +86,17 @@ def own_program(*options: str, **environment: str) -> tuple[list[str], float, fl
 
 
 def _measured(process: subprocess.Popen[str]) -> tuple[list[str], float, float]:
-    begin = time.perf_counter()
-    printed = process.stdout.read().split() if process.stdout else []
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    begin, memory_kb = time.perf_counter(), 0
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        # Not wait4's figure, which counts what this process had in memory when it forked.
+        with contextlib.suppress(OSError, StopIteration):
+            lines = status.read_text(encoding="utf-8").splitlines()
+            memory_kb = max(memory_kb, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")))
+        time.sleep(0.02)
+    if process.returncode:
         raise RuntimeError(f"{process.args!r} failed")
-    return printed, time.perf_counter() - begin, usage.ru_maxrss / 1e3
+    return process.stdout.read().split() if process.stdout else [], time.perf_counter() - begin, memory_kb / 1e3
 
 
 def preparing(work: Path, costs: dict[str, float]) -> Iterator[Row]:
@@ -152,7 +163,7 @@ def devices() -> Iterator[Row]:
     """The same step, divided."""
     for count in (1, 2, 4, 8):
         flags = f"--xla_force_host_platform_device_count={count}"
-        (seconds,), _, memory_mb = own_program("--step", "", "0", XLA_FLAGS=flags)
+        (*_, seconds), _, memory_mb = own_program("--step", "", "0", XLA_FLAGS=flags)
         yield [
             "a step of `demo_remix`, 8 + 8 clips",
             f"{count} simulated device{'s' * (count > 1)}",
@@ -162,7 +173,8 @@ def devices() -> Iterator[Row]:
     flags = "--xla_force_host_platform_device_count=4"
     command = [sys.executable, __file__, "--step", "localhost:29511"]
     with subprocess.Popen([*command, "1"], env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.DEVNULL):
-        (seconds,), _, memory_mb = own_program(*command[2:], "0", XLA_FLAGS=flags)
+        # gloo prints, too.
+        (*_, seconds), _, memory_mb = own_program(*command[2:], "0", XLA_FLAGS=flags)
     yield ["the same", "2 processes with 4 devices each", f"{float(seconds):.2f} s", f"{memory_mb:,.0f} MB each"]
 
 
@@ -186,7 +198,7 @@ def seconds_per_step(address: str, process: str) -> float:
 def estimates(costs: dict[str, float]) -> dict[str, Any]:
     """What sets of recordings would cost: proportional to their hours, which the measurements bear out."""
     rows = []
-    for name, hours, gpus in (("MUSDB18, train (100 songs)", 6.5, 1), ("1,000 hours", 1e3, 8), ("100,000 hours", 1e5, 64)):
+    for name, hours, gpus in SETS:
         records = costs["records_per_hour"] * hours
         rows.append(
             [
@@ -201,8 +213,8 @@ def estimates(costs: dict[str, float]) -> dict[str, Any]:
         )
     columns = ["recordings", "preparing, one core", "on disk", "index in memory, per process", "GPUs", "an epoch", "read"]
     machine = (
-        f"Estimated from the table above, in proportion to the hours. Each GPU takes {STEP_RECORDS_S:,} records a second, as a "
-        "small network does on an NVIDIA H200; larger networks take fewer."
+        f"Estimated from the table above, in proportion to the hours. {STEP_RECORDS_S:,} records a second are the most that one GPU "
+        "took so far: the experiments' network, with small records, on an NVIDIA H200."
     )
     return {"commands": ["python benchmarks/scaling.py"], "machine": machine, "columns": columns, "rows": rows}
 

@@ -2,7 +2,8 @@
 
 A request to stop (Ctrl-C, SIGTERM, SIGHUP) raises KeyboardInterrupt in the main thread, so that temporary files are removed, and
 the program ends with exit status 130.  Not within an import, whose code may swallow it or print a traceback: while a command
-imports what it needs, nothing has begun and the program ends at once; later, the exception waits until the import has ended.
+imports what it needs, nothing has begun and the program ends at once; later, the exception waits until the import has ended.  It
+waits for Orbax, too, which would take it for a damaged checkpoint.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ _INTERRUPTED = 130  # As in `jaxpu.cli.command`, whose import takes too long her
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _AGAIN_AFTER_S = 0.05
+_ORBAX = f"{os.sep}orbax{os.sep}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,13 +75,22 @@ def _stop(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):
             os.write(2, b"jaxpu: interrupted.\n")
         os._exit(_INTERRUPTED)
-    if importer is not None:
+    if importer is not None or _within_orbax(frame):
         signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER_S)
         return
     for each in _SIGNALS[1:]:  # Closing a terminal sends SIGHUP twice.
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _within_orbax(frame: FrameType | None) -> bool:
+    """Whether a function of Orbax is under way."""
+    while frame is not None:
+        if _ORBAX in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _importer(frame: FrameType | None) -> FrameType | None:

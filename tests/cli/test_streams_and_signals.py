@@ -139,6 +139,21 @@ def test_an_import_does_not_swallow_ctrl_c(tmp_path: Path, module: str, call: st
 
 
 @pytest.mark.slow
+def test_ctrl_c_is_no_damage_of_a_checkpoint_that_is_being_read(run_dir: Path) -> None:
+    call = f"print('reads', flush=True)\nwhile True: checkpoints.load_model({str(run_dir)!r})"
+    program = PROGRAM.format(module="jaxpu.artifacts.checkpoints as checkpoints", call=call)
+    for after_s in (0.2, 0.5, 0.8):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", program], **pipes)  # type: ignore[call-overload]
+        assert process.stdout.readline() == "reads\n"
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert err.endswith("KeyboardInterrupt\n")
+        assert "CheckpointError" not in err
+
+
+@pytest.mark.slow
 def test_a_separation_that_is_asked_to_stop_leaves_no_files(run_dir: Path, tmp_path: Path) -> None:
     write(tmp_path / "song.wav", 3600)
     process = start("separate", run_dir, "song.wav", "-o", "out", cwd=tmp_path)
