@@ -213,8 +213,8 @@ def estimates(costs: dict[str, float]) -> dict[str, Any]:
         )
     columns = ["recordings", "preparing, one core", "on disk", "index in memory, per process", "GPUs", "an epoch", "read"]
     machine = (
-        f"Estimated from the table above, in proportion to the hours. {STEP_RECORDS_S:,} records a second are the most that one GPU "
-        "took so far: the experiments' network, with small records, on an NVIDIA H200."
+        f"Estimated from the table above, in proportion to the hours. {STEP_RECORDS_S:,} records a second are the most that one "
+        "GPU took so far: the experiments' network, with small records, on an NVIDIA H200."
     )
     return {"commands": ["python benchmarks/scaling.py"], "machine": machine, "columns": columns, "rows": rows}
 
