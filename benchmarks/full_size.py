@@ -1,10 +1,10 @@
-"""Try a network of full size on CPUs: eight devices, a run that is killed, an exported program, an hour of stereo.
+"""Try a network of full size on CPUs: eight devices, a run that is killed, an exported program.
 
     python benchmarks/full_size.py --work DIR
 
 The config is `musdb18`, with clips of 8 hops, 8 + 8 of them, in float32.  Eight simulated devices train ten steps as one does; a
-run that is killed resumes to the bit; the exported program separates as the model does; recordings of two minutes and of an hour
-are separated from the shell.  The table goes to benchmarks/results/measured/full-size.json.  It takes half an hour on two cores.
+run that is killed resumes to the bit; the exported program separates as the model does.  The table goes to
+benchmarks/results/measured/full-size.json.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from unittest import mock
 import jax
 import numpy as np
 import optax
-import soundfile
 
 import jaxpu.core.models.unet
 import jaxpu.core.step
@@ -39,7 +38,6 @@ from jaxpu.training.memory import batch_shapes
 ROOT = Path(__file__).resolve().parent.parent
 NAME, CLIPS, STEPS, DEVICES, RATE = "musdb18", 8, 10, 8, 0.02
 COMMAND = [sys.executable, "-m", "jaxpu"]
-MINUTES = (2, 60)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -63,9 +61,6 @@ def main(args: Sequence[str] | None = None) -> None:
     ]
     rows.append(["a killed run, resumed: arrays that differ from an uninterrupted run's", killed_and_resumed(arguments.work)])
     rows.append(["exported program against the model: largest difference", f"{exported(arguments.work):.1e}"])
-    for minutes in MINUTES:
-        seconds, megabytes = separated(arguments.work, minutes)
-        rows.append([f"separating {minutes} minutes of stereo", f"{seconds:.0f} s, at most {megabytes:,.0f} MB"])
     table = {
         "commands": ["python benchmarks/full_size.py --work DIR"],
         "machine": f"Config {NAME}, clips of 8 hops, {CLIPS} + {CLIPS} of them, float32; 2 CPU cores.",
@@ -173,23 +168,6 @@ def exported(work: Path) -> float:
     model = dataclasses.replace(model, info={})  # Without the training level: the program leaves levels to its user.
     separate = jax.export.deserialize(bytearray(serialize(model))).call
     return float(np.max(np.abs(np.asarray(separate(waveform[None])[0]) - separate_waveform(model, waveform, 44_100))))
-
-
-def separated(work: Path, minutes: int) -> tuple[float, float]:
-    """Separate noise from the shell; return its seconds and the megabytes of its process."""
-    path = work / f"{minutes}_minutes.wav"
-    generator = np.random.default_rng(0)
-    with soundfile.SoundFile(path, "w", 44_100, 2, "PCM_16") as file:
-        for _ in range(6 * minutes):
-            file.write(0.1 * generator.standard_normal((441_000, 2), np.float32))
-    begin = time.perf_counter()
-    process = subprocess.Popen([*COMMAND, "separate", str(work / "runs" / "straight"), str(path), "-o", str(work / "separated")])
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, f"jaxpu separate ended with status {status}"
-    seconds = time.perf_counter() - begin
-    path.unlink()
-    shutil.rmtree(work / "separated")
-    return seconds, usage.ru_maxrss / 1024
 
 
 def shell(*arguments: object) -> None:
