@@ -72,11 +72,10 @@ def run(args: Sequence[str]) -> Answer:
         num_excerpts=arguments.examples if arguments.report else 0,
     )
     with parallel.joined(arguments.cluster):
-        source = detect_source(arguments.corpus)
         if arguments.target or is_estimates(arguments.model):
-            table = evaluate_estimates(arguments.model, arguments.target, source, out, options)
+            table = evaluate_estimates(arguments.model, arguments.target, detect_source(arguments.corpus), out, options)
         else:
-            table = evaluate(load_model(arguments.model), source, out, options)
+            table = evaluate(load_model(arguments.model), detect_source(arguments.corpus), out, options)
     if parallel.process_index() > 0:
         return Answer()
     text = f"{format_table(table)}\nScores of every song: {out}"

@@ -75,7 +75,7 @@ def test_the_command_names_the_target_and_the_songs_that_fail(
     assert "has no files named bass, as those of the target bass would be, but vocals" in capsys.readouterr().err
     assert main([*command, "--target", "vocals", "--json"]) == 1
     scores = json.loads(capsys.readouterr().out)
-    assert f"channels of {len(samples) - 7} samples, and its mixture" in scores["excluded_tracks"][first.name]
+    assert f"channels of {len(samples) - 7} samples at {rate} Hz, and its mixture" in scores["excluded_tracks"][first.name]
     assert set(scores["methods"]["model"]["tracks"]) == {second.name}
     soundfile.write(halves / first.name / "vocals.wav", samples, rate // 2)
     assert main([*command, "--target", "vocals", "--json"]) == 1
