@@ -196,7 +196,7 @@ def seconds_per_step(address: str, process: str) -> float:
 
 
 def estimates(costs: dict[str, float]) -> dict[str, Any]:
-    """What sets of recordings would cost: proportional to their hours, which the measurements bear out."""
+    """Estimate the costs of sets of recordings, in proportion to their hours, as the measurements suggest."""
     rows = []
     for name, hours, gpus in SETS:
         records = costs["records_per_hour"] * hours

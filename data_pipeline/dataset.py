@@ -152,7 +152,7 @@ class PatchDataset:
         choose = _Order(clips, seed, batch_size, process_index, process_count)
         index = {signal: self.index(split, signal) for signal in SIGNALS}
         shards = {signal: [self.directory / name for name in self.info["shards"][f"{split}_{signal}"]] for signal in SIGNALS}
-        reader = BatchReader(self.directory, self.spec, index, shards, choose, with_target)
+        reader = BatchReader(self.spec, index, shards, choose, with_target)
         batches = reader.batches(start_step, num_steps)
         marked = self.marked_tracks
         if not marked:

@@ -21,7 +21,6 @@ class BatchReader:
     """Reader of the batches of one split.
 
     Args:
-        directory: folder of the dataset, for messages.
         spec: parameters of the patches.
         index: index of each signal.
         shards: TFRecord files of each signal.
@@ -31,14 +30,12 @@ class BatchReader:
 
     def __init__(
         self,
-        directory: Path,
         spec: PatchSpec,
         index: dict[Signal, Index],
         shards: dict[Signal, list[Path]],
         choose: Callable[[int], Clips],
         with_target: bool,
     ) -> None:
-        self._directory = directory
         self._spec = spec
         self._dtype = np.dtype(spec.dtype)
         self._index = index

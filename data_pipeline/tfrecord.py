@@ -162,7 +162,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=8)
 def _headers(num_bytes: int) -> tuple[bytes, bytes]:
-    """What stands before the four bytes of `level`, and before the `num_bytes` bytes of `stft`, in their entries of the map."""
+    """The bytes before the four of `level`, and before the `num_bytes` of `stft`, in their entries of the map."""
     level = _entry_of("level", _field(2, _field(1, bytes(4))))[:-4]
     value = _header(1, num_bytes)
     feature = _header(1, len(value) + num_bytes) + value
