@@ -125,7 +125,7 @@ clean: ## remove environments, caches and built packages (not data, runs or the 
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-compile = $(uv) pip compile pyproject.toml --group test --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+compile = $(uv) pip compile pyproject.toml --group test --extra cpu --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --custom-compile-command "make lock" --output-file $(1)
 
 # uv does not read pip's settings: it is given the package index that pip uses.

@@ -1,9 +1,9 @@
-"""Time the parts of a layer of the experiments' network on a CPU, in XLA and in torch.
+"""Time the parts of a layer of the experiments' network on a CPU: with XLA's convolutions, with oneDNN's, and in torch.
 
     python benchmarks/layers.py
 
 The layer has 16 channels and a kernel of 3 x 3, the input 8 clips of 47 frames and 513 bins.  torch's memory format is
-channels_last.  The two take turns, and medians count.  The table goes to benchmarks/results/measured/layers.json.
+channels_last.  They take turns, and medians count.  The table goes to benchmarks/results/measured/layers.json.
 """
 
 import functools
@@ -20,37 +20,46 @@ import torch  # In no lock: `make bench` installs it.
 from speed import medians
 
 from data_pipeline.files import write_text
-from jaxpu.core.models.convolution import gradient_by_example
+from jaxpu.core.models.convolution import Convolution, by_onednn, gradient_by_example
 
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "layers.json"
 SHAPE = (8, 47, 513, 16)
 DILATIONS = (1, 2, 4, 8)
+PARTS = (
+    "convolution",
+    "gradient of its inputs",
+    "gradient of its kernel",
+    "ReLU and batch normalization",
+    "these two and their gradient",
+)
 
 
 def main() -> None:
     """Write the table."""
     rows = []
     for dilation in DILATIONS:
-        for (name, ours), theirs in zip(in_xla(dilation).items(), in_torch(dilation), strict=True):
-            rows.append([name, str(dilation), *(f"{1e3 * seconds:.1f}" for seconds in medians(ours, theirs))])
+        parts = in_jax(dilation, gradient_by_example), in_jax(dilation, by_onednn), in_torch(dilation)
+        for name in parts[0]:
+            seconds = medians(*(each[name] for each in parts))
+            rows.append([name, str(dilation), *(f"{1e3 * each:.1f}" for each in seconds)])
             print(" | ".join(rows[-1]), flush=True)
     table = {
         "commands": ["make bench"],
         "machine": f"In ms, {os.cpu_count()} CPU cores, jax {jax.__version__}, torch {torch.__version__}.",
-        "columns": ["part of a layer", "dilation", "jaxpu", "torch"],
+        "columns": ["part of a layer", "dilation", "XLA", "oneDNN", "torch"],
         "rows": rows,
     }
     write_text(RESULTS, json.dumps(table, indent=1) + "\n")
 
 
-def in_xla(dilation: int) -> dict[str, Callable[[], Any]]:
-    """The parts as the patch CNN computes them on CPUs, by name."""
+def in_jax(dilation: int, form: Convolution) -> dict[str, Callable[[], Any]]:
+    """The parts as the patch CNN computes them on CPUs, by name; `form` computes the convolutions."""
     inputs = jnp.asarray(random(SHAPE))
     kernel, cotangents = jnp.asarray(random((3, 3, 16, 16))), jnp.asarray(random(SHAPE))
 
     def convolution(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         numbers = ("NHWC", "HWIO", "NHWC")
-        return gradient_by_example(inputs, kernel, (1, 1), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=numbers)
+        return form(inputs, kernel, (1, 1), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=numbers)
 
     def normalized(inputs: jax.Array) -> jax.Array:
         active = jax.nn.relu(inputs)
@@ -60,14 +69,14 @@ def in_xla(dilation: int) -> dict[str, Callable[[], Any]]:
     def pulled_back(function: Callable[..., jax.Array], *inputs: jax.Array) -> Any:
         return jax.vjp(function, *inputs)[1](cotangents)
 
-    parts = {
-        "convolution": jax.jit(convolution),
-        "gradient of its inputs": jax.jit(lambda inputs, kernel: pulled_back(lambda x: convolution(x, kernel), inputs)),
-        "gradient of its kernel": jax.jit(lambda inputs, kernel: pulled_back(lambda k: convolution(inputs, k), kernel)),
-        "ReLU and batch normalization": jax.jit(lambda inputs, kernel: normalized(inputs)),
-        "these two and their gradient": jax.jit(lambda inputs, kernel: pulled_back(normalized, inputs)),
-    }
-    return {name: functools.partial(finished, part, inputs, kernel) for name, part in parts.items()}
+    parts = (
+        jax.jit(convolution),
+        jax.jit(lambda inputs, kernel: pulled_back(lambda x: convolution(x, kernel), inputs)),
+        jax.jit(lambda inputs, kernel: pulled_back(lambda k: convolution(inputs, k), kernel)),
+        jax.jit(lambda inputs, kernel: normalized(inputs)),
+        jax.jit(lambda inputs, kernel: pulled_back(normalized, inputs)),
+    )
+    return {name: functools.partial(finished, part, inputs, kernel) for name, part in zip(PARTS, parts, strict=True)}
 
 
 def finished(part: Callable[..., Any], *arguments: Any) -> Any:
@@ -75,8 +84,8 @@ def finished(part: Callable[..., Any], *arguments: Any) -> Any:
     return jax.block_until_ready(part(*arguments))
 
 
-def in_torch(dilation: int) -> list[Callable[[], Any]]:
-    """The same parts, in the same order."""
+def in_torch(dilation: int) -> dict[str, Callable[[], Any]]:
+    """The same parts in torch."""
     last: Any = torch.channels_last
     inputs, cotangents = (torch.from_numpy(random(SHAPE)).permute(0, 3, 1, 2).contiguous(memory_format=last) for _ in range(2))
     kernel = torch.from_numpy(random((16, 16, 3, 3))).contiguous(memory_format=last)
@@ -99,13 +108,14 @@ def in_torch(dilation: int) -> list[Callable[[], Any]]:
         given = inputs.detach().requires_grad_()
         return torch.autograd.grad(norm(torch.relu(given)), given, cotangents)
 
-    return [
+    parts = (
         lambda: convolution(inputs, kernel),
         lambda: backward((True, False)),
         lambda: backward((False, True)),
         normalized,
         of_normalized,
-    ]
+    )
+    return dict(zip(PARTS, parts, strict=True))
 
 
 def random(shape: tuple[int, ...]) -> np.ndarray:

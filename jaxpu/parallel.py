@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxpu import onednn
 from jaxpu.config import ConfigError
 from jaxpu.config.cluster import Cluster
 from jaxpu.config.networks import ConvolutionForm
@@ -204,8 +205,15 @@ def one_device() -> jax.sharding.Sharding:
 
 def convolution_form() -> ConvolutionForm:
     """The form in which convolutions are fastest on these devices (docs/performance.md has the times)."""
-    forms: dict[str, ConvolutionForm] = {"cpu": "gradient_by_example", "gpu": "phases"}
-    return forms.get(jax.default_backend(), "xla")
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return "gradient_by_example" if onednn.why_missing() else "onednn"
+    return "phases" if backend == "gpu" else "xla"
+
+
+def advice() -> str | None:
+    """What the user can do to make convolutions faster on these devices, as sentences."""
+    return onednn.why_missing() if jax.default_backend() == "cpu" and onednn.SUPPORTED else None
 
 
 def memory_limit_bytes() -> int | None:

@@ -16,7 +16,7 @@ from jax import export
 
 import jaxpu.core.step
 from data_pipeline.config import DataConfig, PatchSpec
-from jaxpu import load_config, parallel
+from jaxpu import load_config, onednn, parallel
 from jaxpu.config import (
     BandSplitRNNConfig,
     BootstrapConfig,
@@ -329,5 +329,7 @@ def test_the_step_of_full_size_lowers_for_accelerators(platform: str, form: Any)
     assert "bf16" in exported.mlir_module()
 
 
-def test_the_shell_resolves_the_form_from_the_devices() -> None:
+def test_the_shell_resolves_the_form_from_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parallel.convolution_form() == ("gradient_by_example" if onednn.why_missing() else "onednn")
+    monkeypatch.setattr(onednn, "why_missing", lambda: "It is not installed.")
     assert parallel.convolution_form() == "gradient_by_example"

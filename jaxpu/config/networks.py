@@ -197,12 +197,13 @@ class UNetConfig:
 
 ModelConfig = PatchCNNConfig | BandSplitRNNConfig | UNetConfig
 
-ConvolutionForm = Literal["xla", "phases", "gradient_by_example"]
+ConvolutionForm = Literal["xla", "phases", "gradient_by_example", "onednn"]
 """How convolutions are computed: all forms give the same numbers, to rounding, in different times.
 
 - `xla`: `jax.lax.conv_general_dilated`, for TPUs and exported programs;
 - `phases`: `by_phases` of `jaxpu.core.models.convolution` where they are dilated, for GPUs;
-- `gradient_by_example`: the function of that name there, for CPUs.
+- `onednn`: `by_onednn` there, for CPUs with `jaxpu[cpu]`;
+- `gradient_by_example`: the function of that name there, for other CPUs.
 """
 
 

@@ -30,9 +30,6 @@ LOG_EVERY = 20
 ALL_STEPS_DONE = "all steps done"
 ASKED_TO_STOP = "stopped on request; rerun the same command to resume"
 
-COMPILING = "Compiling the training step, about 30 s the first time."
-"""Printed before the first step of a program."""
-
 
 class Program(Protocol):
     """Runs that are trained together, and their state on the devices.
@@ -93,11 +90,17 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
         program = OneRun(run)
         to_do = program.stopped == [None] and program.done[0] < config.train.num_steps
         if progress and to_do:
-            print(COMPILING, file=sys.stderr, flush=True)
+            announce_compilation()
         bar = progress_bar(config.train.num_steps, "train", "step", show=progress, initial=program.done[0])
         with enough_memory(config), bar as shown:
             (stopped,) = train_together(program, stop_signal, shown)
         return {**run.results, "step": program.done[0], "best_score": run.best_score, "stopped": stopped}
+
+
+def announce_compilation() -> None:
+    """Say what the user waits for before the first step of a program, and what would make all steps faster."""
+    sentences = "Compiling the training step, about 30 s the first time.", parallel.advice()
+    print(*filter(None, sentences), sep="\n", file=sys.stderr, flush=True)
 
 
 def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_going: bool = False) -> list[str]:

@@ -11,7 +11,6 @@ Each run is the run that `jaxpu train` would do alone, up to the rounding of flo
 import contextlib
 import functools
 import itertools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_tra
 from jaxpu.estimation.resolve import with_estimates
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
-from jaxpu.training.loop import COMPILING, train_together
+from jaxpu.training.loop import announce_compilation, train_together
 from jaxpu.training.memory import batch_shapes, steps_that_fit
 from jaxpu.training.run import FREE_SPACE, Run, locked_run, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
@@ -100,7 +99,7 @@ def _train_groups(
     """Train one group after the other until asked to stop; returns by name why each run ended."""
     stopped: dict[str, str] = {}
     if progress:
-        print(COMPILING, file=sys.stderr, flush=True)
+        announce_compilation()
     with StopSignal() as stop_signal:
         for number, group in enumerate(groups, 1):
             if stop_signal.received:

@@ -14,7 +14,7 @@ from scipy.signal import correlate2d
 from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, TrainConfig, UNetConfig
 from jaxpu.config.networks import ConvolutionForm, ModelConfig
-from jaxpu.core.models.convolution import by_phases, gradient_by_example
+from jaxpu.core.models.convolution import by_onednn, by_phases, gradient_by_example
 from jaxpu.core.models.patch_cnn import FEATURES, channel_dropout
 from jaxpu.core.network import make_network, receptive_field_frames
 
@@ -143,7 +143,7 @@ def test_forward_pass_equals_numpy(convolution: Any) -> None:
         np.testing.assert_allclose(actual[example], reference_convolution(x, variables["params"]["output"]), atol=2e-6)
 
 
-@pytest.mark.parametrize("form", [by_phases, gradient_by_example])
+@pytest.mark.parametrize("form", [by_phases, gradient_by_example, by_onednn])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (3, 5), (8, 8)])
 def test_forms_of_convolution_equal_those_of_jax(dilation: tuple[int, int], form: Any) -> None:
     """Values and gradients, with sizes that are no multiples of the dilation, and less than it."""
@@ -166,7 +166,7 @@ def test_forms_of_convolution_equal_those_of_jax(dilation: tuple[int, int], form
 @pytest.mark.parametrize(
     ("strides", "padding", "shape"), [((2, 1), "SAME", (3, 3)), ((1, 1), "VALID", (3, 3)), ((1, 1), "SAME", (3, 4))]
 )
-@pytest.mark.parametrize("form", [by_phases, gradient_by_example])
+@pytest.mark.parametrize("form", [by_phases, gradient_by_example, by_onednn])
 def test_forms_of_convolution_refuse_what_they_cannot_do(form: Any, strides: Any, padding: str, shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="and odd kernels"):
         form(jnp.zeros((1, 8, 8, 2)), jnp.zeros((*shape, 2, 2)), strides, padding, rhs_dilation=(2, 2))

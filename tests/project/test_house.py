@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 FLOORS = (
-    {"data_pipeline"},
+    {"data_pipeline", "jaxpu.onednn"},
     {"jaxpu.config"},
     {"jaxpu.core", "jaxpu.parallel", "jaxpu.config_files", "configs"},
     {"jaxpu.estimation", "jaxpu.artifacts", "jaxpu.monitoring", "jaxpu.separation"},

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpu import onednn
 from jaxpu.config.networks import ConvolutionForm
 
 Convolution = Callable[..., jax.Array]
@@ -21,6 +22,8 @@ def conv_general_dilated(form: ConvolutionForm, dilation: tuple[int, int]) -> Co
     """
     if form == "gradient_by_example":
         return gradient_by_example
+    if form == "onednn":
+        return by_onednn
     return by_phases if form == "phases" and max(dilation) > 1 else None
 
 
@@ -87,6 +90,19 @@ def gradient_by_example(
 
     convolve.defvjp(forward, backward)
     return convolve(inputs, kernel)
+
+
+def by_onednn(
+    inputs: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, rhs_dilation: tuple[int, int], **settings: Any
+) -> jax.Array:
+    """Convolution and gradients of oneDNN, on CPUs; `gradient_by_example` for other types than float32.
+
+    Arguments, shapes and errors are those of `by_phases`.
+    """
+    if inputs.dtype != jnp.float32:
+        return gradient_by_example(inputs, kernel, strides, padding, rhs_dilation=rhs_dilation, **settings)
+    _require_same_size(kernel, strides, padding)
+    return onednn.convolution(inputs, kernel, rhs_dilation)
 
 
 def _kernel_gradient(
