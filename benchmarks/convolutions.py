@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from experiments import BOOTSTRAP, MODEL, PATCH, REMIX, config_of
 
+from jaxpu import onednn
 from jaxpu.config import PUConfig
 from jaxpu.config.networks import ConvolutionForm
-from jaxpu.core.models.convolution import by_phases, gradient_by_example
+from jaxpu.core.models.convolution import by_onednn, by_phases, gradient_by_example
 from jaxpu.core.step import init_state, make_train_step
 
 FORMS: dict[ConvolutionForm, Callable[..., jax.Array]] = {
@@ -27,6 +28,8 @@ FORMS: dict[ConvolutionForm, Callable[..., jax.Array]] = {
     "phases": by_phases,
     "gradient_by_example": gradient_by_example,
 }
+if jax.default_backend() == "cpu" and not onednn.why_missing():
+    FORMS["onednn"] = by_onednn
 OBJECTIVES = {
     "bootstrap": dataclasses.replace(BOOTSTRAP, remix_steps=0),
     "remix": REMIX,

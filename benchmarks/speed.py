@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import librosa
 import noise
 import numpy as np
+import optax
 import soundfile
 from gpu import compiled_step, loaded, torch_training_step
 
@@ -35,10 +37,13 @@ from data_pipeline.prepare import prepare
 from data_pipeline.tfrecord import read_record
 from data_pipeline.tracks import Folders, Source
 from jaxpu.artifacts.checkpoints import TrainedModel, load_model
-from jaxpu.config import PatchCNNConfig
+from jaxpu.config import Config
 from jaxpu.config_files import load_config
-from jaxpu.core.step import init_state, separation_variables
+from jaxpu.core.network import make_network
+from jaxpu.core.objectives import make_objective
+from jaxpu.core.step import RECALIBRATE_EVERY, init_state, separation_variables
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate_estimates
+from jaxpu.parallel import convolution_form
 from jaxpu.separation.files import separate_file
 
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "speed.json"
@@ -92,20 +97,49 @@ def medians(*sides: Callable[[], object]) -> list[float]:
 
 
 def steps(work: Path) -> Iterator[Row]:
-    """Training steps, beside the network and the loss alone in torch."""
+    """Networks beside torch, and training steps."""
     del work
-    # PULSE's risk puts mixtures and positives through the network.
-    for name, clips_in_torch in (("baseline", 16), ("demo_supervised", 8), ("demo_remix", 8), ("demo", 0), ("recordings", 0)):
-        config = loaded(name)
-        step, arguments = compiled_step(config)
-        sides: list[Callable[[], object]] = [lambda step=step, given=arguments: jax.block_until_ready(step(*given))]  # type: ignore[misc]
-        if clips_in_torch and importlib.util.find_spec("torch"):
-            assert isinstance(config.model, PatchCNNConfig)
-            sides += [torch_training_step(config, clips_in_torch, channels_last=last) for last in (True, False)]
+    for name, clips in (("baseline", 16), ("demo_supervised", 8)):
+        sides: list[Callable[[], object]] = [network_alone(loaded(name), clips)]
+        if importlib.util.find_spec("torch"):
+            sides += [torch_training_step(loaded(name), clips, channels_last=last) for last in (True, False)]
         ours, *theirs = (f"{1e3 * seconds:.0f} ms" for seconds in medians(*sides))
-        clips = config.train.batch_size
-        peer = ["; ".join(theirs), "torch, network and loss alone: channels_last; NCHW"] if theirs else ["-", "-"]
-        yield [f"a training step of `{name}`, {clips} + {clips} clips", ours, *peer]
+        yield [f"the network of `{name}`, a loss and Adam, {clips} clips", ours, "; ".join(theirs), "torch: channels_last; NCHW"]
+    for name in ("baseline", "demo_supervised", "demo_remix", "demo", "recordings"):
+        step, arguments = compiled_step(loaded(name))
+        (seconds,) = medians(functools.partial(a_few_steps, step, *arguments))
+        clips = loaded(name).train.batch_size
+        yield [f"a training step of `{name}`, {clips} + {clips} clips", f"{1e3 * seconds / RECALIBRATE_EVERY:.0f} ms", "-", "-"]
+
+
+def network_alone(config: Config, clips: int) -> Callable[[], object]:
+    """What torch is timed with: the network, the error of its mask, the gradient and Adam."""
+    objective = make_objective(config.objective)
+    network = make_network(config, objective.num_outputs, convolution=convolution_form())
+    state, patch = init_state(config), config.data.patch
+    mixture, target = jax.random.uniform(jax.random.key(0), (2, clips, 1, patch.frames, patch.bins))
+    optimizer, keys = optax.adam(1e-3), jax.random.split(jax.random.key(1), clips)
+    others = {"batch_stats": state.batch_stats} if state.batch_stats else {}
+
+    def error(params: Any, stft: jax.Array) -> tuple[jax.Array, Any]:
+        logits, changed = network.apply({"params": params, **others}, stft, keys, train=True, mutable=["batch_stats"])
+        return jnp.abs(jax.nn.sigmoid(logits[..., 0]) * mixture[:, 0] - target[:, 0]).mean(), changed
+
+    @jax.jit
+    def step(params: Any, opt_state: Any, stft: jax.Array) -> Any:
+        gradients, changed = jax.grad(error, has_aux=True)(params, stft)
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        return optax.apply_updates(params, updates), opt_state, changed
+
+    arguments = state.params, optimizer.init(state.params), mixture.astype(jnp.complex64)
+    return lambda: jax.block_until_ready(step(*arguments))
+
+
+def a_few_steps(step: Callable[..., Any], state: Any, batch: Any, key: jax.Array) -> None:
+    """As many steps as there are from one recalibration of batch normalization to the next."""
+    for _ in range(RECALIBRATE_EVERY):
+        state, _ = step(state, batch, key)
+    jax.block_until_ready(state)
 
 
 def separation(work: Path) -> Iterator[Row]:
