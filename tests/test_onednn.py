@@ -19,6 +19,7 @@ import pytest
 
 from jaxpu import onednn
 from jaxpu.onednn.foreign_call import Execution, Handler, Library, Memory, interface_version
+from jaxpu.training.loop import announce_compilation
 
 pytestmark = pytest.mark.skipif(not onednn.SUPPORTED, reason="there is no package of oneDNN for this machine")
 
@@ -183,3 +184,13 @@ def test_an_interface_of_another_major_version_is_not_used(monkeypatch: pytest.M
     interface_version.cache_clear()
     assert "has version 1.2" in str(onednn.why_missing())
     interface_version.cache_clear()
+
+
+def test_training_says_what_would_make_it_faster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    announce_compilation()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setattr(onednn, "PACKAGE", "jaxpu-has-no-such-package")
+    onednn._library.cache_clear()
+    announce_compilation()
+    onednn._library.cache_clear()
+    assert capsys.readouterr().err.endswith("makes training on CPUs up to twice as fast.\n")
