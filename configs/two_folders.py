@@ -5,10 +5,10 @@
     jaxpu separate runs/two_folders song.mp3 -o separated
 
 The objective and the network are those of configs/demo.py, in mono at 16 kHz. With other recordings in place of marks it
-separates better than the larger network of configs/recordings.py, which tells recordings apart. Levels are treated as there.
+separates as well as the larger network of configs/recordings.py, which tells recordings apart. Levels are treated as there.
 
 Hardware: a GPU, or CPU cores: 800 steps took 12 minutes on two busy ones (docs/results.md).
-Expected score: +10.1 dB SI-SDR improvement with the accompaniments of 20 other rendered songs (docs/results.md).
+Expected score: +10.4 dB SI-SDR improvement with the accompaniments of 20 other rendered songs (docs/results.md).
 """
 
 from data_pipeline.config import DataConfig, PatchSpec
