@@ -113,7 +113,7 @@ def steps(work: Path) -> Iterator[Row]:
 
 
 def network_alone(config: Config, clips: int) -> Callable[[], object]:
-    """What torch is timed with: the network, the error of its mask, the gradient and Adam."""
+    """The work that torch is timed with: the network, the error of its mask, the gradient and Adam."""
     objective = make_objective(config.objective)
     network = make_network(config, objective.num_outputs, convolution=convolution_form())
     state, patch = init_state(config), config.data.patch

@@ -212,7 +212,7 @@ def convolution_form() -> ConvolutionForm:
 
 
 def advice() -> str | None:
-    """What the user can do to make convolutions faster on these devices, as sentences."""
+    """How convolutions can be made faster on these devices, as sentences for the user; None if they cannot."""
     return onednn.why_missing() if jax.default_backend() == "cpu" and onednn.SUPPORTED else None
 
 

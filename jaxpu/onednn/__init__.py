@@ -103,7 +103,7 @@ _lock = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class _Primitive:
-    """What XLA calls: its name, the sizes in bytes of two results that are workspaces, and its code, kept alive."""
+    """A target that XLA calls: its name, the sizes in bytes of two results that are workspaces, and its code, kept alive."""
 
     target: str
     workspaces: tuple[int, int]

@@ -98,8 +98,6 @@ class _Builder:
         self._answer_registration(call)
         memories = list(dict.fromkeys(memory for execution in executions for memory in execution.memories.values()))
         handles = self._reserve(len(memories))
-        for place in range(len(memories)):
-            self._store(_word(0), handles, place)
         for place, memory in enumerate(memories):
             self._unless_failed(call, self._create(call, memory, handles, place))
         for execution in executions:
