@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from jaxpu import onednn
+from jaxpu.core.models.convolution import conv_general_dilated
 from jaxpu.onednn.foreign_call import Execution, Handler, Library, Memory, interface_version
 from jaxpu.training.loop import announce_compilation
 
@@ -75,6 +76,16 @@ def test_onednn_is_installed_where_tests_run() -> None:
 
 def test_values_and_gradients_equal_those_of_jax() -> None:
     assert_close(jax.jit(with_gradients)(*arrays()), reference(*arrays()))
+
+
+@pytest.mark.parametrize(("dtype", "called"), [(jnp.float32, True), (jnp.bfloat16, False)])
+def test_the_form_of_convolutions_calls_onednn_for_float32(dtype: Any, called: bool) -> None:
+    convolve = conv_general_dilated("onednn", DILATION)
+    assert convolve is not None
+    numbers = ("NHWC", "HWIO", "NHWC")
+    program = jax.jit(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", rhs_dilation=DILATION, dimension_numbers=numbers))
+    text = program.lower(*(each.astype(dtype) for each in arrays())).as_text()
+    assert ("jaxpu_onednn_forward" in text) == called
 
 
 def test_examples_of_vmap_are_calls_of_their_own() -> None:
