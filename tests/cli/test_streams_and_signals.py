@@ -43,9 +43,9 @@ def write(path: Path, seconds: float = 1.0) -> Path:
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose network was not trained."""
+    """A run whose network was not trained, large enough that an hour of sound takes it half a minute."""
     config = Config(
-        data=DataConfig(patch=PATCH), model=PatchCNNConfig(channels=2, growth=1, blocks=1), objective=SupervisedConfig()
+        data=DataConfig(patch=PATCH), model=PatchCNNConfig(channels=64, growth=1, blocks=1), objective=SupervisedConfig()
     )
     variables = jax.tree.map(lambda shape: jnp.full(shape.shape, 0.1, shape.dtype), variable_shapes(config))
     path = tmp_path_factory.mktemp("run") / "run"
