@@ -1,7 +1,8 @@
 """Checkpoints of a run: the only file that names Orbax.
 
 A run keeps its last checkpoint, to resume from, and its best one, to separate with.  Orbax commits a checkpoint by a rename:
-a process killed during a save leaves the previous checkpoint intact.
+a process killed during a save leaves the previous checkpoint intact.  Orbax is imported where a run is opened: it takes a quarter
+of a second, and archives do not need it.
 """
 
 import contextlib
@@ -16,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.dataclass_json import RENAMED_FIELDS
 from data_pipeline.errors import UserError, WriteError, printable
@@ -42,6 +42,8 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
     """The checkpoints of one run, in `run_dir/checkpoints`."""
 
     def __init__(self, run_dir: str | Path) -> None:
+        from orbax.checkpoint import v1 as ocp
+
         self._directory = directory = (Path(run_dir) / "checkpoints").absolute()
         self._failed = False
         if parallel.process_index() == 0:
@@ -214,6 +216,8 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         raise CheckpointError(f"{path} is neither a run directory nor an exported archive: it {missing}. {hint}")
     if printable(str(directory)) != str(directory):
         raise CheckpointError(f"{path}: its path is not UTF-8, and Orbax cannot open it. Rename the folder.")
+    from orbax.checkpoint import v1 as ocp
+
     with _damage_named(directory), ocp.training.Checkpointer(directory) as checkpointer:
         # A checkpoint without a score is a removal that a kill cut short.
         found = [checkpoint for checkpoint in checkpointer.checkpoints if _is_scored(checkpoint.metrics)]
