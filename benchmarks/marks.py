@@ -10,6 +10,7 @@ to benchmarks/results/measured/marks.json.  A run that was killed resumes.
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,10 @@ import soundfile
 from tables import slug
 
 from data_pipeline.files import available_processors, write_text
-from data_pipeline.marks import find_marks
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ, Track, find_tracks
 from jaxpu.artifacts.checkpoints import load_model
+from jaxpu.artifacts.starters import STARTERS
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
@@ -41,7 +42,6 @@ SILENT_DB = -50.0
 WRONG_SHARE = 0.1
 
 STARTER = "the starter"
-STARTERS = {"vocals": "starter", "drums": "starter-drums"}
 
 Spans = list[tuple[float, float]]
 
@@ -50,7 +50,7 @@ Spans = list[tuple[float, float]]
 class Way:
     """A way to get target-free material: folder of other recordings or of marks, and the overlap of clips in marks.
 
-    `checked_by` is a way whose model checks the marks, or `STARTER`: the marks that it doubts are left out.
+    `checked_by` is a way whose model checks the marks, or `STARTER`: those in which it finds the target are left out.
     """
 
     other_recordings: str | None = None
@@ -61,10 +61,13 @@ class Way:
 
 WAYS = {
     "marked passages of the same songs": Way(marks="labels"),
+    "these, checked by the starter": Way(marks="labels", checked_by=STARTER),
     "as many seconds of other songs": Way(other_recordings="others"),
     "marked passages, 10 % of them wrong": Way(marks="wrong"),
-    "these, without the marks that their model doubts": Way(marks="wrong", checked_by="marked passages, 10 % of them wrong"),
-    "these, without the marks that the starter doubts": Way(marks="wrong", checked_by=STARTER),
+    "10 % of them wrong, checked by the starter": Way(marks="wrong", checked_by=STARTER),
+    "10 % of them wrong, checked by the model trained with them": Way(
+        marks="wrong", checked_by="marked passages, 10 % of them wrong"
+    ),
     "both": Way(marks="labels", other_recordings="others"),
     "marked passages, clips without overlap": Way(marks="labels", hop=1.0),
 }
@@ -195,14 +198,13 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
         return float(json.loads(scores.read_text()))
     config = config_of(target, seed, steps, chosen.hop)
     marks, data = None if chosen.marks is None else work / chosen.marks, work / "data" / name
-    if marks is not None and chosen.checked_by is not None:
-        checked, data = work / f"checked_{name}_{seed}", work / "data" / f"{name}_{seed}"
-        by_starter = chosen.checked_by == STARTER
-        model = STARTERS[target] if by_starter else work / "runs" / f"{slug(chosen.checked_by)}_{seed}"
-        leave_out_doubtful(model, work / "songs", marks, checked)
-        marks = checked
+    check = None
+    if chosen.checked_by is not None:
+        data = work / "data" / f"{name}_{seed}"
+        model = STARTERS[target] if chosen.checked_by == STARTER else work / "runs" / f"{slug(chosen.checked_by)}_{seed}"
+        check = suggest.marks_check(str(model), functools.partial(load_model, model))
     other_recordings = None if chosen.other_recordings is None else work / chosen.other_recordings
-    prepare(Folders(work / "songs", other_recordings, marks), config.data, data)
+    prepare(Folders(work / "songs", other_recordings, marks), config.data, data, marks_check=check)
     if train(config, data, run_dir)["stopped"] == ASKED_TO_STOP:
         sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
     options = EvaluationOptions(num_workers=min(2, available_processors()), progress=False)
@@ -212,19 +214,6 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
     scores.parent.mkdir(exist_ok=True)
     write_text(scores, json.dumps(score))
     return score
-
-
-def leave_out_doubtful(model_path: str | Path, songs: Path, marks: Path, checked: Path) -> None:
-    """Write the marks that a model does not doubt, and print the others, as `jaxpu suggest --marks` does."""
-    recordings, model = sorted(songs.iterdir()), load_model(model_path)
-    passages = find_marks(marks, songs, recordings).passages
-    doubts = suggest.doubtful({path: suggest.measure(model, path) for path in recordings}, passages)
-    checked.mkdir(exist_ok=True)
-    doubted = {doubt.mark.where for doubt in doubts}
-    for path, found in passages.items():
-        kept = [(mark.begin_s, mark.end_s) for mark in found if mark.where not in doubted and mark.end_s is not None]
-        write_labels(checked / f"{path.stem}.txt", kept)
-    print(f"{len(doubts)} of {sum(map(len, passages.values()))} marks are doubtful: {', '.join(sorted(doubted))}", flush=True)
 
 
 def mean_and_singles(values: list[float]) -> str:

@@ -29,7 +29,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", nargs="+", required=True, metavar="NAME=CORPUS")
-    parser.add_argument("--models", nargs="+", default=list(STARTERS), help="run directories, archives or names of starters")
+    parser.add_argument(
+        "--models", nargs="+", default=list(STARTERS.values()), help="run directories, archives or names of starters"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the scores")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(args)

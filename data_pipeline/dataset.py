@@ -87,6 +87,15 @@ class PatchDataset:
         """Numbers of the tracks whose positive clips are marked passages."""
         return [] if self.has_stems else [row["id"] for row in self.info["tracks"] if len(row["kept"]) == len(SIGNALS)]
 
+    def record(self) -> dict[str, Any]:
+        """What checkpoints say of the data: amounts, and how many marks were left out.  It has no names of recordings."""
+        record = {"has_stems": self.has_stems, "counts": self.info["counts"]}
+        checked = self.info.get("marks_check")
+        if checked is not None:
+            number = len(checked["left_out"])
+            record["marks_check"] = {"model": checked["model"], "num_marks": checked["num_marks"], "num_left_out": number}
+        return record
+
     def num_clips(self, split: Split, signal: Signal) -> int:
         """Number of active clips of a signal, from which `batches` draws; 0 if the split has none."""
         index = self._indices.get(f"{split}_{signal}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipeline.config import DataConfig, config_from_json
 from data_pipeline.errors import DataError, shown
+from data_pipeline.marks_check import CheckedMarks
 from data_pipeline.stored_arrays import ArrayError, read_arrays
 from data_pipeline.stored_json import check_json, read_json
 
@@ -106,6 +107,7 @@ class Info(TypedDict):
     uses_stems: str | None
     counts: dict[str, Count]
     comparison: NotRequired[Comparison | None]
+    marks_check: NotRequired[CheckedMarks | None]
     skipped: dict[str, str]
     tracks: list[PreparedTrack]
     shards: dict[str, list[str]]

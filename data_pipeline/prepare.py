@@ -12,7 +12,7 @@ import functools
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,19 @@ from data_pipeline.errors import DataError, failure, printable
 from data_pipeline.files import LOCK_FILE, available_processors, locked
 from data_pipeline.held_out import Stretch, choose_stretches
 from data_pipeline.layout import FORMAT, SIGNALS, UNFINISHED_FOLDER, read_info
+from data_pipeline.marks_check import MarksCheck, check_marks, left_out_marks
 from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeDataset, MadeTrack, is_planned, plan, publish
 from data_pipeline.tfrecord import FRAME_BYTES, writing
 from data_pipeline.track_records import Job, is_finished, make_track, make_track_once, read_track
-from data_pipeline.tracks import Source, Track, find_tracks
+from data_pipeline.tracks import Folders, Source, Track, find_tracks
 from data_pipeline.workers import worker_pool
 
 RESERVE_BYTES = 256 << 20
 """Space that `prepare` leaves free on the disk."""
 
+# The outcome of the check of marks, for a resumed preparation.
+_MARKS_FILE = "marks_check.json"
 # Bytes of a record besides the STFT: framing, names of the features, lengths.
 _RECORD_OVERHEAD = FRAME_BYTES + 128
 _BAD_REMEDY = "Finished tracks are kept. Repair or remove these and rerun the same command, or leave them out with --skip-bad."
@@ -85,6 +88,7 @@ def prepare(
     num_workers: int | None = None,
     beam_options: Sequence[str] | None = None,
     skip_bad: bool = False,
+    marks_check: MarksCheck | None = None,
     progress: bool = True,
 ) -> PatchDataset:
     """Prepare a dataset, or open it if it exists already for the same sources and settings.
@@ -101,12 +105,13 @@ def prepare(
         beam_options: options of an Apache Beam pipeline, whose workers then prepare the tracks.  All must see the recordings and
             `directory` under the same paths.  The files are the same, to the byte.
         skip_bad: skip recordings that cannot be used, and list them, instead of raising an error.
+        marks_check: a model that listens to marked passages; those in which it finds the target are left out, and listed.
         progress: print messages and a progress bar.
 
     Raises:
         AudioError: the source has no recordings.
         DataError: settings need stems that the source lacks; recordings cannot be used (all are named); no clip is kept; the disk
-            has no room; another process is preparing in the same folder; Beam fails.
+            has no room; another process is preparing in the same folder; Beam fails; most marks are doubtful.
     """
     directory, options = Path(directory), _Options(num_workers, beam_options, skip_bad, progress)
     if beam_options is not None:
@@ -114,9 +119,9 @@ def prepare(
     needing_stems = _needing_stems(config)
     if needing_stems and not source.has_stems:
         raise DataError(f"{needing_stems} needs stems, and folders of recordings have none. Choose another value.")
-    tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed, say=options.say)
-    work = _plan_work([track for track in tracks if track.split != "test"], config, directory / UNFINISHED_FOLDER)
-    whole = fingerprint([job.key for job in work.jobs], sorted(work.bad))
+    work = _plan_work(source, config, directory / UNFINISHED_FOLDER, options.say)
+    check = marks_check if any(job.track.passages for job in work.jobs) else None
+    whole = fingerprint([job.key for job in work.jobs], sorted(work.bad), *([check.model] if check else []))
     if _is_prepared(directory, whole, options):
         return PatchDataset.open(directory)
     with writing(directory):
@@ -124,22 +129,36 @@ def prepare(
     busy = DataError(f"{directory}: another process is preparing data there. Wait for it, or choose another folder.")
     with locked(work.unfinished, busy):
         if not is_planned(directory, whole):
-            made = _make_tracks(work, options)
-            stretches = choose_stretches(made, config)
-            if stretches:
-                work = _with_stretches(work, stretches, options)
-                made = _make_tracks(work, options)
-            if work.bad:
-                options.say(f"Skipped {len(work.bad)} tracks:\n{_listed(work.bad)}")
-            key = fingerprint(whole, [job.key for job in work.jobs]) if stretches else whole
-            plan(directory, MadeDataset(config, key, whole, source.has_stems, needing_stems, made, work.bad), options.say)
+            plan(directory, _make(source, work, check, whole, options), options.say)
         publish(directory)
     return PatchDataset.open(directory)
 
 
+def _make(source: Source, work: _Work, check: MarksCheck | None, whole: str, options: _Options) -> MadeDataset:
+    """Make the tracks: without doubtful marks, and with something held out."""
+    checked = None
+    if check is not None and isinstance(source, Folders):
+        tracks = [job.track for job in work.jobs]
+        checked = check_marks(tracks, check, work.unfinished / _MARKS_FILE, whole, options.say)
+        # Planned again, for a song that has lost its marks cannot validate them.
+        source = dataclasses.replace(source, left_out=left_out_marks(checked))
+        work = _plan_work(source, work.config, work.unfinished)
+    made = _make_tracks(work, options)
+    stretches = choose_stretches(made, work.config)
+    if stretches:
+        work = _with_stretches(work, stretches, options)
+        made = _make_tracks(work, options)
+    if work.bad:
+        options.say(f"Skipped {len(work.bad)} tracks:\n{_listed(work.bad)}")
+    key = fingerprint(whole, [job.key for job in work.jobs]) if stretches or checked else whole
+    uses_stems = _needing_stems(work.config)
+    return MadeDataset(work.config, key, whole, source.has_stems, uses_stems, made, work.bad, checked)
+
+
 def _absolute(source: Source) -> Source:
     """Make the paths of a source absolute, for workers with another working directory."""
-    return dataclasses.replace(source, **{name: path and path.absolute() for name, path in dataclasses.asdict(source).items()})
+    paths: dict[str, Any] = {name: path.absolute() for name, path in vars(source).items() if isinstance(path, Path)}
+    return dataclasses.replace(source, **paths)
 
 
 def _needing_stems(config: DataConfig) -> str | None:
@@ -152,10 +171,11 @@ def _needing_stems(config: DataConfig) -> str | None:
     return " and ".join(settings) or None
 
 
-def _plan_work(tracks: list[Track], config: DataConfig, unfinished: Path) -> _Work:
-    """Make a job for every track; tracks with missing files are bad."""
+def _plan_work(source: Source, config: DataConfig, unfinished: Path, say: Callable[[str], None] = lambda line: None) -> _Work:
+    """Make a job for every track but those of the test split; tracks with missing files are bad."""
+    tracks = find_tracks(source, config.target, validation_share=config.validation_share, seed=config.seed, say=say)
     work = _Work(config, [], {}, unfinished)
-    for number, track in enumerate(tracks):
+    for number, track in enumerate(track for track in tracks if track.split != "test"):
         try:
             work.jobs.append(_job(number, track, config))
         except Exception as error:
@@ -233,7 +253,7 @@ def _clean(work: _Work) -> None:
     for path in work.unfinished.iterdir():
         if path.is_dir() and path != work.tracks_folder:
             shutil.rmtree(path)
-        elif path.is_file() and path.name != LOCK_FILE:
+        elif path.is_file() and path.name not in (LOCK_FILE, _MARKS_FILE):
             path.unlink()
     keys = {job.key for job in work.jobs}
     for folder in work.tracks_folder.iterdir():

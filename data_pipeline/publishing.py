@@ -16,6 +16,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
 from data_pipeline.folder_check import compare
 from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
+from data_pipeline.marks_check import CheckedMarks
 from data_pipeline.recording_statistics import Statistics
 from data_pipeline.stored_json import read_json
 from data_pipeline.tfds_metadata import SplitFiles, write_metadata
@@ -80,6 +81,7 @@ class MadeDataset:
         uses_stems: settings that need stems; None if there are none.
         tracks: all tracks that can be used.
         skipped: error messages of the skipped recordings, by name of the track.
+        marks_check: the outcome of the check of marks; None if there was none.
     """
 
     config: DataConfig
@@ -89,6 +91,7 @@ class MadeDataset:
     uses_stems: str | None
     tracks: list[MadeTrack]
     skipped: dict[str, str]
+    marks_check: CheckedMarks | None = None
 
 
 @dataclasses.dataclass
@@ -180,6 +183,7 @@ def _info(
         "bytes": sum(shards.sizes.values()),
         "counts": counts,
         "comparison": comparison,
+        "marks_check": dataset.marks_check,
         "residual_db": {track.name: track.residual["db"] for track in dataset.tracks if track.residual},
         "unmixed_clips": sum(track.unmixed for track in dataset.tracks),
         "skipped": dataset.skipped,

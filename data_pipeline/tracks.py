@@ -56,11 +56,13 @@ class Folders:
         without_target: folder of recordings without it; None where all target-free material is marked.
         marks: file or folder with the marked passages of the recordings with the target, see `data_pipeline.marks`; None if there
             are none.
+        left_out: marks that are not used.
     """
 
     with_target: Path
     without_target: Path | None = None
     marks: Path | None = None
+    left_out: frozenset[Mark] = frozenset()
     has_stems: ClassVar[bool] = False
 
 
@@ -234,8 +236,9 @@ def _folder_tracks(source: Folders, validation_share: float, seed: int, say: Cal
     songs = find_recordings(folder)
     names = _relative(songs, say)
     marks = {} if source.marks is None else _marks(source.marks, folder, songs.paths, say)
+    marks = {path: tuple(mark for mark in passages if mark not in source.left_out) for path, passages in marks.items()}
     free = _recordings_without(source, songs, say)
-    marked = [name for name in names if names[name] in marks]
+    marked = [name for name in names if marks.get(names[name])]
     held_out = _draw(marked, validation_share, seed) | _draw(
         [name for name in names if name not in marked], validation_share, seed
     )

@@ -75,6 +75,7 @@ def describe_data(dataset: PatchDataset) -> dict[str, Any]:
         "counts": dataset.info["counts"],
         "bytes": sum(dataset.info["files"].values()),
         "skipped": dataset.info["skipped"],
+        "marks_check": dataset.info.get("marks_check"),
         "warnings": comparison.get("warnings", []),
         "config": to_json(dataset.config),
     }
@@ -140,6 +141,7 @@ def model_rows(document: dict[str, Any]) -> Rows:
     return [
         *rows,
         ("data", _counts(data["counts"]) if data else "unknown: the run is older than this record"),
+        *_check_rows((data or {}).get("marks_check")),
         ("scores", _scores(document["scores"])),
         ("licence", document["licence"] or "none yet: `jaxpu export --licence` sets one"),
         ("about", document["description"] or "nothing yet: `jaxpu export --description` describes the training data"),
@@ -173,6 +175,7 @@ def _data_rows(document: dict[str, Any]) -> Rows:
         ("size", f"{document['bytes'] / 1e6:,.0f} MB of {config.patch.dtype}"),
         ("fingerprint", document["fingerprint"]),
     ]
+    rows += _check_rows(document["marks_check"])
     rows += [("skipped", message) for message in document["skipped"].values()]
     rows += [("warning", message) for message in document["warnings"]]
     return rows
@@ -212,6 +215,14 @@ def _counts(counts: dict[str, dict[str, Any]]) -> str:
             parts.append(f"{free['tracks'] - songs} ({_minutes(free['kept_s'] - marked_s)}) without it")
         splits.append(f"{split}: {', '.join(parts)}")
     return "; ".join(splits)
+
+
+def _check_rows(checked: dict[str, Any] | None) -> Rows:
+    """Format the check of marks, if there was one; data list the marks that are left out, models their number."""
+    if checked is None:
+        return []
+    number = checked["num_left_out"] if "num_left_out" in checked else len(checked["left_out"])
+    return [("marks", f"{number} of {checked['num_marks']} left out: {checked['model']} finds the target there")]
 
 
 def _minutes(seconds: float) -> str:

@@ -19,10 +19,19 @@ class Amount(TypedDict):
     level_db: NotRequired[float | None]
 
 
+class CheckOfMarks(TypedDict):
+    """The model that checked the marks, the number of marks, and how many were left out."""
+
+    model: str
+    num_marks: int
+    num_left_out: int
+
+
 class TrainingData(TypedDict):
-    """Amounts by split and signal."""
+    """Amounts by split and signal, and the check of the marks if there was one."""
 
     counts: dict[str, Amount]
+    marks_check: NotRequired[CheckOfMarks | None]
 
 
 class Estimate(TypedDict):

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-STARTERS = ("starter", "starter-drums")
+STARTERS = {"vocals": "starter", "drums": "starter-drums"}
+"""Their names by target."""
+
 _FOLDER = Path(__file__).resolve().parent.parent / "starters"
 
 
 def resolved(path: str | Path) -> Path:
     """The archive of a starter for its name, unless there is a file or folder of that name; any other path as it is."""
     path = Path(path)
-    return _FOLDER / f"{path}.zip" if str(path) in STARTERS and not path.exists() else path
+    return _FOLDER / f"{path}.zip" if str(path) in STARTERS.values() and not path.exists() else path

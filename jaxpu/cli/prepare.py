@@ -1,10 +1,11 @@
 """`jaxpu prepare`."""
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -21,6 +22,9 @@ from jaxpu.cli.command import (
     parse,
 )
 from jaxpu.config import Config
+
+if TYPE_CHECKING:
+    from data_pipeline.marks_check import MarksCheck
 
 EXAMPLES = """\
   jaxpu prepare recordings --with songs/ --marks labels/
@@ -52,6 +56,8 @@ class PrepareArguments:
         workers: number of processes.
         beam: prepare on a cluster with Apache Beam; its options in quotes, such as --beam="--runner=FlinkRunner".
         skip_bad: skip recordings that cannot be read, and list them at the end.
+        check_marks: for the targets vocals and drums, let `starter` or `starter-drums` listen to the marks first, and leave out
+            those in which it finds the target. They are listed.
         json: print a description of the data as one JSON document.
     """
 
@@ -67,6 +73,7 @@ class PrepareArguments:
     workers: Workers = None
     beam: Annotated[str | None, tyro.conf.arg(metavar="OPTIONS", help_behavior_hint="(default: none)")] = None
     skip_bad: bool = False
+    check_marks: bool = True
     json: Json = False
 
 
@@ -112,6 +119,17 @@ def run(args: Sequence[str]) -> Answer:
         num_workers=arguments.workers,
         beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
         skip_bad=arguments.skip_bad,
+        marks_check=_starter_check(arguments.config.data.target) if arguments.marks and arguments.check_marks else None,
     )
     moved = ["--prepared", str(out)] if arguments.out else []
     return Answer(next_line("train", args[0], *config_options(rest), *moved), describe_data(dataset))
+
+
+def _starter_check(target: tuple[str, ...]) -> "MarksCheck | None":
+    """The check of marks by the starter for a target; None if there is none."""
+    from jaxpu.artifacts.checkpoints import load_model
+    from jaxpu.artifacts.starters import STARTERS
+    from jaxpu.separation.suggest import marks_check
+
+    name = STARTERS.get(target[0]) if len(target) == 1 else None
+    return None if name is None else marks_check(name, functools.partial(load_model, name))

@@ -5,7 +5,7 @@ The same energies tell which marks of a person may be wrong.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from data_pipeline import audio
 from data_pipeline.errors import AudioError, failure
 from data_pipeline.files import write_text
 from data_pipeline.mark_formats import Mark
+from data_pipeline.marks_check import Doubt, MarksCheck
 from data_pipeline.progress import progress_bar
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.files import separated_blocks
@@ -30,6 +31,9 @@ fraction by which `bootstrap` finds empty mixtures (`BootstrapConfig.empty_share
 
 DOUBTED_SHARE = 0.5
 """A mark is doubted where the masks keep more than this fraction of the share of energy that they keep on average."""
+
+SILENT = 1e-6
+"""Energy of a passage, relative to its recording, below which it is silent: 60 dB below."""
 
 FRAME_S = 0.1
 _SMOOTH_FRAMES = 10
@@ -48,21 +52,6 @@ class Suggestion:
     begin_s: float
     end_s: float
     kept_db: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Doubt:
-    """A mark in which a model finds the target.
-
-    Attributes:
-        recording: the marked recording.
-        mark: the mark.
-        kept: share of the energy that the masks keep in it, relative to the share that they keep in all recordings.
-    """
-
-    recording: Path
-    mark: Mark
-    kept: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +103,7 @@ def suggest(
     for track in tracks.values():
         if track.exists():
             raise AudioError(f"{track}: exists, perhaps with your corrections. Choose another folder with -o, or remove it.")
-    energies: dict[Path, Energies] = {}
-    failed: dict[Path, str] = {}
-    with progress_bar(len(recordings), "listen", "recording", show=progress) as bar:
-        for path in recordings:
-            try:
-                energies[path] = measure(model, path)
-            except Exception as error:  # Whatever is wrong with one recording, the others get their marks.
-                failed[path] = failure(path, error)
-            bar.update()
+    energies, failed = _listen(model, recordings, progress)
     written = {}
     for path, found in passages(energies).items():
         tracks[path].parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +111,36 @@ def suggest(
         write_text(tracks[path], "".join(lines))
         written[tracks[path]] = found
     return Suggestions(written, failed, doubtful(energies, marks or {}))
+
+
+def marks_check(name: str, load: Callable[[], TrainedModel], *, progress: bool = True) -> MarksCheck:
+    """The check of marks by a model, as `data_pipeline.prepare.prepare` takes it.
+
+    Args:
+        name: of the model.
+        load: loads the model, once the check begins.
+        progress: show a bar on standard error.
+    """
+
+    def find(marks: Mapping[Path, Sequence[Mark]]) -> list[Doubt]:
+        # Recordings that cannot be read are named by the preparation.
+        return doubtful(_listen(load(), list(marks), progress)[0], marks)
+
+    return MarksCheck(name, find)
+
+
+def _listen(model: TrainedModel, recordings: Sequence[Path], progress: bool) -> tuple[dict[Path, Energies], dict[Path, str]]:
+    """Measure recordings; return the energies, and the errors of those that fail."""
+    energies: dict[Path, Energies] = {}
+    failed: dict[Path, str] = {}
+    with progress_bar(len(recordings), "listen", "recording", show=progress) as bar:
+        for path in recordings:
+            try:
+                energies[path] = measure(model, path)
+            except Exception as error:  # Whatever is wrong with one recording, the others are measured.
+                failed[path] = failure(path, error)
+            bar.update()
+    return energies, failed
 
 
 def measure(model: TrainedModel, path: Path) -> Energies:
@@ -174,7 +185,10 @@ def doubtful(
         for mark in marked if path in energies else ():
             end = None if mark.end_s is None else round(mark.end_s / FRAME_S)
             frames = slice(round(mark.begin_s / FRAME_S), end)
-            share = energies[path].target[frames].sum() / max(energies[path].mixture[frames].sum(), 1e-20)
+            mixture, target = energies[path].mixture[frames], energies[path].target[frames]
+            # In silence, as after the end of a song, there is no target.
+            sounds = mixture.sum() > SILENT * len(mixture) * energies[path].mixture.mean()
+            share = target.sum() / mixture.sum() if sounds else 0.0
             found.append(Doubt(path, mark, float(share / max(kept, 1e-20))))
     return sorted((doubt for doubt in found if doubt.kept > kept_share), key=lambda doubt: -doubt.kept)
 

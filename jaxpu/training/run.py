@@ -241,7 +241,7 @@ class Run:
             "score": score,
             "uses_stems": self._uses_stems,
             "data_fingerprint": self._dataset.fingerprint,
-            "data": {"has_stems": self._dataset.has_stems, "counts": self._dataset.info["counts"]},
+            "data": self._dataset.record(),
             "best_score": self.best_score,
             "evaluations_since_best": self._evaluations_since_best,
             "results": results,

@@ -198,7 +198,7 @@ def test_wheel_holds_the_package_and_its_configs(dist: Path) -> None:
     assert {
         "jaxpu/configs/baseline.py",
         "jaxpu/evaluation/html_report.html",
-        *(f"jaxpu/starters/{name}.zip" for name in STARTERS),
+        *(f"jaxpu/starters/{name}.zip" for name in STARTERS.values()),
     } <= names
     assert f"{info}/licenses/LICENSE" in names
 
