@@ -1,11 +1,10 @@
 """`jaxpu prepare`."""
 
 import dataclasses
-import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -22,9 +21,6 @@ from jaxpu.cli.command import (
     parse,
 )
 from jaxpu.config import Config
-
-if TYPE_CHECKING:
-    from data_pipeline.marks_check import MarksCheck
 
 EXAMPLES = """\
   jaxpu prepare recordings --with songs/ --marks labels/
@@ -112,6 +108,11 @@ def run(args: Sequence[str]) -> Answer:
     check_folders(out)
     if arguments.download and arguments.musdb18 is not None:
         download_musdb7s(arguments.musdb18)
+    check = None
+    if arguments.marks and arguments.check_marks:
+        from jaxpu.training.starter_check import starter_check  # Imports JAX.
+
+        check = starter_check(arguments.config.data.target)
     dataset = prepare(
         sources[0],
         arguments.config.data,
@@ -119,17 +120,7 @@ def run(args: Sequence[str]) -> Answer:
         num_workers=arguments.workers,
         beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
         skip_bad=arguments.skip_bad,
-        marks_check=_starter_check(arguments.config.data.target) if arguments.marks and arguments.check_marks else None,
+        marks_check=check,
     )
     moved = ["--prepared", str(out)] if arguments.out else []
     return Answer(next_line("train", args[0], *config_options(rest), *moved), describe_data(dataset))
-
-
-def _starter_check(target: tuple[str, ...]) -> "MarksCheck | None":
-    """The check of marks by the starter for a target; None if there is none."""
-    from jaxpu.artifacts.checkpoints import load_model
-    from jaxpu.artifacts.starters import STARTERS
-    from jaxpu.separation.suggest import marks_check
-
-    name = STARTERS.get(target[0]) if len(target) == 1 else None
-    return None if name is None else marks_check(name, functools.partial(load_model, name))

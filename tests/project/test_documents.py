@@ -127,7 +127,10 @@ def readers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(song / file, folder / name / f"{song.name}.wav")
     (folder / "labels").mkdir()
     for song in songs[:4]:
-        (folder / "labels" / f"{song.name}.txt").write_text("0.000000\t2.000000\t\n3.000000\t5.000000\t\n")
+        mixture, rate = soundfile.read(song / "mixture.wav")
+        mixture[3 * rate :] -= soundfile.read(song / "vocals.wav")[0][3 * rate :]
+        soundfile.write(folder / "songs" / f"{song.name}.wav", mixture, rate)
+        (folder / "labels" / f"{song.name}.txt").write_text("3.000000\t5.000000\t\n")
     samples, sample_rate = soundfile.read(songs[0] / "mixture.wav")
     for name in ("song.wav", "song.mp3"):
         soundfile.write(folder / name, samples, sample_rate)
