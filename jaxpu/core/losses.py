@@ -23,6 +23,11 @@ def logistic_loss(margin: jax.Array) -> jax.Array:
     return jax.nn.softplus(-margin)
 
 
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of sigmoid(logits) with labels from 0 to 1, elementwise: float32 of any shape."""
+    return labels * logistic_loss(logits) + (1 - labels) * logistic_loss(-logits)
+
+
 SURROGATES: dict[str, Callable[[jax.Array], jax.Array]] = {"sigmoid": sigmoid_loss, "logistic": logistic_loss}
 
 

@@ -30,7 +30,12 @@ KEPT_SHARE = 0.35
 fraction by which `bootstrap` finds empty mixtures (`BootstrapConfig.empty_share`)."""
 
 DOUBTED_SHARE = 0.5
-"""A mark is doubted where the masks keep more than this fraction of the share of energy that they keep on average."""
+"""A mark is doubted where the masks keep more than this fraction of the share of energy that they keep on average: a person
+should listen to it."""
+
+LEFT_OUT_SHARE = 0.8
+"""Above this fraction a mark is left out unheard.  It is higher: right marks that resemble the target are worth keeping, see
+docs/results.md."""
 
 SILENT = 1e-6
 """Energy of a passage, relative to its recording, below which it is silent: 60 dB below."""
@@ -124,7 +129,7 @@ def marks_check(name: str, load: Callable[[], TrainedModel], *, progress: bool =
 
     def find(marks: Mapping[Path, Sequence[Mark]]) -> list[Doubt]:
         # Recordings that cannot be read are named by the preparation.
-        return doubtful(_listen(load(), list(marks), progress)[0], marks)
+        return doubtful(_listen(load(), list(marks), progress)[0], marks, LEFT_OUT_SHARE)
 
     return MarksCheck(name, find)
 

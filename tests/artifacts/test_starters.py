@@ -1,5 +1,7 @@
 """The models that come with jaxpu: that their names find them, and that they separate instruments they have never heard."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,13 @@ def test_they_separate_instruments_that_they_have_not_heard(name):
     assert len(improvements) >= 3
     assert np.mean(improvements) > 5
     assert min(improvements) > 0
+
+
+def test_an_archive_is_loaded_without_what_training_needs():
+    program = "import sys, jaxpu.separation.files, jaxpu; jaxpu.load_model('starter'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "jax" in loaded
+    assert not {"orbax", "optax", "tensorflow"} & set(loaded)
 
 
 @pytest.mark.parametrize("name", STARTERS.values())

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
@@ -423,3 +424,10 @@ def test_the_estimated_error_ranks_masks_as_their_true_errors_do() -> None:
 def test_the_estimated_error_of_silent_sums_is_0() -> None:
     silence = jnp.zeros((2, 1, 3, 5), jnp.complex64)
     assert losses.estimated_error(jnp.ones((2, 3, 5)), silence, silence) == 0
+
+
+def test_cross_entropy_is_that_of_optax() -> None:
+    logits, labels = 30 * jax.random.normal(jax.random.key(0), (1000,)), jax.random.uniform(jax.random.key(1), (1000,))
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, labels), optax.losses.sigmoid_binary_cross_entropy(logits, labels), rtol=1e-6
+    )

@@ -1,7 +1,6 @@
 """Objectives to compare with, which fit masks to magnitudes.  A positive logit means that the target is kept."""
 
 import jax
-import optax
 
 from jaxpu.config import MixITConfig, NoisyTargetConfig, SupervisedConfig
 from jaxpu.core import losses
@@ -35,7 +34,7 @@ def supervised(config: SupervisedConfig) -> Objective:
         if config.loss == "signal_approximation":
             value = losses.signal_approximation_loss(logits[..., 0], sizes, magnitude(target), axis_name=axis_name)
         elif config.loss == "ratio_mask":
-            cross_entropy = optax.losses.sigmoid_binary_cross_entropy(logits[..., 0], ratio_mask(target, mixture - target))
+            cross_entropy = losses.cross_entropy(logits[..., 0], ratio_mask(target, mixture - target))
             value = losses.weighted_mean(cross_entropy, sizes, axis_name)
         else:
             value = losses.masking_loss(keep_positive(logits), mixture, target, axis_name=axis_name)

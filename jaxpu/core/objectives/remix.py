@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxpu.config import BootstrapConfig, PNUConfig, RemixConfig
 from jaxpu.core import losses
@@ -147,7 +146,7 @@ def remix_loss(
         positive_dominates = jnp.where(target_alone[:, None, None] > 0, logits[..., 0], positive_dominates)
     wanted = _labels(positive, first, labels)
     weights = bin_weights(remixed, hyperparameters["weight_exponent"])
-    value = losses.weighted_mean(optax.losses.sigmoid_binary_cross_entropy(positive_dominates, wanted), weights, axis_name)
+    value = losses.weighted_mean(losses.cross_entropy(positive_dominates, wanted), weights, axis_name)
     metrics = {"label_share": losses.weighted_mean(wanted, weights, axis_name)}
     return Loss(value, value, metrics | mask_statistics(keep_negative(logits), remixed, axis_name))
 
