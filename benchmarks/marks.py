@@ -61,7 +61,6 @@ class Way:
 
 WAYS = {
     "marked passages of the same songs": Way(marks="labels"),
-    "these, checked by the starter": Way(marks="labels", checked_by=STARTER),
     "as many seconds of other songs": Way(other_recordings="others"),
     "marked passages, 10 % of them wrong": Way(marks="wrong"),
     "10 % of them wrong, checked by the starter": Way(marks="wrong", checked_by=STARTER),

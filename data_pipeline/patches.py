@@ -256,9 +256,9 @@ class TrackPatches:
     def _stem_blocks(self) -> Blocks:
         """Blocks of the sum of the target's own stems, which only `residual` needs; none if a file does not exist."""
         stems = [self._track.stems[name] for name in self._config.target if name in self._track.stems]
-        parts = tuple(part for stem in stems for part in stem.parts)
-        if parts and all(part.path.exists() for part in parts):
-            target = dataclasses.replace(stems[0], plus=parts)
+        plus, minus = (tuple(part for stem in stems for part in getattr(stem, side)) for side in ("plus", "minus"))
+        if plus and all(part.path.exists() for part in plus):
+            target = dataclasses.replace(stems[0], plus=plus, minus=minus)
             yield from target.blocks(self._config.patch.sample_rate, self._config.patch.stereo)
 
     def _deciding(self, signal: str, energies: dict[str, np.ndarray]) -> np.ndarray | None:

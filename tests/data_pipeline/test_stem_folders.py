@@ -109,4 +109,7 @@ def test_data_are_prepared_from_any_stems(corpus, capsys):
     lacking = [track.id for split in ("train", "validation") for track in dataset.tracks(split) if track.name == "Song 1"]
     for target, track in zip(batch["target"], batch["unlabeled_track"], strict=True):
         assert target.any() == (int(track) not in lacking)
-    assert "6 songs with the stems choir (5), lead guitar (5), strings (5)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 songs with the stems choir (5), lead guitar (5), strings (5)" in said
+    assert "do not sum to the mixture" not in said, "a song without the target sums as well"
+    assert dataset.info["residual_db"].keys() == {f"Song {number}" for number in (0, 1, 3, 4)}
