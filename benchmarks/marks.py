@@ -10,7 +10,6 @@ to benchmarks/results/measured/marks.json.  A run that was killed resumes.
 
 import argparse
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,12 +23,11 @@ from data_pipeline.files import available_processors, write_text
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ, Track, find_tracks
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.artifacts.starters import STARTERS
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
-from jaxpu.separation import suggest
 from jaxpu.training.loop import ASKED_TO_STOP, train
+from jaxpu.training.starter_check import starter_check
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST_S, MARGIN_S = 3.0, 0.4
@@ -41,8 +39,6 @@ SILENT_DB = -50.0
 
 WRONG_SHARE = 0.1
 
-STARTER = "the starter"
-
 Spans = list[tuple[float, float]]
 
 
@@ -50,23 +46,20 @@ Spans = list[tuple[float, float]]
 class Way:
     """A way to get target-free material: folder of other recordings or of marks, and the overlap of clips in marks.
 
-    `checked_by` is a way whose model checks the marks, or `STARTER`: those in which it finds the target are left out.
+    `checked`: the starter for the target listens to the marks, and those in which it finds the target are left out.
     """
 
     other_recordings: str | None = None
     marks: str | None = None
     hop: float = 0.5
-    checked_by: str | None = None
+    checked: bool = False
 
 
 WAYS = {
     "marked passages of the same songs": Way(marks="labels"),
     "as many seconds of other songs": Way(other_recordings="others"),
     "marked passages, 10 % of them wrong": Way(marks="wrong"),
-    "10 % of them wrong, checked by the starter": Way(marks="wrong", checked_by=STARTER),
-    "10 % of them wrong, checked by the model trained with them": Way(
-        marks="wrong", checked_by="marked passages, 10 % of them wrong"
-    ),
+    "10 % of them wrong, checked by the starter": Way(marks="wrong", checked=True),
     "both": Way(marks="labels", other_recordings="others"),
     "marked passages, clips without overlap": Way(marks="labels", hop=1.0),
 }
@@ -197,12 +190,8 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
         return float(json.loads(scores.read_text()))
     config = config_of(target, seed, steps, chosen.hop)
     marks, data = None if chosen.marks is None else work / chosen.marks, work / "data" / name
-    check = None
-    if chosen.checked_by is not None:
-        data = work / "data" / f"{name}_{seed}"
-        model = STARTERS[target] if chosen.checked_by == STARTER else work / "runs" / f"{slug(chosen.checked_by)}_{seed}"
-        check = suggest.marks_check(str(model), functools.partial(load_model, model))
     other_recordings = None if chosen.other_recordings is None else work / chosen.other_recordings
+    check = starter_check((target,)) if chosen.checked else None
     prepare(Folders(work / "songs", other_recordings, marks), config.data, data, marks_check=check)
     if train(config, data, run_dir)["stopped"] == ASKED_TO_STOP:
         sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
