@@ -88,7 +88,7 @@ class PatchDataset:
         return [] if self.has_stems else [row["id"] for row in self.info["tracks"] if len(row["kept"]) == len(SIGNALS)]
 
     def record(self) -> dict[str, Any]:
-        """What checkpoints say of the data: amounts, and how many marks were left out.  It has no names of recordings."""
+        """The part of `info` that checkpoints keep: amounts, and how many marks were left out, without names of recordings."""
         record = {"has_stems": self.has_stems, "counts": self.info["counts"]}
         checked = self.info.get("marks_check")
         if checked is not None:

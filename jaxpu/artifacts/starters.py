@@ -8,7 +8,12 @@ STARTERS = {"vocals": "starter", "drums": "starter-drums"}
 _FOLDER = Path(__file__).resolve().parent.parent / "starters"
 
 
+def starter_path(name: str) -> Path:
+    """The archive of a starter."""
+    return _FOLDER / f"{name}.zip"
+
+
 def resolved(path: str | Path) -> Path:
     """The archive of a starter for its name, unless there is a file or folder of that name; any other path as it is."""
     path = Path(path)
-    return _FOLDER / f"{path}.zip" if str(path) in STARTERS.values() and not path.exists() else path
+    return starter_path(str(path)) if str(path) in STARTERS.values() and not path.exists() else path

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline import audio
-from data_pipeline.errors import AudioError, failure
+from data_pipeline.errors import AudioError, failure, printable
 from data_pipeline.files import write_text
 from data_pipeline.mark_formats import Mark
 from data_pipeline.marks_check import Doubt, MarksCheck
@@ -124,12 +124,15 @@ def marks_check(name: str, load: Callable[[], TrainedModel], *, progress: bool =
     Args:
         name: of the model.
         load: loads the model, once the check begins.
-        progress: show a bar on standard error.
+        progress: show a bar on standard error, and name recordings that fail.
     """
 
     def find(marks: Mapping[Path, Sequence[Mark]]) -> list[Doubt]:
-        # Recordings that cannot be read are named by the preparation.
-        return doubtful(_listen(load(), list(marks), progress)[0], marks, LEFT_OUT_SHARE)
+        energies, failed = _listen(load(), list(marks), progress)
+        if progress:
+            for message in failed.values():
+                print(f"{printable(message)} Its marks are not checked.")
+        return doubtful(energies, marks, LEFT_OUT_SHARE)
 
     return MarksCheck(name, find)
 

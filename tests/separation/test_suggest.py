@@ -18,6 +18,7 @@ from jaxpu.separation.suggest import (
     Energies,
     Suggestion,
     doubtful,
+    marks_check,
     passages,
     suggest,
 )
@@ -90,6 +91,20 @@ def test_the_command_names_doubtful_marks_with_file_and_line(tmp_path, capsys):
     assert main([*words[:-4], str(tmp_path / "again"), "--marks", str(labels)]) == 0
     *_, count = capsys.readouterr().out.splitlines()
     assert count == f"{len(document['doubtful_marks'])} of 4 marks are doubtful."
+
+
+def test_marks_of_a_recording_that_cannot_be_read_are_said_not_to_be_checked(tmp_path, capsys):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    check = marks_check("a model", lambda: jaxpu.load_model(Path(__file__).parents[1] / "data" / "earlier_model.zip"))
+    assert check.doubtful({tmp_path / "broken.wav": [Mark(0.0, 1.0)]}) == []
+    said = capsys.readouterr().out
+    assert "broken.wav" in said
+    assert "Its marks are not checked." in said
+
+
+def test_a_mark_in_silence_is_not_doubted():
+    ended = Energies(np.repeat([1.0, 0.0], 50), np.repeat([0.3, 1e-12], 50))
+    assert doubtful({Path("a"): ended}, {Path("a"): [Mark(5.0, None)]}) == []
 
 
 def test_label_tracks_have_the_names_of_their_recordings_and_are_never_replaced(tmp_path, capsys):
