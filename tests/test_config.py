@@ -58,6 +58,8 @@ REFUSED: list[tuple[type, str, Any]] = [
     (UNetConfig, "channels", ()),
     (UNetConfig, "channels", (8, 0)),
     (UNetConfig, "convolutions", 0),
+    (UNetConfig, "dilations", (1, 0)),
+    (UNetConfig, "dilations", (1,) * 65),
     (UNetConfig, "bottleneck", -1),
     (UNetConfig, "bands_per_octave", 0.0),
     (PUConfig, "class_prior", 0.0),
@@ -189,7 +191,7 @@ def test_networks_that_no_machine_holds_are_refused_before_anything_is_built(
     [
         PatchCNNConfig(channels=3, growth=3, blocks=2, pointwise_blocks=1, kernel_size=(5, 3), output_kernel_size=3),
         BandSplitRNNConfig(bands=((1000.0, 3), (4000.0, 2)), channels=7, repeats=3, hidden=5, mask_hidden=11),
-        UNetConfig(channels=(3, 5, 7), convolutions=1, bottleneck=4),
+        UNetConfig(channels=(3, 5, 7), convolutions=1, dilations=(1, 3), bottleneck=4),
     ],
 )
 def test_the_number_of_parameters_is_known_without_building_the_network(model: Any) -> None:

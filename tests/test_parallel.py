@@ -43,7 +43,7 @@ PATCH = PatchSpec(clip_samples=320, n_fft=64, win_length=64, hop_length=32, dtyp
 DROPOUT = PatchCNNConfig(channels=2, blocks=1, features="log", dropout_rate=0.3)
 BATCH_NORM = PatchCNNConfig(channels=2, blocks=1, features="log", normalization="batch")
 RNN = BandSplitRNNConfig(bands=((7600.0, 3),), channels=4, repeats=2, hidden=3, mask_hidden=5)
-UNET = UNetConfig(channels=(2, 3), convolutions=1, bottleneck=4, bands_per_octave=6)
+UNET = UNetConfig(channels=(2, 3), convolutions=1, dilations=(1, 2), bottleneck=4, bands_per_octave=6)
 KEY = jax.random.key(5)
 BATCH_SIZE, NUM_STEPS = 16, 6
 

@@ -156,12 +156,15 @@ class UNetConfig:
     Attributes:
         channels: of the levels, from the highest, which has all bands; each other has half the bands of the one above it.
         convolutions: 3x3 convolutions of a block.
+        dilations: in frames and bands, of the convolutions of the lowest level's block, which has as many; empty: it is as the
+            others.
         bottleneck: a block's dense layer has one unit for as many bands; 0: blocks have none.
         bands_per_octave: bands that share an octave; where they would be narrower than a bin, every bin is a band.
     """
 
     channels: tuple[int, ...] = (16, 32)
     convolutions: int = 2
+    dilations: tuple[int, ...] = ()
     bottleneck: int = 8
     bands_per_octave: float = 36.0
 
@@ -170,6 +173,8 @@ class UNetConfig:
         valid = 0 < len(self.channels) <= 16 and all(0 < channels <= 2**15 for channels in self.channels)
         require(valid, self, "channels", "one to 16 numbers from 1 to 2^15")
         require(0 < self.convolutions <= 64, self, "convolutions", "from 1 to 64")
+        valid = len(self.dilations) <= 64 and all(0 < dilation <= 4096 for dilation in self.dilations)
+        require(valid, self, "dilations", "at most 64 numbers from 1 to 4096")
         require(0 <= self.bottleneck <= 2**20, self, "bottleneck", "from 0 to 2^20")
         require(0.1 <= self.bands_per_octave <= 1e6, self, "bands_per_octave", "from 0.1 to 10^6")
 
@@ -177,6 +182,16 @@ class UNetConfig:
     def sees_all_channels(self) -> bool:
         """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
         return True
+
+    @property
+    def lowest_dilations(self) -> tuple[int, ...]:
+        """Dilation of every convolution of the lowest level."""
+        return self.dilations or (1,) * self.convolutions
+
+    @property
+    def context_frames(self) -> int:
+        """Receptive field: frames on each side that an output frame depends on."""
+        return 1 + 2 * (len(self.channels) - 1) * self.convolutions + sum(self.lowest_dilations)
 
     def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
         """Parameters without biases and scales, numbers in the largest layer of one clip, and samples of context on each side."""
@@ -186,13 +201,13 @@ class UNetConfig:
         largest = 0
         for level, channels in enumerate(self.channels):
             bands, blocks = highest_bands // 2**level, 1 if level == lowest else 2
+            convolutions = len(self.lowest_dilations) if level == lowest else self.convolutions
             units = max(bands // self.bottleneck, 1) if self.bottleneck else 0
-            parameters += blocks * (9 * channels**2 * self.convolutions + 2 * bands * units)
+            parameters += blocks * (9 * channels**2 * convolutions + 2 * bands * units)
             if level < lowest:
                 parameters += 4 * channels * self.channels[level + 1]
             largest = max(largest, channels * max(bands, units) * patch.frames)
-        context = 1 + (2 * len(self.channels) - 1) * self.convolutions
-        return parameters, max(largest, patch.frames * patch.bins), context * patch.hop_length
+        return parameters, max(largest, patch.frames * patch.bins), self.context_frames * patch.hop_length
 
 
 ModelConfig = PatchCNNConfig | BandSplitRNNConfig | UNetConfig

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpu.config import BandSplitRNNConfig, Config, ModelConfig, UNetConfig
 from jaxpu.config.networks import ConvolutionForm, band_groups, first_bins
-from jaxpu.core.models import patch_cnn, unet
+from jaxpu.core.models import patch_cnn
 from jaxpu.core.models.band_split_rnn import BandSplitRNN
 from jaxpu.core.models.patch_cnn import PatchCNN
 from jaxpu.core.models.unet import UNet
@@ -72,7 +72,7 @@ def make_network(
 def receptive_field_frames(config: ModelConfig) -> int | None:
     """Frames of context that an output frame depends on, on each side; None where there is no bound."""
     if isinstance(config, UNetConfig):
-        return unet.context_frames(config)
+        return config.context_frames
     return None if isinstance(config, BandSplitRNNConfig) else patch_cnn.context_frames(config)
 
 

@@ -30,7 +30,7 @@ from jaxpu.separation.files import separate_waveform
 RATE = 8000
 DESCRIPTION = "Made of noise by a test of jaxpu; nobody's rights are touched."
 
-U_NET = UNetConfig(channels=(4, 6))
+U_NET = UNetConfig(channels=(4, 6), dilations=(1, 2))
 PATCH_CNN = PatchCNNConfig(
     channels=3, growth=1, blocks=1, normalization="batch", features="log", dilations=((1, 1), (2, 1), (1, 4), (4, 2))
 )

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 PATCH = PatchSpec(sample_rate=8000, clip_samples=512, n_fft=64, win_length=64, hop_length=32)
 STEREO = dataclasses.replace(PATCH, stereo=True)
-SMALL = UNetConfig(channels=(2, 3), convolutions=1, bottleneck=4, bands_per_octave=6)
+SMALL = UNetConfig(channels=(2, 3), convolutions=1, dilations=(1, 2), bottleneck=4, bands_per_octave=6)
 
 
 def build(config: UNetConfig, patch: PatchSpec = PATCH, num_outputs: int = 1, *, mixed: bool = False) -> tuple[Any, Any]:
@@ -63,7 +63,7 @@ def test_with_enough_bands_every_bin_is_one() -> None:
     np.testing.assert_allclose(bins[60:], 60 * 2 ** (np.arange(1, 184) / 36), atol=1)
 
 
-@pytest.mark.parametrize("config", [UNetConfig(), SMALL, UNetConfig(channels=(4,), convolutions=3, bottleneck=0)])
+@pytest.mark.parametrize("config", [UNetConfig(), SMALL, UNetConfig(channels=(4, 5), dilations=(1, 2, 4), bottleneck=0)])
 @pytest.mark.parametrize("patch", [PATCH, STEREO])
 def test_parameters_are_those_that_the_config_counts(config: UNetConfig, patch: PatchSpec) -> None:
     _, variables = build(config, patch)
@@ -89,16 +89,18 @@ def reference(first: tuple[int, ...], variables: Any, stft: np.ndarray) -> np.nd
     def kernel(name: str) -> np.ndarray:
         return np.asarray(params[name]["kernel"], np.float64)
 
-    def convolution(x: np.ndarray, name: str) -> np.ndarray:
-        weights = kernel(name)
+    def convolution(x: np.ndarray, name: str, dilation: int = 1) -> np.ndarray:
+        weights = np.zeros((2 * dilation + 1, 2 * dilation + 1, *kernel(name).shape[2:]))
+        weights[::dilation, ::dilation] = kernel(name)
         outputs = [
             sum(correlate2d(x[..., i], weights[..., i, o], mode="same") for i in range(x.shape[-1]))
             for o in range(weights.shape[-1])
         ]
         return normalized(np.stack(outputs, axis=-1), params, stats, name)
 
-    def block(x: np.ndarray, name: str) -> np.ndarray:
-        x = convolution(x, f"{name}_0")
+    def block(x: np.ndarray, name: str, dilations: tuple[int, ...] = (1,)) -> np.ndarray:
+        for number, dilation in enumerate(dilations):
+            x = convolution(x, f"{name}_{number}", dilation)
         y = x.transpose(0, 2, 1)
         y = normalized(y @ kernel(f"{name}_bottleneck"), params, stats, f"{name}_bottleneck", axis=1)
         y = normalized(y @ kernel(f"{name}_bands"), params, stats, f"{name}_bands", axis=1)
@@ -116,7 +118,7 @@ def reference(first: tuple[int, ...], variables: Any, stft: np.ndarray) -> np.nd
 
     high = block(convolution(seen, "first"), "down_0")
     pairs = np.concatenate([high[:, ::2], high[:, 1::2]], axis=-1)
-    low = block(normalized(pairs @ kernel("join_0"), params, stats, "join_0"), "lowest")
+    low = block(normalized(pairs @ kernel("join_0"), params, stats, "join_0"), "lowest", (1, 2))
     split = normalized(low @ kernel("split_0"), params, stats, "split_0")
     x = np.empty_like(high)
     x[:, ::2], x[:, 1::2] = np.split(split, 2, axis=-1)

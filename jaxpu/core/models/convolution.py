@@ -27,6 +27,15 @@ def conv_general_dilated(form: ConvolutionForm, dilation: tuple[int, int]) -> Co
     return by_phases if form == "phases" and max(dilation) > 1 else None
 
 
+def same_padding(form: ConvolutionForm, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> str | list[tuple[int, int]]:
+    """Padding of `nn.Conv` by which outputs are as large as inputs; other forms than XLA's need the word SAME."""
+    if form != "xla":
+        return "SAME"
+    # In numbers, since jax2onnx 0.17 translates SAME wrongly where kernels are dilated.
+    sums = [(size - 1) * step for size, step in zip(kernel_size, dilation, strict=True)]
+    return [(total // 2, total - total // 2) for total in sums]
+
+
 def by_phases(
     inputs: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, rhs_dilation: tuple[int, int], **settings: Any
 ) -> jax.Array:

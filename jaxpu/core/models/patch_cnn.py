@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxpu.config import PatchCNNConfig
 from jaxpu.config.networks import ConvolutionForm
-from jaxpu.core.models.convolution import conv_general_dilated
+from jaxpu.core.models.convolution import conv_general_dilated, same_padding
 from jaxpu.core.models.initializers import torch_uniform
 from jaxpu.core.stft import magnitude
 
@@ -108,15 +108,11 @@ class PatchCNN(nn.Module):
     ) -> jax.Array:
         fan_in = kernel_size[0] * kernel_size[1] * x.shape[-1]
         initializer = torch_uniform(fan_in)  # As in PULSE, which keeps torch's default.
-        padding: str | list[tuple[int, int]] = "SAME"
-        if self.convolution == "xla":  # In numbers, since jax2onnx 0.17 translates SAME wrongly where kernels are dilated.
-            sums = [(size - 1) * step for size, step in zip(kernel_size, dilation, strict=True)]
-            padding = [(total // 2, total - total // 2) for total in sums]
         return nn.Conv(
             channels,
             kernel_size,
             kernel_dilation=dilation,
-            padding=padding,
+            padding=same_padding(self.convolution, kernel_size, dilation),
             dtype=self.dtype,
             kernel_init=initializer,
             bias_init=initializer,

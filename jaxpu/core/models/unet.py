@@ -5,7 +5,7 @@
    channels keeps its level there, other sound loses some.
 2. Down: a block at each level but the lowest, then a linear layer that joins pairs of bands.  So each level has half the bands of
    the one above it, and all of its frames.
-3. The lowest level is a block alone.
+3. The lowest level is a block alone, whose convolutions may be dilated in time and frequency.
 4. Up: a linear layer that splits bands into pairs, to which the output of the level's block on the way down is added; a block.
 5. A linear layer from the channels and the features of a band to its logits, which are those of its bins.
 
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpu.config.networks import ConvolutionForm, UNetConfig
-from jaxpu.core.models.convolution import conv_general_dilated
+from jaxpu.core.models.convolution import conv_general_dilated, same_padding
 from jaxpu.core.models.patch_cnn import FEATURES
 
 
@@ -77,7 +77,7 @@ class UNet(nn.Module):
             before_joining.append(x)
             x = x.reshape(*x.shape[:2], x.shape[2] // 2, 2 * x.shape[3])
             x = self._dense(x, channels[level + 1], f"join_{level}", train)
-        x = self._block(x, "lowest", train)
+        x = self._block(x, "lowest", train, self.config.lowest_dilations)
         for level in reversed(range(lowest)):
             x = self._dense(x, 2 * channels[level], f"split_{level}", train)
             x = x.reshape(*x.shape[:2], 2 * x.shape[2], channels[level]) + before_joining[level]
@@ -108,9 +108,9 @@ class UNet(nn.Module):
         bands = jnp.concatenate([power[..., :single], shared], axis=-1)
         return FEATURES["log"](jnp.sqrt(bands)).astype(self.dtype)
 
-    def _block(self, x: jax.Array, name: str, train: bool) -> jax.Array:
-        for number in range(self.config.convolutions):
-            x = self._convolution(x, x.shape[-1], f"{name}_{number}", train)
+    def _block(self, x: jax.Array, name: str, train: bool, dilations: tuple[int, ...] = ()) -> jax.Array:
+        for number, dilation in enumerate(dilations or (1,) * self.config.convolutions):
+            x = self._convolution(x, x.shape[-1], f"{name}_{number}", train, dilation)
         if not self.config.bottleneck:
             return x
         y = jnp.swapaxes(x, 2, 3)  # (batch, frames, channels, bands)
@@ -118,13 +118,16 @@ class UNet(nn.Module):
         y = self._dense(y, x.shape[2], f"{name}_bands", train, axis=2)
         return x + jnp.swapaxes(y, 2, 3)
 
-    def _convolution(self, x: jax.Array, channels: int, name: str, train: bool) -> jax.Array:
+    def _convolution(self, x: jax.Array, channels: int, name: str, train: bool, dilation: int = 1) -> jax.Array:
+        kernel_size, dilations = (3, 3), (dilation, dilation)
         x = nn.Conv(
             channels,
-            (3, 3),
+            kernel_size,
+            kernel_dilation=dilations,
+            padding=same_padding(self.convolution, kernel_size, dilations),
             use_bias=False,
             dtype=self.dtype,
-            conv_general_dilated=conv_general_dilated(self.convolution, (1, 1)),
+            conv_general_dilated=conv_general_dilated(self.convolution, dilations),
             name=name,
         )(x)
         return self._normalized(x, name, train)
@@ -143,8 +146,3 @@ class UNet(nn.Module):
             name=f"{name}_norm",
         )(x, use_running_average=not train)
         return nn.relu(x)
-
-
-def context_frames(config: UNetConfig) -> int:
-    """Receptive field: frames on each side that an output frame depends on."""
-    return 1 + (2 * len(config.channels) - 1) * config.convolutions
