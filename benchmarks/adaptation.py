@@ -3,10 +3,11 @@
     python benchmarks/adaptation.py --songs NAME=CORPUS ... --work DIR
 
 A CORPUS has the layout of MUSDB18-HQ; all its songs are used.  Their mixtures are the recordings, their marks the rests of the
-vocals less margins, as in benchmarks/marks.py.  Beside it, with the first seed alone: the marks that the starter suggests in
-place of these; the same network trained for as many steps from random parameters; and the configs `recordings` and
-`two_folders`, the patch CNN, trained for as long as the former asks.  `--ways` chooses among these.  The rows go to
-benchmarks/results/measured/adaptation.json, in place of those of the same songs and ways.  A run that was killed resumes.
+vocals less margins, as in benchmarks/marks.py.  Beside it is the config `recordings`, from these songs alone.  With the first
+seed alone: the marks that the starter suggests in place of these; the network of `adapt` trained for as many steps from random
+parameters; and the config `two_folders`, the patch CNN, trained for as long as `recordings` asks.  `--ways` chooses among these.
+The rows go to benchmarks/results/measured/adaptation.json, in place of those of the same songs and ways.  A run that was killed
+resumes.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
         minutes = make_material(Path(corpus), work)
         label = f"{name}, {minutes:.1f} min of marks"
         for way in (WAYS[each] for each in arguments.ways):
-            seeds = arguments.seeds if way == ADAPTED else arguments.seeds[:1]
+            seeds = arguments.seeds if way in (ADAPTED, RECORDINGS) else arguments.seeds[:1]
             scores, errors = zip(*(run(work, way, seed) for seed in seeds), strict=True)
             if way == ADAPTED:
                 rows[label, STARTER] = [label, STARTER, *cells([score("starter", work, STARTER)]), errors[0][0]]

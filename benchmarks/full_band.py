@@ -4,8 +4,8 @@
 
 CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are the recordings.  For vocals their marked passages are
 target-free, as in benchmarks/marks.py; for `other`, which never rests, the accompaniment of the other songs is.  Supervision has
-the stems of the same recordings.  All are scored on the test songs.  The table goes to
-benchmarks/results/measured/full-band.json.  A run that was killed resumes.
+the stems of the same recordings.  All are scored on the test songs.  The rows go to
+benchmarks/results/measured/full-band.json, in place of those of the same networks and ways.  A run that was killed resumes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from data_pipeline.files import available_processors, write_text
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ, Source
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config, SupervisedConfig
+from jaxpu.config import BootstrapConfig, Config, SupervisedConfig
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.monitoring.run_log import read_log
@@ -85,14 +85,17 @@ def make_stems(corpus: Path, target: str, work: Path) -> None:
 
 
 def config_of_run(target: str, network: str, way: str, seed: int, steps: int) -> Config:
-    """The config of benchmarks/marks.py, maybe with the network and the patches of `recordings`, maybe supervised."""
-    config = config_of(target, seed, steps, 0.5)
+    """The config of benchmarks/marks.py, maybe with the network, patches and shifts of `recordings`, maybe supervised."""
+    config, shift = config_of(target, seed, steps, 0.5), 0.0
     if network == U_NET:
         recordings = load_config("recordings")
-        data = dataclasses.replace(config.data, patch=recordings.data.patch)
-        config = dataclasses.replace(config, data=data, model=recordings.model)
+        assert isinstance(recordings.objective, BootstrapConfig)
+        data, shift = dataclasses.replace(config.data, patch=recordings.data.patch), recordings.objective.shift_semitones
+        objective = dataclasses.replace(config.objective, shift_semitones=shift)
+        config = dataclasses.replace(config, data=data, model=recordings.model, objective=objective)
     if way == SUPERVISED:
-        config = dataclasses.replace(config, objective=SupervisedConfig(loss="ratio_mask", remix_songs=True))
+        supervised = SupervisedConfig(loss="ratio_mask", remix_songs=True, shift_semitones=shift)
+        config = dataclasses.replace(config, objective=supervised)
     return config
 
 
@@ -126,9 +129,10 @@ def run(arguments: argparse.Namespace, target: str, network: str, way: str, seed
 
 
 def write_table(arguments: argparse.Namespace, found: Found) -> None:
-    """Write the table of docs/results.md."""
+    """Write the rows of `found` into the table of docs/results.md."""
     targets = arguments.targets
-    rows = []
+    old = json.loads(arguments.results.read_text(encoding="utf-8"))["rows"] if arguments.results.exists() else []
+    rows = {(network, way): [network, way, *rest] for network, way, *rest in old}
     for (network, way), cells in found.items():
         improvements = {target: [each[0] for each in cells[target]] for target in targets}
         supervised = found.get((network, SUPERVISED), {target: [] for target in targets})
@@ -139,7 +143,7 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
             shares.append(f"{np.mean(improvements[target]) / np.mean(best):.2f}" if comparable else "")
         seconds = [each[1] for target in targets for each in cells[target]]
         singles = [mean_and_singles(improvements[target]) for target in targets]
-        rows.append([network, way, *singles, *shares, f"{np.median(seconds):.0f} s"])
+        rows[network, way] = [network, way, *singles, *shares, f"{np.median(seconds):.0f} s"]
     table = {
         "commands": ["python benchmarks/full_band.py CORPUS --work DIR"],
         "machine": (
@@ -147,7 +151,7 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
             f"stems; {arguments.steps} steps of 6 + 6 clips of 1.5 s. Training: median, one of 2 CPU cores, the other one busy."
         ),
         "columns": ["network", "trained by", *targets, *(f"{target}, share" for target in targets), "training"],
-        "rows": rows,
+        "rows": sorted(rows.values(), key=lambda row: ([BOOTSTRAP, SUPERVISED].index(row[1]), [CNN, U_NET].index(row[0]))),
     }
     write_text(arguments.results, json.dumps(table, indent=1) + "\n")
 

@@ -31,7 +31,7 @@ config = Config(
         ),
         activity_on="mixture",
     ),
-    model=UNetConfig(channels=(16, 32)),
+    model=UNetConfig(channels=(16, 32), dilations=(1, 2, 4, 8), bottleneck=0),
     objective=BootstrapConfig(labels="ratio", remix_steps=400, positive_gain_db="estimate", shift_semitones=1.0),
     train=TrainConfig(
         num_steps=1200,
