@@ -5,7 +5,7 @@
 CORPUS has the layout of MUSDB18-HQ.  Two thirds of its training songs are the recordings.  For vocals their marked passages are
 target-free, as in benchmarks/marks.py; for `other`, which never rests, the accompaniment of the other songs is.  Supervision has
 the stems of the same recordings.  All are scored on the test songs.  The rows go to
-benchmarks/results/measured/full-band.json, in place of those of the same networks and ways.  A run that was killed resumes.
+benchmarks/results/measured/full-band.json, in place of those of the same networks.  A run that was killed resumes.
 """
 
 import argparse
@@ -129,10 +129,9 @@ def run(arguments: argparse.Namespace, target: str, network: str, way: str, seed
 
 
 def write_table(arguments: argparse.Namespace, found: Found) -> None:
-    """Write the rows of `found` into the table of docs/results.md."""
+    """Write the table of docs/results.md; rows of other networks stay, if they were measured on the same targets and steps."""
     targets = arguments.targets
-    old = json.loads(arguments.results.read_text(encoding="utf-8"))["rows"] if arguments.results.exists() else []
-    rows = {(network, way): [network, way, *rest] for network, way, *rest in old}
+    rows = []
     for (network, way), cells in found.items():
         improvements = {target: [each[0] for each in cells[target]] for target in targets}
         supervised = found.get((network, SUPERVISED), {target: [] for target in targets})
@@ -143,7 +142,7 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
             shares.append(f"{np.mean(improvements[target]) / np.mean(best):.2f}" if comparable else "")
         seconds = [each[1] for target in targets for each in cells[target]]
         singles = [mean_and_singles(improvements[target]) for target in targets]
-        rows[network, way] = [network, way, *singles, *shares, f"{np.median(seconds):.0f} s"]
+        rows.append([network, way, *singles, *shares, f"{np.median(seconds):.0f} s"])
     table = {
         "commands": ["python benchmarks/full_band.py CORPUS --work DIR"],
         "machine": (
@@ -151,9 +150,12 @@ def write_table(arguments: argparse.Namespace, found: Found) -> None:
             f"stems; {arguments.steps} steps of 6 + 6 clips of 1.5 s. Training: median, one of 2 CPU cores, the other one busy."
         ),
         "columns": ["network", "trained by", *targets, *(f"{target}, share" for target in targets), "training"],
-        "rows": sorted(rows.values(), key=lambda row: ([BOOTSTRAP, SUPERVISED].index(row[1]), [CNN, U_NET].index(row[0]))),
     }
-    write_text(arguments.results, json.dumps(table, indent=1) + "\n")
+    old = json.loads(arguments.results.read_text(encoding="utf-8")) if arguments.results.exists() else {}
+    if all(old.get(key) == table[key] for key in ("machine", "columns")):
+        rows += [row for row in old["rows"] if row[0] not in arguments.networks]
+    rows.sort(key=lambda row: ([BOOTSTRAP, SUPERVISED].index(row[1]), [CNN, U_NET].index(row[0])))
+    write_text(arguments.results, json.dumps({**table, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

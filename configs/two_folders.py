@@ -4,9 +4,8 @@
     jaxpu train two_folders
     jaxpu separate runs/two_folders song.mp3 -o separated
 
-The objective and the network are those of configs/demo.py, in mono at 16 kHz. With other recordings in place of marks this
-small network separates better than the U-Net of configs/recordings.py, which tells recordings apart. Levels are treated as
-there.
+The objective and the network are those of configs/demo.py, in mono at 16 kHz. With other recordings in place of marks, this
+small network separates better than the U-Net of configs/recordings.py. Levels are treated as there.
 
 Hardware: a GPU, or CPU cores: 800 steps took 12 minutes on two busy ones (docs/results.md).
 Expected score: +10.4 dB SI-SDR improvement with the accompaniments of 20 other rendered songs (docs/results.md).

@@ -156,8 +156,8 @@ class UNetConfig:
     Attributes:
         channels: of the levels, from the highest, which has all bands; each other has half the bands of the one above it.
         convolutions: 3x3 convolutions of a block.
-        dilations: in frames and bands, of the convolutions of the lowest level's block, which has as many; empty: it is as the
-            others.
+        dilations: one for each convolution of the lowest level, in place of `convolutions`, in frames and in bands; empty:
+            `convolutions` of them without dilation.
         bottleneck: a block's dense layer has one unit for as many bands; 0: blocks have none.
         bands_per_octave: bands that share an octave; where they would be narrower than a bin, every bin is a band.
     """

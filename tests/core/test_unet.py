@@ -13,7 +13,7 @@ from scipy.signal import correlate2d
 
 from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import Config, ConfigError, TrainConfig, UNetConfig
-from jaxpu.config.networks import first_bins
+from jaxpu.config.networks import ConvolutionForm, first_bins
 from jaxpu.core.network import make_network, receptive_field_frames
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -185,6 +185,30 @@ def test_receptive_field_is_as_measured(config: UNetConfig) -> None:
     assert (touched[0], touched[-1]) == (changed - reach, changed + reach)
     # A bottleneck joins all frequencies.
     assert difference[changed].all()
+
+
+def test_without_a_bottleneck_the_receptive_field_in_frequency_is_bounded() -> None:
+    config = UNetConfig(channels=(2, 3), convolutions=2, dilations=(1, 2, 4), bottleneck=0, bands_per_octave=1000)
+    model, variables = build(config)
+    variables = variables | {"params": jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.01, variables["params"])}
+    reach = receptive_field_frames(config)
+    assert reach == 1 + 2 + (1 + 2 + 4) + 2
+    before = jnp.ones((1, 1, 2 * reach + 1, 33), jnp.complex64)
+    after = before.at[:, :, reach, 28].set(1e6)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    difference = np.asarray(apply(variables, before) != apply(variables, after))[0, ..., 0]
+    assert difference[[0, -1]].any(axis=1).all()
+    # Three convolutions reach bin 25, of the pair 12; the dilated ones reach the pair 5, which begins at bin 10; two more, bin 8.
+    assert np.flatnonzero(difference.any(axis=0))[0] == 8
+
+
+@pytest.mark.parametrize(("form", "dilated"), [("phases", False), ("xla", True)])
+def test_dilated_convolutions_have_the_form_that_is_asked_for(form: ConvolutionForm, dilated: bool) -> None:
+    config = Config(data=DataConfig(patch=PATCH), model=SMALL)
+    network = make_network(config, 1, convolution=form)
+    _, variables = build(SMALL)
+    program = jax.jit(functools.partial(network.apply, train=False)).lower(variables, random_stft(1, 1, 6, 33)).as_text()
+    assert ("rhs_dilate = [2, 2]" in program) == dilated
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:

@@ -110,10 +110,15 @@ def test_chunks_give_what_the_whole_signal_gives(objective: Any, patch: dict[str
         np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=chunk_s), expected, atol=1e-5)
 
 
-def test_a_dilated_network_gets_the_context_it_needs() -> None:
-    network = PatchCNNConfig(
-        channels=2, blocks=1, dilations=((1, 1), (2, 1), (4, 1), (8, 1)), output_kernel_size=3, features="log"
-    )
+@pytest.mark.parametrize(
+    "network",
+    [
+        PatchCNNConfig(channels=2, blocks=1, dilations=((1, 1), (2, 1), (4, 1), (8, 1)), output_kernel_size=3, features="log"),
+        UNetConfig(channels=(2, 2), convolutions=1, dilations=(1, 2, 4), bottleneck=0, bands_per_octave=6),
+    ],
+    ids=["patch_cnn", "unet"],
+)
+def test_a_dilated_network_gets_the_context_it_needs(network: ModelConfig) -> None:
     model = make_trained_model(network=network)
     waveform = noise(1, RATE)
     np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=0.4), whole(model, waveform), atol=1e-5)

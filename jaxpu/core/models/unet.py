@@ -9,9 +9,9 @@
 4. Up: a linear layer that splits bands into pairs, to which the output of the level's block on the way down is added; a block.
 5. A linear layer from the channels and the features of a band to its logits, which are those of its bins.
 
-A block is a few 3x3 convolutions, then a bottleneck: two dense layers over the bands of a frame, the same for all channels, whose
-output is added to the block's.  By the bottleneck the network knows at which frequency it is.  Every layer is followed by batch
-normalization and ReLU.  Frames are never joined, so the receptive field in time is bounded.
+A block is a few 3x3 convolutions, then maybe a bottleneck: two dense layers over the bands of a frame, the same for all channels,
+whose output is added to the block's.  By the bottleneck the network knows at which frequency it is.  Every layer is followed by
+batch normalization and ReLU.  Frames are never joined, so the receptive field in time is bounded.
 
 Differences from the paper: frequency alone is halved, convolutions are not densely connected, and the mask is real.
 """
