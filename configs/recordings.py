@@ -6,8 +6,8 @@
 
 The network is a small U-Net, which makes one mask for both channels of 44.1 kHz stereo; recordings in mono are fine, too.
 Recordings share no reference level, so each is scaled to the same level, and a marked passage like its song. That makes other
-recordings without the target louder than the accompaniment inside the mixtures, so their gain is estimated from the data. So that
-the network does not remember songs, it has dilations in place of a bottleneck, and frequencies are shifted by up to a semitone
+recordings without the target louder than the accompaniment inside the mixtures, so their gain is estimated from the data. With
+few songs it helps that the network has dilations in place of a bottleneck, and that frequencies are shifted by up to a semitone
 (docs/trials/memory-of-the-u-net.md). Where nothing is marked, take configs/two_folders.py.
 
 Hardware: a GPU, or CPU cores: 1200 steps took 9 minutes on one core, the other one busy (docs/results.md).
