@@ -65,6 +65,7 @@ class UNet(nn.Module):
         """
         del keys
         channels, lowest = self.config.channels, len(self.config.channels) - 1
+        undilated = (1,) * self.config.convolutions
         num_bands = len(self.first_bins)
         features = self._features(stft)  # (batch, frames, bands, 1 or 2)
         # Bands of zeros on top, so that their number can be halved at every level.
@@ -73,15 +74,15 @@ class UNet(nn.Module):
         x = self._convolution(features, channels[0], "first", train)
         before_joining = []
         for level in range(lowest):
-            x = self._block(x, f"down_{level}", train)
+            x = self._block(x, undilated, f"down_{level}", train)
             before_joining.append(x)
             x = x.reshape(*x.shape[:2], x.shape[2] // 2, 2 * x.shape[3])
             x = self._dense(x, channels[level + 1], f"join_{level}", train)
-        x = self._block(x, "lowest", train, self.config.lowest_dilations)
+        x = self._block(x, self.config.lowest_dilations, "lowest", train)
         for level in reversed(range(lowest)):
             x = self._dense(x, 2 * channels[level], f"split_{level}", train)
             x = x.reshape(*x.shape[:2], 2 * x.shape[2], channels[level]) + before_joining[level]
-            x = self._block(x, f"up_{level}", train)
+            x = self._block(x, undilated, f"up_{level}", train)
 
         x = nn.Dense(self.num_outputs, dtype=self.dtype, name="output")(jnp.concatenate([x, features], axis=-1))
         widths = np.diff([*self.first_bins, stft.shape[-1]])
@@ -108,8 +109,8 @@ class UNet(nn.Module):
         bands = jnp.concatenate([power[..., :single], shared], axis=-1)
         return FEATURES["log"](jnp.sqrt(bands)).astype(self.dtype)
 
-    def _block(self, x: jax.Array, name: str, train: bool, dilations: tuple[int, ...] = ()) -> jax.Array:
-        for number, dilation in enumerate(dilations or (1,) * self.config.convolutions):
+    def _block(self, x: jax.Array, dilations: tuple[int, ...], name: str, train: bool) -> jax.Array:
+        for number, dilation in enumerate(dilations):
             x = self._convolution(x, x.shape[-1], f"{name}_{number}", train, dilation)
         if not self.config.bottleneck:
             return x
