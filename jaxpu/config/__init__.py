@@ -106,8 +106,9 @@ class Config:
         check_fields(self)
         check_size(self.model, self.data.patch)
         if isinstance(self.objective, BootstrapConfig):
-            steps = f"less than train.num_steps = {self.train.num_steps}"
-            require(self.objective.remix_steps < self.train.num_steps, self.objective, "remix_steps", steps)
+            steps = self.train.num_steps
+            remedy = f"less than train.num_steps = {steps}, for example a third of it: --objective.remix-steps {steps // 3}"
+            require(self.objective.remix_steps < steps, self.objective, "remix_steps", remedy)
             require(self.train.ema_decay > 0, self.train, "ema_decay", "more than 0 for bootstrap, whose teacher it is; try 0.99")
 
 
