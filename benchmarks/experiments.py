@@ -69,8 +69,11 @@ NETWORKS = {
 }
 """Networks with as many weights in their convolutions as `MODEL`."""
 
-BAND_SPLIT_RNN = load_config("demo_band_split_rnn").model
-"""A step of it takes 1.2 to 1.4 times as long as one of `MODEL` (16 kHz, medians of seven in turn, 2 CPU cores)."""
+THREE_NETWORKS = {
+    "patch CNN": MODEL,
+    "band-split RNN": load_config("demo_band_split_rnn").model,
+    "U-Net": load_config("recordings").model,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,7 @@ def experiments() -> Iterator[Experiment]:
     yield from _more_songs()
     yield from _songs_with_stems()
     yield from _networks()
-    yield from _band_split_rnn()
+    yield from _three_networks()
 
 
 def _pu(prior: float) -> PUConfig:
@@ -285,14 +288,14 @@ def _networks() -> Iterator[Experiment]:
             yield Experiment("networks", f"bootstrap, {name}", dataclasses.replace(config, model=model))
 
 
-def _band_split_rnn() -> Iterator[Experiment]:
+def _three_networks() -> Iterator[Experiment]:
     for seed in SEEDS:
         for method, config in (
             (SUPERVISED, supervised("ratio_mask", "vocals", seed, **FEW_CLIPS)),
             ("remix", config_of(REMIX, "vocals", seed, **FEW_CLIPS)),
             ("bootstrap", config_of(BOOTSTRAP, "vocals", seed, **FEW_CLIPS)),
         ):
-            for name, model in (("patch CNN", MODEL), ("band-split RNN", BAND_SPLIT_RNN)):
+            for name, model in THREE_NETWORKS.items():
                 data = dataclasses.replace(config.data, patch=PATCH_16_KHZ)
                 changed = dataclasses.replace(config, data=data, model=model)
-                yield Experiment("band-split RNN, 16 kHz", f"{method}, {name}, 16 kHz", changed)
+                yield Experiment("three networks, 16 kHz", f"{method}, {name}, 16 kHz", changed)

@@ -29,7 +29,7 @@ config = Config(
         target=("vocals",),
         activity_on="mixture",
     ),
-    model=UNetConfig(channels=(48, 96, 144, 192), convolutions=3),
+    model=UNetConfig(channels=(48, 96, 144, 192), convolutions=3, bottleneck=0),
     objective=SupervisedConfig(loss="ratio_mask", remix_songs=True, gain_db=10.0),
     train=TrainConfig(
         num_steps=30_000,

@@ -8,7 +8,7 @@ The network and the clips are those of configs/musdb18.py. Recordings share no r
 level, and the gain of other recordings without the target is estimated, as in configs/recordings.py.
 
 Hardware: a GPU, presumably of 16 GB or more. A step has 16 + 16 clips of 3 s, of which at most 16 pass through the network at
-once. Memory: 0.6 GB a clip, some 10 GB for 16, in float32, by XLA's analysis for CPUs; on GPUs not measured yet. Disk: 2.6 GB of
+once. Memory: 0.5 GB a clip, some 8 GB for 16, in float32, by XLA's analysis for CPUs; on GPUs not measured yet. Disk: 2.6 GB of
 prepared data an hour of recordings. Time: not measured yet.
 Expected score: not measured yet.
 """
@@ -30,7 +30,7 @@ config = Config(
         ),
         activity_on="mixture",
     ),
-    model=UNetConfig(channels=(48, 96, 144, 192), convolutions=3),
+    model=UNetConfig(channels=(48, 96, 144, 192), convolutions=3, bottleneck=0),
     objective=BootstrapConfig(labels="ratio", remix_steps=7000, positive_gain_db="estimate"),
     train=TrainConfig(
         num_steps=20_000,
