@@ -215,9 +215,12 @@ def _is_prepared(directory: Path, whole: str, options: _Options) -> bool:
         return False
     if not all(info["counts"][f"validation_{signal}"]["kept"] for signal in SIGNALS):
         return False  # Earlier versions held nothing out of a single recording.
+    skipped = f"{directory}: was prepared without these recordings:\n{_listed(info['skipped'])}\n"
     if info["skipped"] and not options.skip_bad:
-        raise DataError(f"{directory}: was prepared without these recordings:\n{_listed(info['skipped'])}\n{_BAD_REMEDY}")
+        raise DataError(f"{skipped}{_BAD_REMEDY} If they can be read by now, delete {directory} first.")
     options.say(f"{directory}: already prepared from the same recordings with the same settings.")
+    if info["skipped"]:
+        options.say(f"{skipped}If they can be read by now, delete {directory} and rerun the same command.")
     shutil.rmtree(directory / UNFINISHED_FOLDER, ignore_errors=True)  # Left over if a kill came just before its removal.
     return True
 
@@ -245,7 +248,7 @@ def _make_tracks(work: _Work, options: _Options) -> list[MadeTrack]:
 
 
 def _listed(bad: dict[str, str]) -> str:
-    return "\n".join(f"  {message}" for message in bad.values())
+    return "\n".join(f"  {message if name in message else f'{name}: {message}'}" for name, message in bad.items())
 
 
 def _clean(work: _Work) -> None:

@@ -193,14 +193,15 @@ class Track:
         return self.stems[name]
 
     def stretch(self, name: str, split: Split, span: Span) -> "Track":
-        """A stretch of the track, as a track of its own."""
+        """A stretch of the track, as a track of its own; one without any of the marked passages has no accompaniment."""
 
         def cut(recording: Recording | None) -> Recording | None:
             return None if recording is None else recording.stretch(recording.name.replace(self.name, name, 1), span)
 
         stems = {stem: recording.stretch(f"{name} ({stem})", span) for stem, recording in self.stems.items()}
         passages = _clipped(self.passages, span, self.check().sample_rate) if self.passages else ()
-        return Track(name, split, cut(self.mixture), cut(self.accompaniment), cut(self.target), stems, passages)
+        accompaniment = None if self.passages and not passages else cut(self.accompaniment)
+        return Track(name, split, cut(self.mixture), accompaniment, cut(self.target), stems, passages)
 
     def recordings(self) -> dict[str, Recording]:
         """Signals of the track, by the names "mixture", "accompaniment" and "target"."""

@@ -89,8 +89,9 @@ def detect_source(path: str | os.PathLike[str]) -> StemSource:
     if packed:
         return Musdb18(root)
     if songs:
-        names = {name for files in songs.values() for name in files}
-        return Musdb18HQ(root) if MIXTURE in names and names <= {MIXTURE, *STEMS} else Stems(root)
+        names = {path.name for files in songs.values() for path in files.values()}
+        strict = f"{MIXTURE}.wav" in names and names <= {f"{name}.wav" for name in (MIXTURE, *STEMS)}
+        return Musdb18HQ(root) if strict else Stems(root)
     raise AudioError(
         f"{root}: holds no tracks. MUSDB18 is expected as train/NAME{STEM_SUFFIX} and test/NAME{STEM_SUFFIX}, "
         "MUSDB18-HQ as train/NAME/mixture.wav with vocals.wav, drums.wav, bass.wav and other.wav beside it, other stems as "

@@ -119,13 +119,12 @@ def card(document: dict[str, Any], *, form: Form) -> str:
     config: Config = from_json(document["config"])
     patch, reasons = config.data.patch, document["info"]["uses_stems"]
     use = _USE_PARAMETERS.format(version=document["jaxpu"])
+    level_db = (document["info"].get("data") or {}).get("counts", {}).get("train_mixture", {}).get("level_db")
+    of_training = "" if patch.level != "reference" or level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
     if form == "onnx":
-        use = _use_of_graph(config)
+        use = _use_of_graph(config) + of_training
     if form == "stablehlo":
-        level_db = (document["info"].get("data") or {}).get("counts", {}).get("train_mixture", {}).get("level_db")
-        level = _CHUNKS_NEED_A_LEVEL
-        if patch.level == "reference":
-            level = "" if level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
+        level = of_training if patch.level == "reference" else _CHUNKS_NEED_A_LEVEL
         use = _USE_PROGRAM.format(file=PROGRAM_FILES[form], rate=patch.sample_rate, shortest=patch.n_fft, level=level)
     if not patch.stereo:
         channels = (

@@ -19,7 +19,7 @@ class CompareArguments:
     """Compare several runs on one page: scores, learning curves, and a player that switches between their estimates.
 
     Attributes:
-        runs: run directories, each evaluated on the same songs with `jaxpu evaluate RUN CORPUS --report`.
+        runs: run directories or archives, each evaluated on the same songs with `jaxpu evaluate RUN CORPUS --report`.
         out: the HTML file to write.
     """
 

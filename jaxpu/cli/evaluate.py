@@ -41,7 +41,7 @@ class EvaluateArguments:
     corpus: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     out: Annotated[
         Path | None,
-        tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="(default: RUN/evaluation or ARCHIVE-evaluation)"),
+        tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="(default: RUN/evaluation or MODEL-evaluation)"),
     ] = None
     target: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the only one)")] = ()
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
@@ -61,8 +61,9 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu import parallel
     from jaxpu.artifacts.checkpoints import load_model
     from jaxpu.evaluation.estimates import is_estimates
-    from jaxpu.evaluation.evaluate import EvaluationOptions, default_folder, evaluate, evaluate_estimates, format_table
+    from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate, evaluate_estimates, format_table
     from jaxpu.evaluation.html_report import write_report
+    from jaxpu.evaluation.table import default_folder
 
     out = arguments.out or default_folder(arguments.model)
     options = EvaluationOptions(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -64,10 +65,12 @@ def run(args: Sequence[str]) -> Answer:
     check_folders(data, run)
     table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
     interrupted = any(row["stopped"] == ASKED_TO_STOP for row in table)
-    best = run / table[0]["folder"]
-    lines = [
-        format_table(table),
-        f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run.",
-        next_line("sweep", *args) if interrupted else next_line("separate", best, "RECORDING", "-o", "separated"),
-    ]
+    lines = [format_table(table), f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run."]
+    if interrupted:
+        lines.append(next_line("sweep", *args))
+    else:
+        # Held-out losses cannot be compared between hyperparameters; this error can.
+        best = min(table, key=lambda row: row.get("estimated_error", math.inf))
+        lines.append(f"The run of the lowest estimated error: {run / best['folder']}.")
+        lines.append(next_line("separate", run / best["folder"], "RECORDING", "-o", "separated"))
     return Answer("\n".join(lines), json.loads((run / "sweep.json").read_text()), INTERRUPTED if interrupted else DONE)

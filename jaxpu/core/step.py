@@ -12,6 +12,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxpu.config import Config, ConfigError, TrainConfig
@@ -97,7 +98,8 @@ def init_state(config: Config) -> TrainState:
 @functools.lru_cache(maxsize=1)
 def _initializer(network: nn.Module, shape: tuple[int, ...]) -> Callable[[jax.Array], Any]:
     """Key to the variables of a network, compiled once for all runs of a sweep."""
-    stft = jnp.zeros(shape, jnp.complex64)
+    # Zeros of NumPy: those of JAX would be traced where the first call is within a trace, and the cache would keep the tracer.
+    stft = np.zeros(shape, np.complex64)
     return jax.jit(lambda key: network.init(key, stft, train=False))
 
 

@@ -52,7 +52,7 @@ ESTIMATORS: dict[str, Callable[[PatchDataset, Config], tuple[float, dict[str, An
 
 
 def with_estimates(
-    config: Config, dataset: PatchDataset, run_dir: Path, *, progress: bool = True
+    config: Config, dataset: PatchDataset, run_dir: Path, *, anew: bool = False, progress: bool = True
 ) -> tuple[Config, dict[str, Any]]:
     """Replace every "estimate" in a config by a number estimated from the data.
 
@@ -62,6 +62,7 @@ def with_estimates(
         config: run configuration.
         dataset: the prepared data.
         run_dir: run directory.
+        anew: estimate even if there are numbers in `run_dir`: the run has not begun, and its data may have been prepared again.
         progress: print the numbers.
 
     Returns:
@@ -74,7 +75,7 @@ def with_estimates(
     if not wanted:
         return config, {}
     path = run_dir / ESTIMATES_FILE
-    if parallel.process_index() == 0 and not path.exists():
+    if parallel.process_index() == 0 and (anew or not path.exists()):
         made = {}
         for field in wanted:
             value, details, words = ESTIMATORS[field](dataset, config)

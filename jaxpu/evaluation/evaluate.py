@@ -39,7 +39,6 @@ __all__ = [
     "EvaluationOptions",
     "Row",
     "Table",
-    "default_folder",
     "evaluate",
     "evaluate_estimates",
     "evaluate_separator",
@@ -70,11 +69,6 @@ class EvaluationOptions:
     baselines: bool = True
     num_excerpts: int = 0
     progress: bool = True
-
-
-def default_folder(model: Path) -> Path:
-    """Default output folder of a model: inside the run directory, or beside the file of an archive."""
-    return model.with_name(f"{model.stem}-evaluation") if model.is_file() else model / "evaluation"
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from jaxpu.evaluation import excerpts
 from jaxpu.evaluation.baselines import MODEL
 from jaxpu.evaluation.html_elements import figure, paragraph, sources, table, table_row
 from jaxpu.evaluation.scoring import EvaluationError
-from jaxpu.evaluation.table import READING, SCORES_FILE, columns, model_in_words, read_scores
+from jaxpu.evaluation.table import READING, SCORES_FILE, columns, default_folder, model_in_words, read_scores
 from jaxpu.monitoring import plots
 from jaxpu.monitoring.run_log import read_log
 
@@ -102,7 +102,7 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
     """Write a page that compares several runs that were evaluated on the same songs.
 
     Args:
-        run_dirs: run directories, each with a folder `evaluation`.
+        run_dirs: run directories, archives or names of starters, each evaluated into its default folder.
         path: of the page.
         progress: show a bar.
 
@@ -113,7 +113,7 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
     """
     if not 2 <= len(run_dirs) <= len(LETTERS):
         raise EvaluationError(f"{len(run_dirs)} runs cannot be compared; give 2 to {len(LETTERS)} run directories.")
-    runs = [_open(Path(run), Path(run) / "evaluation", letter) for run, letter in zip(run_dirs, LETTERS, strict=False)]
+    runs = [_open(Path(run), default_folder(Path(run)), letter) for run, letter in zip(run_dirs, LETTERS, strict=False)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     _write(runs, Path(path), progress)

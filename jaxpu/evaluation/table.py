@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -13,6 +14,7 @@ from data_pipeline.files import write_text, writing
 from data_pipeline.residual import Residual, warning
 from data_pipeline.stored_json import read_json
 from jaxpu.artifacts.records import ScoredModel
+from jaxpu.artifacts.starters import resolved
 from jaxpu.evaluation.baselines import MODEL
 from jaxpu.evaluation.scoring import EvaluationError, TrackScores, nan_median
 
@@ -91,6 +93,12 @@ READING = (
 """Explanations of the table's columns, line by line."""
 
 
+def default_folder(model: Path) -> Path:
+    """Output folder of a model where none is given: inside a run directory, beside an archive, or here for a starter's name."""
+    beside = model.is_file() or resolved(model) != model  # A folder of a starter's name would be taken for a run of this name.
+    return model.with_name(f"{model.stem}-evaluation") if beside else model / "evaluation"
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A method's scores over all tracks.
@@ -149,10 +157,11 @@ class Table:
             self._write()
 
     def _write(self) -> None:
-        target = "-".join(self.info["target"])
+        target, museval = "-".join(self.info["target"]), self.path.parent / "museval"
+        shutil.rmtree(museval, ignore_errors=True)  # Its files of other songs would be averaged with these.
         methods = {}
         for row in self.rows:
-            folder = self.path.parent / "museval" / row.method.replace(" ", "_") / self.info["split"]
+            folder = museval / row.method.replace(" ", "_") / self.info["split"]
             by_track = self.tracks[row.method]
             for name, scores in by_track.items():
                 write_text(folder / f"{name}.json", scores.to_museval_json(name, target))

@@ -3,6 +3,7 @@
 The same energies tell which marks of a person may be wrong.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,15 +97,15 @@ def suggest(
     Args:
         model: from `jaxpu.load_model`.
         recordings: audio files.
-        folder: folder of the recordings; label tracks have the same paths inside `out_dir`, with .txt for the suffix.
-        out_dir: made if it does not exist.
+        folder: folder of the recordings; see `label_tracks`.
+        out_dir: folder of the label tracks, made if it does not exist.
         marks: by recording, the marks to check.
         progress: show a bar on standard error.
 
     Raises:
         AudioError: a label track exists already: a person may have edited it.
     """
-    tracks = {path: out_dir / path.relative_to(folder).with_suffix(".txt") for path in recordings}
+    tracks = {path: out_dir / track for path, track in label_tracks(recordings, folder).items()}
     for track in tracks.values():
         if track.exists():
             raise AudioError(f"{track}: exists, perhaps with your corrections. Choose another folder with -o, or remove it.")
@@ -116,6 +117,19 @@ def suggest(
         write_text(tracks[path], "".join(lines))
         written[tracks[path]] = found
     return Suggestions(written, failed, doubtful(energies, marks or {}))
+
+
+def label_tracks(recordings: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """By recording, the path of its label track: its own inside `folder`, with .txt for the suffix.
+
+    Recordings that differ in the suffix alone keep it before the .txt, which `data_pipeline.marks` takes, too.
+    """
+    paths = {recording: recording.relative_to(folder) for recording in recordings}
+    count = collections.Counter(path.with_suffix("") for path in paths.values())
+    return {
+        recording: path.with_suffix(".txt" if count[path.with_suffix("")] == 1 else f"{path.suffix}.txt")
+        for recording, path in paths.items()
+    }
 
 
 def marks_check(name: str, load: Callable[[], TrainedModel], *, progress: bool = True) -> MarksCheck:

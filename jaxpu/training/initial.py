@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config, ConfigError
+from jaxpu.artifacts.starters import STARTERS
+from jaxpu.config import BootstrapConfig, Config, ConfigError
 from jaxpu.core.network import TrainedModel
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, init_state
@@ -22,7 +23,8 @@ def initial_state(config: Config) -> tuple[TrainState, list[str]]:
     positive logit keeps the target: the last layer is negated where the model's does otherwise.
 
     Raises:
-        ConfigError: the model has another network, other patches, or masks that cannot be turned into those of the objective.
+        ConfigError: the model has another network, other patches, or masks that cannot be turned into those of the objective; or
+            its masks are labels from the first step on, and keep another target.
         CheckpointError, ArchiveError: there is no model, or it is damaged.
     """
     state = init_state(config)
@@ -30,6 +32,7 @@ def initial_state(config: Config) -> tuple[TrainState, list[str]]:
         return state, []
     model = load_model(config.train.init_from)
     _check_same_network(config, model)
+    _check_same_target(config, model)
     params = model.variables["params"]
     if keeps_positive(config) != keeps_positive(model.config):
         params = _negated(params, config.train.init_from)
@@ -59,6 +62,19 @@ def _check_same_network(config: Config, model: TrainedModel) -> None:
                 f"train.init_from is {config.train.init_from}, whose {name} {'is' if name != 'patches' else 'are'} {found}; "
                 f"this config has {wanted}. Give both the same, as configs/adapt.py does."
             )
+
+
+def _check_same_target(config: Config, model: TrainedModel) -> None:
+    if not isinstance(config.objective, BootstrapConfig) or config.objective.remix_steps > 0:
+        return
+    wanted, found = config.data.target, model.config.data.target
+    if set(wanted) != set(found):
+        known = f" (such as {STARTERS[wanted[0]]})" if len(wanted) == 1 and wanted[0] in STARTERS else ""
+        raise ConfigError(
+            f"train.init_from is {config.train.init_from}, which separates {' + '.join(found)}; data.target is "
+            f"{' + '.join(wanted)}. The masks of this model are the labels from the first step on. Give --train.init-from a "
+            f"model of the same target{known}, or train from random parameters, with the config `recordings`."
+        )
 
 
 def _negated(params: dict[str, Any], path: str) -> dict[str, Any]:

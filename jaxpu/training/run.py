@@ -98,12 +98,12 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
         raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
     with locked_run(run_dir):
         _by_first_process(lambda: _keep_config(config, run_dir / "config.json"))
-        with writing(run_dir, FREE_SPACE):
-            config, estimates = with_estimates(config, dataset, run_dir, progress=progress)
         with contextlib.ExitStack() as stack:
             with writing(run_dir, FREE_SPACE):
                 checkpoints = stack.enter_context(RunCheckpoints(run_dir))
                 log = stack.enter_context(RunLog(run_dir))
+                first = checkpoints.latest_step is None
+                config, estimates = with_estimates(config, dataset, run_dir, anew=first, progress=progress)
             yield Run(config, dataset, checkpoints, log, estimates)
 
 
@@ -176,6 +176,12 @@ class Run:
             self._uses_stems += reasons
         else:
             state, info = self._checkpoints.restore(init_state(self.config))
+            # Recordings that were copied have other times of change and so another fingerprint, but the same amounts and levels.
+            if info["data_fingerprint"] != self._dataset.fingerprint and info.get("data") != self._dataset.record():
+                raise TrainingError(
+                    f"{self._log.path.parent}: its steps so far were trained on other recordings or marks than those in "
+                    f"{self._dataset.directory}. Choose another folder (--run)."
+                )
             self._uses_stems = info["uses_stems"]
             self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
             self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))

@@ -129,6 +129,11 @@ def test_the_commands_take_an_archive(packed: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert main(["evaluate", str(packed), str(corpus), "--workers", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((scores / "scores.json").read_text())
+    # Those of other songs do not stay beside them.
+    (scores / "museval" / "model" / "test" / "other.json").write_text("{}")
+    assert main(["evaluate", str(packed), str(corpus), "--workers", "1", "--json"]) == 0
+    names = [path.stem for path in (scores / "museval" / "model" / "test").iterdir()]
+    assert names == list(json.loads(capsys.readouterr().out)["methods"]["model"]["tracks"])
     shutil.rmtree(scores)
 
 

@@ -13,6 +13,7 @@ from jaxpu import load_model, separate_waveform
 from jaxpu.artifacts.checkpoints import CheckpointError
 from jaxpu.artifacts.starters import STARTERS, resolved
 from jaxpu.cli.__main__ import main as jaxpu
+from jaxpu.evaluation.table import default_folder
 
 SMALL_FONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
 """Another sound font than those of its training songs."""
@@ -30,6 +31,9 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
 def test_a_name_finds_its_model_unless_something_has_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolved("runs/starter") == Path("runs/starter")
+    # What an evaluation writes does not take the name away.
+    assert default_folder(Path("starter")) == Path("starter-evaluation")
+    assert default_folder(Path("runs/starter")) == Path("runs/starter/evaluation")
     (tmp_path / "starter").mkdir()
     assert resolved("starter") == Path("starter")
     with pytest.raises(CheckpointError, match="starter is neither a run directory nor an exported archive"):

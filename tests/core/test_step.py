@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxpu.core.step
 from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import (
     BootstrapConfig,
@@ -106,3 +107,11 @@ def test_a_batch_in_parts_needs_less_memory(model: Any) -> None:
         compiled = step.lower(init_state(config), random_batch(16, patch), jax.random.key(0)).compile()
         needed.append(compiled.memory_analysis().temp_size_in_bytes)
     assert needed[1] < 0.5 * needed[0]
+
+
+def test_shapes_can_be_asked_for_before_the_state() -> None:
+    config = Config(data=DATA, model=CNN, train=dataclasses.replace(TRAIN, seed=5))
+    jaxpu.core.step._initializer.cache_clear()  # Else an earlier test has called it.
+    shapes = jax.eval_shape(lambda: init_state(config))
+    state = init_state(config)
+    assert jax.tree.map(np.shape, state.params) == jax.tree.map(lambda leaf: leaf.shape, shapes.params)

@@ -230,3 +230,13 @@ def test_an_older_dataset_without_validation_is_prepared_again(tmp_path: Path) -
     path.write_text(json.dumps(info))
     again = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     assert again.fingerprint == dataset.fingerprint != info["fingerprint"]
+
+
+def test_a_stretch_without_marks_gives_no_positives(tmp_path: Path) -> None:
+    source = folders(tmp_path, [noise(0, 120.0)], [noise(number, 30.0) for number in (1, 2, 3)])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0.txt").write_text("105.0\t119.0\n")  # In the part that is held out.
+    source = Folders(source.with_target, source.without_target, tmp_path / "labels")
+    counts = prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False).info["counts"]
+    assert counts["train_mixture"]["kept_s"] > 60
+    assert 0 < counts["train_accompaniment"]["kept_s"] <= 60  # Of two recordings without the target.

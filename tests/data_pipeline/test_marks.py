@@ -213,6 +213,11 @@ def test_a_stretch_has_the_marks_inside_it(tmp_path):
     track = marked_track(path, (1.0, 3.0), (4.0, 6.0), (8.0, None))
     assert spans(track.stretch("a", "train", (0, 40_000))) == [(1.0, 3.0), (4.0, 5.0)]
     assert spans(track.stretch("b", "validation", (40_000, None))) == [(0.0, 1.0), (3.0, None)]
+    # What is not marked is no accompaniment, least of all where nothing is.
+    unmarked = track.stretch("c", "train", (50_000, 60_000))
+    assert unmarked.mixture is not None
+    assert unmarked.accompaniment is None
+    assert unmarked.passages == ()
 
 
 def test_links_to_folders_above_are_followed_once(songs):

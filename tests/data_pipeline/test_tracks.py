@@ -24,7 +24,7 @@ import yaml
 from data_pipeline.audio import Writer, read_blocks, resampled_length
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
-from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Recording, detect_source, download_musdb7s, find_tracks
+from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Recording, Stems, detect_source, download_musdb7s, find_tracks
 
 STEM_FILE = Path(stempeg.example_stem_path())
 VALIDATION_NAME = "Actions - One Minute Smile"
@@ -337,6 +337,13 @@ def test_bad_folders_are_refused(tmp_path):
 
 
 # --- Detection ---
+
+
+def test_musdb18s_names_with_another_suffix_are_songs_with_stems(tmp_path):
+    (tmp_path / "train" / "A").mkdir(parents=True)
+    for name in ("mixture", *STEMS):
+        (tmp_path / "train" / "A" / f"{name}.flac").touch()
+    assert detect_source(tmp_path) == Stems(tmp_path)
 
 
 def test_what_is_no_source_is_refused(tmp_path):

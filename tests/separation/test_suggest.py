@@ -10,6 +10,7 @@ import soundfile
 import jaxpu
 from data_pipeline.errors import AudioError
 from data_pipeline.mark_formats import Mark, read_marks
+from data_pipeline.marks import find_marks
 from jaxpu.cli.__main__ import main
 from jaxpu.separation.suggest import (
     DOUBTED_SHARE,
@@ -18,6 +19,7 @@ from jaxpu.separation.suggest import (
     Energies,
     Suggestion,
     doubtful,
+    label_tracks,
     marks_check,
     passages,
     suggest,
@@ -125,3 +127,13 @@ def test_label_tracks_have_the_names_of_their_recordings_and_are_never_replaced(
     with pytest.raises(AudioError, match=r"one\.txt: exists"):
         suggest(model, paths, tmp_path / "songs", tmp_path / "labels", progress=False)
     assert (tmp_path / "labels/one.txt").read_text() == "0.0\t1.0\tmine\n"
+
+
+def test_recordings_of_one_name_have_label_tracks_of_their_own(tmp_path):
+    recordings = [tmp_path / name for name in ("one.wav", "one.flac", "more/one.wav")]
+    tracks = label_tracks(recordings, tmp_path)
+    assert list(map(str, tracks.values())) == ["one.wav.txt", "one.flac.txt", "more/one.txt"]
+    for path in (*recordings, *(tmp_path / "labels" / track for track in tracks.values())):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1.0\t2.0\n")
+    assert set(find_marks(tmp_path / "labels", tmp_path, recordings).passages) == set(recordings)

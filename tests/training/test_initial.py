@@ -32,6 +32,7 @@ from jaxpu.config import (
     UNetConfig,
 )
 from jaxpu.config.networks import ModelConfig
+from jaxpu.config_files import load_config
 from jaxpu.core.network import make_mask_fn
 from jaxpu.training.initial import initial_state, keeps_positive
 from jaxpu.training.loop import train
@@ -115,6 +116,18 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         initial_state(make_config(model, objective, runs[name]))
+
+
+@pytest.mark.parametrize("objective", [BootstrapConfig(remix_steps=0), BootstrapConfig(remix_steps=1), RATIO])
+def test_the_masks_of_another_target_are_no_labels(objective: ObjectiveConfig) -> None:
+    config = load_config("adapt")
+    drums = dataclasses.replace(config.data, target=("drums",))
+    wanted = dataclasses.replace(config, data=drums, objective=objective)
+    if isinstance(objective, BootstrapConfig) and objective.remix_steps == 0:
+        with pytest.raises(ConfigError, match=r"starter, which separates vocals; data.target is drums\. .*such as starter-drums"):
+            initial_state(wanted)
+        wanted = dataclasses.replace(wanted, train=dataclasses.replace(config.train, init_from="starter-drums"))
+    initial_state(wanted)
 
 
 @pytest.mark.slow

@@ -75,6 +75,48 @@ def stored_config(run_dir: Path) -> Config:
     return from_json(json.loads((run_dir / "config.json").read_text()))
 
 
+# The data of a run
+
+
+@pytest.fixture
+def prepared_again(data_dir: Path, tmp_path: Path) -> Path:
+    """The same data, prepared from copies of the recordings: other times of change, so another fingerprint."""
+    copy = shutil.copytree(data_dir, tmp_path / "again")
+    info = json.loads((copy / "jaxpu.json").read_text())
+    (copy / "jaxpu.json").write_text(json.dumps(info | {"fingerprint": "0123456789abcdef"}))
+    return copy
+
+
+def test_a_run_goes_on_with_copies_of_its_recordings(data_dir: Path, prepared_again: Path, tmp_path: Path) -> None:
+    config = change(schedule="constant", warmup_steps=0)
+    train(config, data_dir, tmp_path / "run", progress=False)
+    train(change(config, num_steps=6), prepared_again, tmp_path / "run", progress=False)
+    assert load_model(tmp_path / "run", which="last").info["step"] == 6
+
+
+def test_a_run_does_not_go_on_with_other_recordings(data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(CONFIG, data_dir, tmp_path / "run", progress=False)
+    other = prepare(folders(tmp_path / "songs", 5.0), CONFIG.data, tmp_path / "data", num_workers=1, progress=False).directory
+    for config in (CONFIG, change(eval_every=1)):  # A run that is finished, too.
+        with pytest.raises(TrainingError, match=r"run: its steps so far .* other recordings or marks .*data\. .*--run"):
+            train(config, other, tmp_path / "run", progress=False)
+    train(CONFIG, data_dir, tmp_path / "run", progress=False)
+
+
+def test_estimates_of_a_run_without_steps_are_made_anew(data_dir: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, objective=RemixConfig(positive_gain_db="estimate"))
+    source = folders(tmp_path / "songs")
+    path = tmp_path / "songs" / "without" / "long.flac"
+    soundfile.write(path, np.cumsum(soundfile.read(path)[0]) / 50, RATE)
+    other = prepare(source, CONFIG.data, tmp_path / "data", num_workers=1, progress=False).directory
+    gains = []
+    for directory, name in ((data_dir, "run"), (other, "run"), (other, "other")):
+        with open_run(config, open_data(config, directory), tmp_path / name, progress=False) as run:
+            assert isinstance(run.config.objective, RemixConfig)
+            gains.append(run.config.objective.positive_gain_db)
+    assert gains[0] != gains[1] == gains[2]
+
+
 # One training at a time
 
 

@@ -308,6 +308,9 @@ def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     printed = capsys.readouterr().out
     assert "class_prior  weight_exponent  seed  step" in printed
     assert "runs/sweep-tiny/sweep.png" in printed
+    rows = json.loads(Path("runs/sweep-tiny/sweep.json").read_text())["runs"]
+    best = min(rows, key=lambda row: float(row["estimated_error"]))["folder"]
+    assert f"jaxpu separate runs/sweep-tiny/{best} RECORDING" in printed
     folder = Path("runs/sweep-tiny/class_prior=0.4,weight_exponent=1.0,seed=1")
     assert load_model(folder).config.objective == PUConfig(class_prior=0.4, gamma=0.5)
     # Other settings are refused in the same folder, and so are unreadable options.
