@@ -75,10 +75,11 @@ def test_names_are_unique_and_all_share_what_they_should(modules: tuple[ModuleTy
     first = every[0].config
     for experiment in every:
         config = experiment.config
-        of_16_khz = experiment.block == "band-split RNN, 16 kHz"
+        of_16_khz = experiment.block == "three networks, 16 kHz"
         assert config.data.patch.sample_rate == (16_000 if of_16_khz else 11_025)
         assert (config.data.patch == first.data.patch) != of_16_khz
-        assert (config.model == first.model) == (experiment.block != "networks" and ", band-split RNN" not in experiment.method)
+        other_network = experiment.block == "networks" or experiment.method.endswith(("band-split RNN, 16 kHz", "U-Net, 16 kHz"))
+        assert (config.model == first.model) != other_network
         of_many_clips = experiment.block in modules[0].TARGETS or experiment.songs != "main"
         assert config.train.batch_size == (24 if of_many_clips else 6)
         same = dataclasses.replace(
