@@ -176,8 +176,9 @@ class Run:
             self._uses_stems += reasons
         else:
             state, info = self._checkpoints.restore(init_state(self.config))
-            # Recordings that were copied have other times of change and so another fingerprint, but the same amounts and levels.
-            if info["data_fingerprint"] != self._dataset.fingerprint and info.get("data") != self._dataset.record():
+            if info["data_fingerprint"] != self._dataset.fingerprint and not _same_amounts(
+                info.get("data"), self._dataset.record()
+            ):
                 raise TrainingError(
                     f"{self._log.path.parent}: its steps so far were trained on other recordings or marks than those in "
                     f"{self._dataset.directory}. Choose another folder (--run)."
@@ -309,6 +310,15 @@ class Run:
             if warning:
                 warnings.append(warning)
         return warnings
+
+
+def _same_amounts(stored: Mapping[str, Any] | None, present: Mapping[str, Any]) -> bool:
+    """Whether records of data agree in amounts and levels, as far as both have them: earlier versions stored fewer.
+
+    Then the recordings are taken for the same: copies have other times of change, and so another fingerprint.
+    """
+    counts, now = (stored or {}).get("counts", {}), present["counts"]
+    return all(counts.get(part, {}).get(key, value) == value for part in now for key, value in now[part].items())
 
 
 def selection_score(select_by: str, results: dict[str, float], step: int) -> float:
