@@ -176,9 +176,8 @@ class Run:
             self._uses_stems += reasons
         else:
             state, info = self._checkpoints.restore(init_state(self.config))
-            if info["data_fingerprint"] != self._dataset.fingerprint and not _same_amounts(
-                info.get("data"), self._dataset.record()
-            ):
+            same = info["data_fingerprint"] == self._dataset.fingerprint
+            if not same and not _same_amounts(info.get("data"), self._dataset.record()):
                 raise TrainingError(
                     f"{self._log.path.parent}: its steps so far were trained on other recordings or marks than those in "
                     f"{self._dataset.directory}. Choose another folder (--run)."

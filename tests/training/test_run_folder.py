@@ -94,7 +94,7 @@ def test_a_run_goes_on_with_copies_of_its_recordings(data_dir: Path, prepared_ag
     assert load_model(tmp_path / "run", which="last").info["step"] == 6
 
 
-def test_a_run_does_not_go_on_with_other_recordings(data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_go_on_with_other_recordings(data_dir: Path, tmp_path: Path) -> None:
     train(CONFIG, data_dir, tmp_path / "run", progress=False)
     other = prepare(folders(tmp_path / "songs", 5.0), CONFIG.data, tmp_path / "data", num_workers=1, progress=False).directory
     for config in (CONFIG, change(eval_every=1)):  # A run that is finished, too.
