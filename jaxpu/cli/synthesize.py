@@ -30,6 +30,7 @@ class SynthesizeArguments:
             programs fluidsynth, flite, espeak-ng and ffmpeg and two sound fonts.
         families: with fluidsynth, write stems such as guitar and piano in place of other.
         sound_fonts: with fluidsynth, sound fonts of which each song uses one; by default FluidR3_GM of Debian.
+        spoken: with fluidsynth, share of the songs whose voice speaks; by default 0.6 of hip hop and 0.06 of other styles.
     """
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -41,6 +42,7 @@ class SynthesizeArguments:
     renderer: Literal["waveforms", "fluidsynth"] = "waveforms"
     families: bool = False
     sound_fonts: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
+    spoken: float | None = None
 
 
 def run(args: Sequence[str]) -> Answer:
@@ -58,5 +60,6 @@ def run(args: Sequence[str]) -> Answer:
         renderer=arguments.renderer,
         families=arguments.families,
         sound_fonts=arguments.sound_fonts,
+        spoken=arguments.spoken,
     )
     return Answer(f"Wrote {arguments.train} training and {arguments.test} test songs to {arguments.root}.")
