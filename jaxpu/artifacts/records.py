@@ -40,6 +40,13 @@ class Estimate(TypedDict):
     number: float
 
 
+class Averaged(TypedDict):
+    """One of the runs whose mean a model is."""
+
+    step: int
+    data: TrainingData | None
+
+
 class ModelInfo(TypedDict):
     """Record of a training, in checkpoints, archives and scores; see `jaxpu.training.run`."""
 
@@ -51,6 +58,7 @@ class ModelInfo(TypedDict):
     data: NotRequired[TrainingData | None]
     estimates: NotRequired[dict[str, Estimate]]
     stopped: NotRequired[str | None]
+    mean_of: NotRequired[list[Averaged]]
 
 
 class ResumeInfo(ModelInfo):
