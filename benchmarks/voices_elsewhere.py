@@ -1,8 +1,11 @@
 """Write songs of real voices over other people's music: the nearest to one's own real songs that has stems.
 
-    python benchmarks/voices_elsewhere.py OUT --voices CORPUS --music DIR ...
+    apt-get download singularity-music warzone2100-music
+    for each in *-music_*.deb; do dpkg -x $each music; done
+    python benchmarks/voices_elsewhere.py OUT --voices CORPUS --music music
 
-CORPUS has the layout of MUSDB18-HQ; the vocals of its test songs of 20 s and more are the voices.  DIRs are music without voices.
+CORPUS has the layout of MUSDB18-HQ; the vocals of its test songs of 20 s and more are the voices.  The music, without voices, is
+that of two games, which Debian ships (CC BY-SA 3.0); nothing is installed.
 Each voice sings over passages of several pieces, about 3 dB below them, and rests in the last third of each.  OUT gets the layout
 of MUSDB18-HQ, for benchmarks/adaptation.py.
 """

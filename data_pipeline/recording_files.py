@@ -248,5 +248,5 @@ def _counted(number: int, what: str) -> str:
     if number == 1:
         return f"{number} {what}"
     # "2 hidden folders", "2 links to a folder above", "2 files without suffix".
-    plural = f"{head}s{space}{tail}" if head in ("file", "link", "recording") else f"{what}s"
+    plural = f"{head}s{space}{tail}" if head in ("file", "folder", "link", "recording") else f"{what}s"
     return f"{number} {plural}"

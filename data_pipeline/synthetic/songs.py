@@ -215,7 +215,9 @@ def _claim(root: Path, settings: dict[str, object]) -> None:
     if path.exists():
         found = read_json(path, dict[str, Any], CorpusError, "Choose another folder.")
         changed = [
-            f"{name} {found.get(name)} (asked for: {value})" for name, value in settings.items() if found.get(name) != value
+            f"{name} {found.get(name)} (asked for: {settings.get(name)})"
+            for name in settings | found
+            if found.get(name) != settings.get(name)
         ]
         if changed:
             raise CorpusError(f"{root} holds a corpus made with {', '.join(changed)}. Remove it or choose another folder.")

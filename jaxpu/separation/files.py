@@ -24,7 +24,7 @@ from jaxpu.config import Config
 from jaxpu.core import band_above
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.exact_sum import quantized, summable
-from jaxpu.separation.inputs import find_inputs
+from jaxpu.separation.inputs import ACCOMPANIMENT, find_inputs
 from jaxpu.separation.overlap_add import Blocks, target_blocks
 
 MOST_CHANNELS = 64
@@ -203,7 +203,7 @@ def separate_file(
 
 def stem_names(config: Config) -> tuple[str, str]:
     """Names of the files of the target and of the accompaniment, without suffix."""
-    return "-".join(config.data.target), "accompaniment"
+    return "-".join(config.data.target), ACCOMPANIMENT
 
 
 def _write(
@@ -263,7 +263,7 @@ def separate(
     Raises:
         AudioError: output would lie among the recordings of an input folder.
     """
-    found = find_inputs(inputs, out_dir, stem_names(model.config))
+    found = find_inputs(inputs, out_dir)
     report = SeparationReport({}, found.failed)
     if progress and found.lines:
         print(*map(printable, found.lines), sep="\n", file=sys.stderr)

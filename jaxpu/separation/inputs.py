@@ -4,11 +4,14 @@ import dataclasses
 import itertools
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import AudioError
 from data_pipeline.recording_files import FoundRecordings, find_recordings
+
+ACCOMPANIMENT = "accompaniment"
+"""Name of the file of the accompaniment, without suffix; the file beside it has the name of the target."""
 
 
 @dataclasses.dataclass
@@ -26,7 +29,7 @@ class Inputs:
     lines: list[str] = dataclasses.field(default_factory=list)
 
 
-def find_inputs(inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.PathLike[str], stems: Collection[str] = ()) -> Inputs:
+def find_inputs(inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.PathLike[str]) -> Inputs:
     """Find the recordings and choose an output folder for each.
 
     A file `song.mp3` goes to `out_dir/song`.  The files of a folder keep their paths inside it, below the folder's name if there
@@ -34,16 +37,15 @@ def find_inputs(inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.Path
     share one even then are numbered (`out_dir/song.mp3-2`), in the order of the inputs.
 
     Args:
-        inputs: files and folders.  A recording that is given twice, by a link for example, counts once.
+        inputs: files and folders.  A recording that is given twice, by a link for example, counts once.  A folder inside an input
+            folder that holds two recordings, of which one is an accompaniment, is the output of an earlier run, and left out.
         out_dir: the folder of all output.  Inside an input folder it is not searched.
-        stems: names of the files that separation writes, such as "vocals" and "accompaniment".  A folder inside an input folder
-            whose recordings have these names and no others is the output of an earlier run, and left out.
 
     Raises:
         AudioError: output would lie among the recordings of an input folder, so that the next run would separate it again.
     """
     found, out_dir = Inputs(), Path(out_dir)
-    names = _names(inputs, out_dir, set(stems), found)
+    names = _names(inputs, out_dir, found)
     short = {path: name.with_name(name.stem.removesuffix(".stem")) for path, name in names.items()}
     counts = Counter(map(_folded, short.values()))
     taken: set[str] = set()
@@ -57,7 +59,7 @@ def find_inputs(inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.Path
     return found
 
 
-def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, stems: set[str], found: Inputs) -> dict[Path, Path]:
+def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, found: Inputs) -> dict[Path, Path]:
     """Recordings of the inputs, each once, with their paths relative to the input folder, or to the folder of all inputs."""
     names: dict[Path, Path] = {}
     seen: set[str] = set()
@@ -66,7 +68,7 @@ def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, stems: set[s
         if item.is_dir():
             prefix = Path() if len(inputs) == 1 else Path(item.resolve().name)
             searched = find_recordings(item, without=out_dir)
-            _leave_out_output(searched, stems)
+            _leave_out_output(searched)
             found.lines.append(searched.summary())
             found.failed.update(searched.unreadable)
             if not searched.paths and not searched.unreadable:
@@ -79,12 +81,12 @@ def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, stems: set[s
     return names
 
 
-def _leave_out_output(searched: FoundRecordings, stems: set[str]) -> None:
-    """Leave out the folders, but not the searched one itself, that hold the output of an earlier run and nothing else."""
+def _leave_out_output(searched: FoundRecordings) -> None:
+    """Leave out the folders, but not the searched one itself, that hold the output of an earlier run of any model."""
     names: dict[Path, set[str]] = {}
     for path in searched.paths:
         names.setdefault(path.parent, set()).add(path.stem)
-    outputs = {folder for folder, found in names.items() if found == stems and folder != searched.folder}
+    outputs = {folder for folder, found in names.items() if len(found) == 2 and ACCOMPANIMENT in found} - {searched.folder}
     for folder in sorted(outputs):
         searched.leave_out("folder of separated files", folder)
     searched.paths = [path for path in searched.paths if path.parent not in outputs]

@@ -87,6 +87,9 @@ def test_a_corpus_is_written_and_another_font_is_refused(tmp_path):
         synthesize(root, **arguments, sound_fonts=(SMALL_FONT,), spoken=0.5)
     record = json.loads((root / SETTINGS_FILE).read_text())
     assert "spoken" not in record  # So that corpora which are older than it go on.
+    (root / SETTINGS_FILE).write_text(json.dumps({**record, "spoken": 0.5}))
+    with pytest.raises(CorpusError, match=r"made with spoken 0\.5 \(asked for: None\)"):
+        synthesize(root, **arguments, sound_fonts=(SMALL_FONT,))
 
 
 def test_what_is_missing_is_named_before_anything_is_written(tmp_path, monkeypatch):

@@ -567,6 +567,11 @@ def test_output_of_other_runs_is_no_input(model: TrainedModel, tmp_path: Path, c
         report = separate(model, [tmp_path / "songs"], tmp_path / "songs" / name)
         assert list(report.written) == [tmp_path / "songs" / "1.wav"]
     assert "songs: 1 recording; left out 1 folder of separated files (first/1)" in capsys.readouterr().err
+    # So is that of a model for another target.
+    (tmp_path / "songs" / "first" / "1" / "vocals.wav").rename(tmp_path / "songs" / "first" / "1" / "drums.wav")
+    report = separate(model, [tmp_path / "songs"], tmp_path / "songs" / "third")
+    assert list(report.written) == [tmp_path / "songs" / "1.wav"]
+    assert "left out 2 folders of separated files" in capsys.readouterr().err
     # Asked for by name, it is.
     assert len(separate(model, [tmp_path / "songs" / "first" / "1"], tmp_path / "out", progress=False).written) == 2
 
