@@ -72,8 +72,7 @@ def format_of(text: str) -> Format | None:
     if all(_is_number(field) for field in lines[0].split("\t")[:2]) and "\t" in lines[0]:
         return "Audacity labels"
     fields = _row(lines[0])
-    is_header = [field.strip().casefold() for field in fields[:3]] == ["file", "begin", "end"]
-    return "CSV" if len(fields) >= 3 and (is_header or all(_is_time(field) for field in fields[1:3])) else None
+    return "CSV" if _is_header(fields) or _is_passage(fields) else None
 
 
 def read_marks(text: str, where: str) -> list[MarkedRecording]:
@@ -118,11 +117,9 @@ def _labels(text: str, where: str) -> Iterator[Mark]:
 def _table(text: str, where: str) -> list[MarkedRecording]:
     """Passages of a CSV table with the columns file, begin, end; a first line with these names is skipped."""
     found: dict[str, MarkedRecording] = {}
-    for number, line in enumerate(_lines(text), 1):
-        fields = [field.strip() for field in _row(line)]
-        if not any(fields) or (number == 1 and fields[0].casefold() == "file"):
-            continue
-        if len(fields) < 3 or not all(map(_is_time, fields[1:3])) or not fields[0]:
+    rows = [(number, line, fields) for number, line in enumerate(_lines(text), 1) if any(fields := _row(line))]
+    for number, line, fields in rows[1:] if rows[0][2][0].casefold() == "file" else rows:
+        if not _is_passage(fields) or not fields[0]:
             raise DataError(
                 f"{where}, line {number}: is {shown(line)}; it must be file, begin, end, with times in seconds or as "
                 "[hours:]minutes:seconds."
@@ -134,8 +131,17 @@ def _table(text: str, where: str) -> list[MarkedRecording]:
 
 def _row(line: str) -> list[str]:
     """Fields of a line, separated by tabs, by semicolons (where the comma is the decimal point), or by commas."""
-    delimiter = next((each for each in "\t;" if each in line), ",")
-    return next(csv.reader([line], delimiter=delimiter), [])
+    rows = [[field.strip() for field in next(csv.reader([line], delimiter=each), [])] for each in "\t;,"]
+    # A name or a note may contain the other separators.
+    return next((row for row in rows if _is_header(row) or _is_passage(row)), max(rows, key=len))
+
+
+def _is_header(fields: list[str]) -> bool:
+    return [field.casefold() for field in fields[:3]] == ["file", "begin", "end"]
+
+
+def _is_passage(fields: list[str]) -> bool:
+    return len(fields) >= 3 and all(map(_is_time, fields[1:3]))
 
 
 def _rests(text: str, where: str) -> MarkedRecording:

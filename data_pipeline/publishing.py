@@ -146,11 +146,7 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
             share, minutes = f"{count['kept_share']:.1%}", f"{count['kept_s'] / 60:.1f} min"
             say(f"{split} {signal}: kept {count['kept']} of {count['clips']} clips ({share}, {minutes}).")
             if not count["kept"]:
-                split_name = "training" if split == "train" else "validation"
-                raise DataError(
-                    f"{directory}: none of the {count['clips']} clips of the {split_name} split's {signal} was kept "
-                    f"(activity_on = {dataset.config.activity_on}). Use activity_on = off, or louder or more recordings."
-                )
+                raise _nothing_kept(dataset, directory, split, signal, count["clips"])
             if filled:
                 shards.add(f"{split}_{signal}", signal, filled, directory)
 
@@ -279,6 +275,27 @@ def _compare(dataset: MadeDataset, say: Callable[[str], None]) -> dict[str, Any]
     for warning in comparison["warnings"]:
         say(f"Warning: {warning}")
     return comparison
+
+
+def _nothing_kept(dataset: MadeDataset, directory: Path, split: str, signal: str, num_clips: int) -> DataError:
+    """The error for a split without clips of a signal."""
+    spec, name = dataset.config.patch, f"the {'training' if split == 'train' else 'validation'} split"
+    if num_clips:
+        return DataError(
+            f"{directory}: none of the {num_clips} clips of {name}'s {signal} was kept (activity_on = "
+            f"{dataset.config.activity_on}). Use activity_on = off, or louder or more recordings."
+        )
+    if signal == "mixture":
+        return DataError(f"{directory}: {name} has no recordings with the target. Give more (--with).")
+    if any(track.marked for track in dataset.tracks):
+        return DataError(
+            f"{directory}: no marked passage of {name} is as long as a clip of {spec.clip_s:.2f} s. Mark longer ones (in "
+            "Audacity select a passage, then press Ctrl+B), or use shorter clips (--data.patch.clip-samples)."
+        )
+    return DataError(
+        f"{directory}: {name} has no material without the target. Mark passages without it (--marks), or give recordings "
+        "without it (--without)."
+    )
 
 
 def _tell_marks(dataset: MadeDataset, counts: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -39,18 +39,20 @@ def stem_files(song: Path) -> dict[str, Path]:
 
 
 def find_songs(root: Path, target: tuple[str, ...], say: Callable[[str], None]) -> list[Track]:
-    """List the songs of a folder.  A stem that a song lacks is silent in it.
+    """List the songs of a folder.  A stem that a song lacks is silent in it; a song with a mixture alone is left out.
 
     Args:
         root: folder of the songs, or of split folders.
         target: one or more names of stems, not all.
-        say: gets a line with the names that were found and the number of songs that lack some.
+        say: gets a line with the names that were found, the number of songs that have each, and the songs that are left out.
 
     Raises:
         AudioError: there are no songs, the target is not among the stems, or a song has two files of one name.
     """
     files = {song: stem_files(song) for song in song_folders(root)}
-    files = {song: found for song, found in files.items() if found}
+    # Nobody knows what plays in a mixture alone: it would count as free of the target.
+    unsplit = [song.name for song, found in files.items() if [*found] == [MIXTURE]]
+    files = {song: found for song, found in files.items() if found and song.name not in unsplit}
     counts = Counter(name for found in files.values() for name in found if name != MIXTURE)
     if not counts:
         raise AudioError(
@@ -62,7 +64,9 @@ def find_songs(root: Path, target: tuple[str, ...], say: Callable[[str], None]) 
         raise AudioError(
             f"{root}: has no target {' and '.join(lacking or target)}. Name some of its stems, but not all: {names}."
         )
-    say(f"{root}: {len(files)} songs with the stems {', '.join(f'{name} ({count})' for name, count in counts.most_common())}.")
+    alone = f" Left out, with a mixture alone: {', '.join(unsplit)}." if unsplit else ""
+    stems = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
+    say(f"{root}: {len(files)} songs with the stems {stems}.{alone}")
     return [_track(song, root, found, target) for song, found in files.items()]
 
 

@@ -65,7 +65,7 @@ def render_song(
         sample_rate: in Hz.
         families: return the instruments of `other` by family, such as "guitar" and "piano".
         sound_fonts: each song is played with one of these.
-        spoken: probability that the voice speaks; None for that of the style.
+        spoken: probability that a voice with words speaks; None for that of the style.
 
     Returns:
         int16 (2, samples) by name of the stem.  Their sum is the mixture and does not clip.
@@ -165,7 +165,7 @@ class _Lead:
 
     @classmethod
     def draw(cls, score: Score, spoken: float, rng: np.random.Generator) -> "_Lead":
-        """Draw a singer, who speaks with a probability."""
+        """Draw a singer, who speaks with a probability, unless it is formant synthesis, which has no words."""
         speaker_seed = None if rng.random() < 0.12 else int(rng.integers(2**31))
         high = bool(rng.random() < 0.5) if speaker_seed is None else draw_speaker(np.random.default_rng(speaker_seed)).high
         lowest, highest = (int(rng.integers(*limits)) for limits in (HIGH_VOICE if high else LOW_VOICE))

@@ -132,7 +132,7 @@ def synthesize(
             `data_pipeline.rendered.songs.render_song`.
         families: with `fluidsynth`, write stems such as guitar and piano in place of `other`.
         sound_fonts: with `fluidsynth`, sound fonts of which each song uses one; if empty, FluidR3 of Debian.
-        spoken: with `fluidsynth`, probability that the voice of a song speaks; None for 0.6 in hip hop, 0.06 in other styles.
+        spoken: with `fluidsynth`, probability that a voice with words speaks; None for 0.6 in hip hop, 0.06 in other styles.
         num_workers: number of processes; None for one per available processor, 1 to work in this process.
         progress: show a progress bar.
 

@@ -1,12 +1,13 @@
 """The mean of the parameters of trained models, which as one network often separates better than each (arXiv 2203.05482)."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from data_pipeline.config import fingerprint
 from jaxpu.artifacts.archive import ArchiveError, is_archive
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.core.network import TrainedModel
@@ -31,16 +32,29 @@ def load_mean(paths: Sequence[Path]) -> TrainedModel:
     models = [load_model(path) for path in paths]
     for path, model in zip(paths[1:], models[1:], strict=True):
         _check_alike(paths[0], models[0], path, model)
+    variables = jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float32), *(model.variables for model in models))
     infos = [model.info for model in models]
     info = {
         **infos[0],
         "uses_stems": list(dict.fromkeys(reason for each in infos for reason in each["uses_stems"])),
-        # Another one than any run's, so that the scores of a run are not taken for those of the mean.
-        "data_fingerprint": fingerprint(*(each["data_fingerprint"] for each in infos)),
+        # Of the mean alone, so that the scores of a run, or of another mean, are not taken for its own.
+        "data_fingerprint": hashlib.sha256(b"".join(array.tobytes() for array in jax.tree.leaves(variables))).hexdigest()[:16],
+        "data": _at_mean_level([each.get("data") for each in infos]),
         "mean_of": [{"step": each["step"], "data": each.get("data")} for each in infos],
     }
-    variables = jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float32), *(model.variables for model in models))
     return TrainedModel(models[0].config, variables, info)
+
+
+def _at_mean_level(records: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The first record of data, with the mean level of all: models with the level `reference` bring recordings to it."""
+    if None in records:
+        return None
+    counts = [record["counts"] for record in records if record is not None]
+    levels = [each.get("train_mixture", {}).get("level_db") for each in counts]
+    if None in levels:
+        return records[0]
+    mixture = {**counts[0]["train_mixture"], "level_db": float(np.mean(levels))}
+    return {**(records[0] or {}), "counts": {**counts[0], "train_mixture": mixture}}
 
 
 def _check_alike(path: Path, model: TrainedModel, other_path: Path, other: TrainedModel) -> None:

@@ -129,14 +129,16 @@ def model_rows(document: dict[str, Any]) -> Rows:
     config, info = from_json(document["config"]), document["info"]
     stopped, runs = info.get("stopped"), info.get("mean_of", [info])
     trained = f"{info['step']} of {config.train.num_steps} steps" + (f", stopped: {stopped}" if stopped else "")
+    selected = f"{info['select_by']} ({info['score']:.4g})"
     if len(runs) > 1:
+        selected = info["select_by"]
         trained = f"mean of {len(runs)} runs, after {' and '.join(str(run['step']) for run in runs)} steps"
     rows = [
         *_target_rows(config.data),
         ("network", f"{document['num_parameters']:,} parameters; {_fields(config.model)}"),
         ("objective", _fields(config.objective)),
         ("trained", trained),
-        ("selected by", f"{info['select_by']} ({info['score']:.4g})"),
+        ("selected by", selected),
         ("stems", _used(info["uses_stems"])),
     ]
     for field, found in info.get("estimates", {}).items():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import Answer, check_folders, next_line, parse
+from jaxpu.cli.command import Answer, UsageError, check_folders, next_line, parse
 from jaxpu.config import Config
 from jaxpu.config_files import load_config
 
@@ -41,6 +41,8 @@ class DemoArguments:
 def run(args: Sequence[str]) -> Answer:
     """Run the pipeline."""
     arguments = parse(DemoArguments, "demo", args, EXAMPLES, DemoArguments(load_config("demo")))
+    if arguments.test_songs < 1:
+        raise UsageError(f"--test-songs is {arguments.test_songs}; it must be at least 1: the demo scores and separates one.")
     from jaxpu.cli.demo_pipeline import demo
 
     check_folders(arguments.out)

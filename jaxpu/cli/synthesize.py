@@ -30,7 +30,7 @@ class SynthesizeArguments:
             programs fluidsynth, flite, espeak-ng and ffmpeg and two sound fonts.
         families: with fluidsynth, write stems such as guitar and piano in place of other.
         sound_fonts: with fluidsynth, sound fonts of which each song uses one; by default FluidR3_GM of Debian.
-        spoken: with fluidsynth, share of the songs whose voice speaks; by default 0.6 of hip hop and 0.06 of other styles.
+        spoken: with fluidsynth, share of the voices with words that speak; by default 0.6 in hip hop and 0.06 in other styles.
     """
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]

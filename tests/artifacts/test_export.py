@@ -51,11 +51,15 @@ def random_variables(config: Config) -> Any:
     return jax.tree.map(lambda leaf: 3 * leaf, separation_variables(config, init_state(config)))
 
 
-def make_run(path: Path, *, scored: bool = False, train: dict[str, Any] | None = None, **settings: Any) -> Path:
+def make_run(
+    path: Path, *, scored: bool = False, train: dict[str, Any] | None = None, level_db: float | None = None, **settings: Any
+) -> Path:
     """A run with random parameters."""
     config = make_config(**settings)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train or {}))
-    counts = {f"train_{signal}": {"tracks": 11, "kept_s": 1800.0} for signal in ("mixture", "accompaniment")}
+    counts = {
+        f"train_{signal}": {"tracks": 11, "kept_s": 1800.0, "level_db": level_db} for signal in ("mixture", "accompaniment")
+    }
     info = {
         "step": 60,
         "select_by": "held_out_loss",
@@ -139,12 +143,22 @@ def test_several_runs_are_averaged(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert text.count("train: 11 (30.0 min)") == 3
     # The scores of a run are not those of the mean.
     assert "has not been evaluated" in text
-    with pytest.raises(ArchiveError, match="export it without --scores first"):
-        export(names, out, scores=names[0] / "evaluation" / "scores.json", **told)
+    assert "-0.25" not in text, "the score of one run"
     scores = write_scores(tmp_path / "scores.json", mean.info)
+    for models, others in ((names, names[0] / "evaluation" / "scores.json"), (names[:2], scores)):
+        with pytest.raises(ArchiveError, match="export it without --scores first"):
+            export(models, out, scores=others, **told)
     export(names, out, scores=scores, **told)
     assert main(["info", str(out)]) == 0
     assert "SDR 5.0 dB" in capsys.readouterr().out
+
+
+def test_the_level_of_a_mean_is_the_mean_level(tmp_path: Path) -> None:
+    alike: dict[str, Any] = {"level": "reference", "train": {"init_from": "first"}}
+    runs = [make_run(tmp_path / f"{-level_db}", level_db=level_db, **alike) for level_db in (-12, -24)]
+    for number, each in enumerate((runs, runs[::-1])):
+        export(each, tmp_path / f"{number}.zip", licence=LICENCE, description=DESCRIPTION)
+        assert load_model(tmp_path / f"{number}.zip").training_rms == pytest.approx(10 ** (-18 / 20))
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,12 @@ def test_the_stem_mp4_of_stempeg_is_prepared_separated_and_scored(workshop, caps
     assert {"vocals", "accompaniment"} <= set(store.df.target)
 
 
+def test_the_demo_needs_a_test_song(tmp_path, capsys):
+    assert run("demo", "-o", tmp_path, "--test-songs", 0) == 2
+    assert "--test-songs is 0; it must be at least 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_demo_shortened(tmp_path, capsys):
@@ -204,7 +210,8 @@ def test_demo_shortened(tmp_path, capsys):
     assert (tmp_path / "separation.png").stat().st_size > 10_000
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert kinds.count("evaluate") == 2
-    # Done again, it trains no further.
+    # Done again, it trains no further, whatever else lies among its songs.
+    (tmp_path / "corpus" / "test" / ".DS_Store").write_bytes(b"")
     assert run("demo", "-o", tmp_path, *songs, *small) == 0
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == len(kinds)
 

@@ -59,6 +59,19 @@ def starts(dataset: PatchDataset, split: str, signal: str) -> dict[int, list[flo
     return {track: (index.start[index.track == track] / RATE).tolist() for track in np.unique(index.track).tolist()}
 
 
+@pytest.mark.parametrize("end", [2.0, 2.3], ids=["points", "short passages"])
+def test_marks_shorter_than_a_clip_are_named(songs, end):
+    for number in range(4):
+        label(songs.parent / "labels" / f"Song {number}.txt", (2.0, end))
+    with pytest.raises(DataError, match=r"no marked passage of the training split is as long as a clip of 0\.50 s"):
+        make(songs)
+
+
+def test_nothing_without_the_target_is_named(songs):
+    with pytest.raises(DataError, match=r"the training split has no material without the target.*--marks.*--without"):
+        prepare(Folders(songs, None, None), CONFIG, songs.parent / "data", num_workers=1, progress=False)
+
+
 def test_marked_passages_give_overlapping_positive_clips_and_songs_are_held_out_with_their_marks(songs, capsys):
     dataset = make(songs)
     assert [len(dataset.tracks(split)) for split in ("train", "validation")] == [3, 1]

@@ -54,14 +54,20 @@ def test_audacity_labels(text):
         "file;begin;end\r\na/song.mp3;12,5;34,25\r\na/song.mp3;1:01,0;1:20\r\n",
         'File,Begin,End,comment\n"a/song.mp3",12.5,34.25,"one, two"\na/song.mp3,61,80,\n\n',
         "a/song.mp3\t12.5\t34.25\na/song.mp3\t61\t80\n",
+        "\nfile,begin,end,note\na/song.mp3,12.5,34.25,guitar; solo\na/song.mp3,61,80,a\tb\n",
     ],
-    ids=["header", "no header", "semicolons, comma decimals", "quotes, more columns", "tabs"],
+    ids=["header", "no header", "semicolons, comma decimals", "quotes, more columns", "tabs", "separators in notes"],
 )
 def test_csv_tables(text):
     assert format_of(text) == "CSV"
     (marked,) = read_marks(text, "marks.csv")
     assert marked.recording == "a/song.mp3"
     assert [(mark.begin_s, mark.end_s) for mark in marked.marks] == [(12.5, 34.25), (61.0, 80.0)]
+
+
+def test_a_name_may_contain_a_separator():
+    (marked,) = read_marks('"AC;DC.mp3",0,10\n', "marks.csv")
+    assert (marked.recording, [(mark.begin_s, mark.end_s) for mark in marked.marks]) == ("AC;DC.mp3", [(0.0, 10.0)])
 
 
 def test_ultrastar_notes():

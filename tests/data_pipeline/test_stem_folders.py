@@ -10,6 +10,7 @@ from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import AudioError
 from data_pipeline.prepare import prepare
 from data_pipeline.recordings import Recording, Track
+from data_pipeline.stem_folders import find_songs
 from data_pipeline.tracks import Musdb18HQ, Stems, detect_source, find_tracks
 
 RATE = 8000
@@ -54,6 +55,16 @@ def test_signals_are_sums_of_the_stems(corpus):
         np.testing.assert_array_equal(read(track.accompaniment), own["strings"] + own["choir"])
         np.testing.assert_array_equal(read(track.target), own["lead guitar"])
         np.testing.assert_array_equal(read(track.stem("choir")), own["choir"])
+
+
+def test_a_song_with_a_mixture_alone_is_left_out(corpus):
+    (corpus / "train" / "Unsplit").mkdir()
+    soundfile.write(corpus / "train" / "Unsplit" / "mixture.wav", samples(6, "all"), RATE, "PCM_16")
+    said = []
+    found = find_songs(corpus, ("lead guitar",), said.append)
+    assert len(found) == 6
+    assert "Unsplit" not in {track.name for track in found}
+    assert said[0].endswith("Left out, with a mixture alone: Unsplit.")
 
 
 def test_stems_that_a_song_lacks_are_silent(corpus):
