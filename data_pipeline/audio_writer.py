@@ -21,6 +21,7 @@ _WAV_MAX_BYTES = (1 << 32) - 4096
 
 _PCM_BITS = {"PCM_16": 16, "PCM_24": 24}
 _OGG_MAX_RATE = 200_000
+_FLAC_MAX_CHANNELS = 8
 
 _WRITE_FORMATS: dict[str, tuple[str, str]] = {
     ".wav": ("WAV", "FLOAT"),
@@ -110,9 +111,10 @@ class Writer:
             try:
                 file = soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, num_channels, self.subtype, format=container)
             except (soundfile.SoundFileError, OSError) as error:
+                others = ".wav" if suffix == ".flac" or num_channels > _FLAC_MAX_CHANNELS else ".wav or .flac"
                 raise AudioError(
                     f"{self.path}: {suffix} cannot hold {num_channels} channels at {sample_rate} Hz "
-                    f"({decoders.reason_of(error)}). Write .wav or .flac, or resample first."
+                    f"({decoders.reason_of(error)}). Write {others}{', or resample first' if num_channels <= 2 else ''}."
                 ) from error
             stack.push(self._verify(partial))
             self._file = stack.enter_context(file)

@@ -489,7 +489,7 @@ def test_formats_that_cannot_hold_the_recording_say_so(
     model: TrainedModel, tmp_path: Path, suffix: str, sample_rate: int, num_channels: int
 ) -> None:
     path = write(tmp_path / "song.wav", noise(num_channels, 1000), sample_rate)
-    message = rf"cannot hold {num_channels} channels at {sample_rate} Hz .*Write \.wav or \.flac, or resample"
+    message = rf"cannot hold {num_channels} channels at {sample_rate} Hz .*Write \.wav"
     with pytest.raises(AudioError, match=message):
         separate_file(model, path, tmp_path / "out", SeparationOptions(suffix))
     assert not (tmp_path / "out").exists()
