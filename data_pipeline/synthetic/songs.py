@@ -128,8 +128,7 @@ def synthesize(
         sample_rate: in Hz, 8000 to 192000; with the renderer `fluidsynth` to 96000.  None for 16000, or 44100 with `fluidsynth`.
         stereo: write two channels with panned instruments instead of one; `fluidsynth` always does.
         seed: seed of all songs.
-        renderer: `waveforms` computes all sounds; `fluidsynth` plays sound fonts and sings with speech synthesizers, see
-            `data_pipeline.rendered.songs.render_song`.
+        renderer: `waveforms` computes all sounds; for `fluidsynth` see `data_pipeline.rendered.songs.render_song`.
         families: with `fluidsynth`, write stems such as guitar and piano in place of `other`.
         sound_fonts: with `fluidsynth`, sound fonts of which each song uses one; if empty, FluidR3 of Debian.
         spoken: with `fluidsynth`, probability that a voice with words speaks; None for 0.6 in hip hop, 0.06 in other styles.
@@ -140,13 +139,12 @@ def synthesize(
         `root` as a Path.
 
     Raises:
-        CorpusError: an argument is out of its range, `root` holds a corpus made with other arguments, or a program, a sound font
-            or a package is missing.
+        CorpusError: an argument is out of range, `root` holds another corpus, or a program, font or package is missing.
     """
     rate = sample_rate if sample_rate is not None else DEFAULT_RATES.get(renderer, 0)
     fonts = tuple(str(Path(font).resolve()) for font in sound_fonts or DEFAULT_FONTS.get(renderer, ()))
-    in_stereo = stereo or renderer == "fluidsynth"
-    corpus = _Corpus(num_train, num_test, seconds, rate, in_stereo, seed, renderer, families, fonts, spoken)
+    stereo |= renderer == "fluidsynth"
+    corpus = _Corpus(num_train, num_test, seconds, rate, stereo, seed, renderer, families, fonts, spoken)
     if num_workers is not None and num_workers < 1:
         raise CorpusError(f"num_workers is {num_workers}; it must be positive, or None for one per processor.")
     root = Path(root)
