@@ -53,7 +53,6 @@ def render_song(
     sample_rate: int = 44_100,
     families: bool = False,
     sound_fonts: Sequence[Path] = (SOUND_FONT,),
-    spoken: float | None = None,
 ) -> dict[str, npt.NDArray[np.int16]]:
     """Render the stems of one song.
 
@@ -65,7 +64,6 @@ def render_song(
         sample_rate: in Hz.
         families: return the instruments of `other` by family, such as "guitar" and "piano".
         sound_fonts: each song is played with one of these.
-        spoken: probability that a voice with words speaks; None for that of the style.
 
     Returns:
         int16 (2, samples) by name of the stem.  Their sum is the mixture and does not clip.
@@ -87,9 +85,7 @@ def render_song(
     level = 10 ** (rng.uniform(*LEVELS_DB["other"]) / 20) * effects.CHAIN_RMS
     together = effects.active_rms(_sum(others.values()))
     stems |= {family: signal * np.float32(level / max(together, 1e-9)) for family, signal in others.items()}
-    if spoken is None:
-        spoken = 0.6 if name == "hip hop" else 0.06
-    stems["vocals"] = _vocals(score, spoken, hall, rng)
+    stems["vocals"] = _vocals(score, name, hall, rng)
     for stem in ("drums", "bass", "vocals"):
         stems[stem] = effects.scaled(stems[stem], 10 ** (rng.uniform(*LEVELS_DB[stem]) / 20) * effects.CHAIN_RMS)
     stems = _mastered(stems, sample_rate, rng)
@@ -131,9 +127,9 @@ def _instrument(score: Score, number: int, family: str, style: Style, hall: _Hal
     return effects.scaled(signal, effects.CHAIN_RMS * 10 ** (rng.uniform(-8, 0) / 20))
 
 
-def _vocals(score: Score, spoken: float, hall: _Hall, rng: np.random.Generator) -> Signal:
+def _vocals(score: Score, name: str, hall: _Hall, rng: np.random.Generator) -> Signal:
     """Lead vocals, maybe doubled, in harmony, and with a choir."""
-    lead = _Lead.draw(score, spoken, rng)
+    lead = _Lead.draw(score, name, rng)
     signal = np.zeros((2, hall.num_samples), np.float32)
     if not lead.notes:
         return signal
@@ -164,12 +160,12 @@ class _Lead:
     speaker_seed: int | None
 
     @classmethod
-    def draw(cls, score: Score, spoken: float, rng: np.random.Generator) -> "_Lead":
-        """Draw a singer, who speaks with a probability, unless it is formant synthesis, which has no words."""
+    def draw(cls, score: Score, name: str, rng: np.random.Generator) -> "_Lead":
+        """Draw a singer for a song of a style with a name."""
         speaker_seed = None if rng.random() < 0.12 else int(rng.integers(2**31))
         high = bool(rng.random() < 0.5) if speaker_seed is None else draw_speaker(np.random.default_rng(speaker_seed)).high
         lowest, highest = (int(rng.integers(*limits)) for limits in (HIGH_VOICE if high else LOW_VOICE))
-        delivery = draw_delivery(spoken, rng)
+        delivery = draw_delivery(0.6 if name == "hip hop" else 0.06, rng)
         notes = melody(score, lowest, highest, float(rng.uniform(0.85, 1.0) if delivery.spoken else rng.uniform(0.5, 1.0)), rng)
         calls_only = rng.random() < 0.08
         vocabulary = list(CALLS if calls_only else rng.choice(WORDS, 24, replace=False))

@@ -56,15 +56,12 @@ class _Corpus:
     renderer: Renderer = "waveforms"
     families: bool = False
     sound_fonts: tuple[str, ...] = ()
-    spoken: float | None = None
 
     def __post_init__(self) -> None:
         if self.renderer not in DEFAULT_RATES:
             raise CorpusError(f"renderer is {self.renderer!r}; it must be one of {', '.join(DEFAULT_RATES)}.")
-        if (self.families or self.sound_fonts or self.spoken is not None) and self.renderer != "fluidsynth":
-            raise CorpusError(f"families, sound_fonts and spoken need the renderer fluidsynth; this is {self.renderer}.")
-        if self.spoken is not None and not 0 <= self.spoken <= 1:
-            raise CorpusError(f"spoken is {self.spoken}; it is a probability, from 0 to 1.")
+        if (self.families or self.sound_fonts) and self.renderer != "fluidsynth":
+            raise CorpusError(f"families and sound_fonts need the renderer fluidsynth; this is {self.renderer}.")
         if self.num_train < 0 or self.num_test < 0 or self.num_train + self.num_test == 0:
             raise CorpusError(
                 f"num_train is {self.num_train} and num_test is {self.num_test}; "
@@ -78,15 +75,13 @@ class _Corpus:
 
     def settings(self) -> dict[str, Any]:
         """Everything on which the files depend, JSON-serializable."""
-        values = dataclasses.asdict(self)
-        if self.spoken is None:
-            del values["spoken"]  # As in corpora that are older than it, as are the other three.
         if self.renderer == "waveforms":
-            del values["renderer"], values["families"], values["sound_fonts"]
+            values = dataclasses.asdict(self)
+            del values["renderer"], values["families"], values["sound_fonts"]  # As in corpora that are older than these.
             return {"version": VERSION, **values}
         from data_pipeline.rendered.songs import VERSION as RENDERED_VERSION
 
-        return {"version": RENDERED_VERSION, **values, "sound_fonts": list(self.sound_fonts)}
+        return {"version": RENDERED_VERSION, **dataclasses.asdict(self), "sound_fonts": list(self.sound_fonts)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +106,6 @@ def synthesize(
     renderer: Renderer = "waveforms",
     families: bool = False,
     sound_fonts: Sequence[str | os.PathLike[str]] = (),
-    spoken: float | None = None,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -128,10 +122,10 @@ def synthesize(
         sample_rate: in Hz, 8000 to 192000; with the renderer `fluidsynth` to 96000.  None for 16000, or 44100 with `fluidsynth`.
         stereo: write two channels with panned instruments instead of one; `fluidsynth` always does.
         seed: seed of all songs.
-        renderer: `waveforms` computes all sounds; for `fluidsynth` see `data_pipeline.rendered.songs.render_song`.
+        renderer: `waveforms` computes all sounds; `fluidsynth` plays sound fonts and sings with speech synthesizers, see
+            `data_pipeline.rendered.songs.render_song`.
         families: with `fluidsynth`, write stems such as guitar and piano in place of `other`.
         sound_fonts: with `fluidsynth`, sound fonts of which each song uses one; if empty, FluidR3 of Debian.
-        spoken: with `fluidsynth`, probability that a voice with words speaks; None for 0.6 in hip hop, 0.06 in other styles.
         num_workers: number of processes; None for one per available processor, 1 to work in this process.
         progress: show a progress bar.
 
@@ -139,12 +133,13 @@ def synthesize(
         `root` as a Path.
 
     Raises:
-        CorpusError: an argument is out of range, `root` holds another corpus, or a program, font or package is missing.
+        CorpusError: an argument is out of its range, `root` holds a corpus made with other arguments, or a program, a sound font
+            or a package is missing.
     """
     rate = sample_rate if sample_rate is not None else DEFAULT_RATES.get(renderer, 0)
     fonts = tuple(str(Path(font).resolve()) for font in sound_fonts or DEFAULT_FONTS.get(renderer, ()))
-    stereo |= renderer == "fluidsynth"
-    corpus = _Corpus(num_train, num_test, seconds, rate, stereo, seed, renderer, families, fonts, spoken)
+    in_stereo = stereo or renderer == "fluidsynth"
+    corpus = _Corpus(num_train, num_test, seconds, rate, in_stereo, seed, renderer, families, fonts)
     if num_workers is not None and num_workers < 1:
         raise CorpusError(f"num_workers is {num_workers}; it must be positive, or None for one per processor.")
     root = Path(root)
@@ -213,9 +208,7 @@ def _claim(root: Path, settings: dict[str, object]) -> None:
     if path.exists():
         found = read_json(path, dict[str, Any], CorpusError, "Choose another folder.")
         changed = [
-            f"{name} {found.get(name)} (asked for: {settings.get(name)})"
-            for name in settings | found
-            if found.get(name) != settings.get(name)
+            f"{name} {found.get(name)} (asked for: {value})" for name, value in settings.items() if found.get(name) != value
         ]
         if changed:
             raise CorpusError(f"{root} holds a corpus made with {', '.join(changed)}. Remove it or choose another folder.")
@@ -255,7 +248,6 @@ def _write_song(job: _Job) -> None:
             sample_rate=corpus.sample_rate,
             families=corpus.families,
             sound_fonts=[Path(font) for font in corpus.sound_fonts],
-            spoken=corpus.spoken,
         )
     mixture = np.sum(list(stems.values()), axis=0, dtype=np.int32)
     with replacing(job.folder) as temporary:

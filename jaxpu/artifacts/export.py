@@ -2,26 +2,22 @@
 
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from jaxpu.artifacts import archive, onnx, stablehlo
 from jaxpu.artifacts.archive import ArchiveError, Form
-from jaxpu.artifacts.averaging import load_mean
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.artifacts.info import describe_run, read_scores
 from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.starters import resolved
-from jaxpu.core.network import TrainedModel
 
 _PLACEHOLDER = re.compile(r"\b(?:todo|tbd|fixme|xxx|lorem ipsum|fill in)\b|<[^<>]+>|\{[^{}]+\}|^[\W\d_]*$", re.IGNORECASE)
 
 
 def export(
-    model: str | Path | Sequence[str | Path],
+    model: str | Path,
     out: str | Path,
     *,
     licence: str | None = None,
@@ -32,8 +28,7 @@ def export(
     """Package a run's best checkpoint as an archive, or an archive as a program.
 
     Args:
-        model: run directory of `jaxpu train`, or several, whose parameters are averaged; for a program also an archive, or
-            `starter`.
+        model: run directory of `jaxpu train`; for a program also an archive, or `starter`.
         out: a file `*.zip`, or a folder that does not exist.
         licence: of the parameters, an SPDX expression such as `CC-BY-4.0`; `LicenseRef-NAME` for one that SPDX does not list.
             By default an archive's; a run has none.
@@ -44,12 +39,11 @@ def export(
 
     Raises:
         ArchiveError: no licence or an unknown one, a description with placeholders, scores of another checkpoint, an existing
-            folder, an archive without another form, runs that cannot be averaged, or a network that cannot be translated.
+            folder, an archive without another form, or a network that cannot be translated.
         CheckpointError: `model` has no checkpoint.
     """
-    paths = [resolved(each) for each in ([model] if isinstance(model, str | Path) else model)]
-    path, out = paths[0], Path(out)
-    loaded = load_mean(paths) if len(paths) > 1 else load_model(path)
+    path, out = resolved(model), Path(out)
+    loaded = load_model(path)
     if archive.is_archive(path):
         if form == "jaxpu":
             raise ArchiveError(f"{path} is already an archive. Export the run that it was made from, or choose a --format.")
@@ -63,7 +57,12 @@ def export(
     document["licence"] = _checked_licence(document.get("licence") if licence is None else licence)
     document["description"] = _checked_description(document.get("description") if description is None else description)
     if scores is not None:
-        document["scores"] = _checked_scores(Path(scores), paths, loaded)
+        document["scores"] = read_scores(Path(scores), loaded.info)
+        if document["scores"] is None:
+            raise ArchiveError(
+                f"{scores} has the scores of a checkpoint other than that of step {loaded.info['step']} of {path}. "
+                f"Evaluate this one: jaxpu evaluate {shlex.quote(str(path))} CORPUS"
+            )
     files = {archive.CARD_FILE: card(document, form=form).encode(errors="replace")}
     if form == "jaxpu":
         files[archive.PARAMETERS_FILE] = archive.variables_to_bytes(loaded.variables)
@@ -71,19 +70,6 @@ def export(
         serialize = {"stablehlo": stablehlo.serialize, "onnx": onnx.serialize}[form]
         files[archive.PROGRAM_FILES[form]] = serialize(loaded)
     archive.write(out, document, files)
-
-
-def _checked_scores(scores: Path, paths: Sequence[Path], model: TrainedModel) -> dict[str, Any]:
-    found = read_scores(scores, model.info)
-    if found is None:
-        remedy = f"Evaluate this one: jaxpu evaluate {shlex.quote(str(paths[0]))} CORPUS"
-        if len(paths) > 1:
-            remedy = "Scores of a mean come from its archive: export it without --scores first, and evaluate that."
-        raise ArchiveError(
-            f"{scores} has the scores of a checkpoint other than that of step {model.info['step']} of "
-            f"{' and '.join(map(str, paths))}. {remedy}"
-        )
-    return found
 
 
 def _checked_licence(licence: str | None) -> str:

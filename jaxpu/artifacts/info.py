@@ -127,27 +127,21 @@ def to_text(document: dict[str, Any]) -> str:
 def model_rows(document: dict[str, Any]) -> Rows:
     """Known and unknown facts of a run or an archive."""
     config, info = from_json(document["config"]), document["info"]
-    stopped, runs = info.get("stopped"), info.get("mean_of", [info])
-    trained = f"{info['step']} of {config.train.num_steps} steps" + (f", stopped: {stopped}" if stopped else "")
-    selected = f"{info['select_by']} ({info['score']:.4g})"
-    if len(runs) > 1:
-        selected = info["select_by"]
-        trained = f"mean of {len(runs)} runs, after {' and '.join(str(run['step']) for run in runs)} steps"
+    stopped, data = info.get("stopped"), info.get("data")
     rows = [
         *_target_rows(config.data),
         ("network", f"{document['num_parameters']:,} parameters; {_fields(config.model)}"),
         ("objective", _fields(config.objective)),
-        ("trained", trained),
-        ("selected by", selected),
+        ("trained", f"{info['step']} of {config.train.num_steps} steps" + (f", stopped: {stopped}" if stopped else "")),
+        ("selected by", f"{info['select_by']} ({info['score']:.4g})"),
         ("stems", _used(info["uses_stems"])),
     ]
     for field, found in info.get("estimates", {}).items():
         rows.append((field.replace("_", " "), f"{found['number']:.2f}, estimated from the data"))
-    for data in (run.get("data") for run in runs):
-        rows.append(("data", _counts(data["counts"]) if data else "unknown: the run is older than this record"))
-        rows += _check_rows((data or {}).get("marks_check"))
     return [
         *rows,
+        ("data", _counts(data["counts"]) if data else "unknown: the run is older than this record"),
+        *_check_rows((data or {}).get("marks_check")),
         ("scores", _scores(document["scores"])),
         ("licence", document["licence"] or "none yet: `jaxpu export --licence` sets one"),
         ("about", document["description"] or "nothing yet: `jaxpu export --description` describes the training data"),

@@ -40,13 +40,6 @@ class Estimate(TypedDict):
     number: float
 
 
-class Averaged(TypedDict):
-    """One of the runs whose mean a model is."""
-
-    step: int
-    data: TrainingData | None
-
-
 class ModelInfo(TypedDict):
     """Record of a training, in checkpoints, archives and scores; see `jaxpu.training.run`."""
 
@@ -58,7 +51,6 @@ class ModelInfo(TypedDict):
     data: NotRequired[TrainingData | None]
     estimates: NotRequired[dict[str, Estimate]]
     stopped: NotRequired[str | None]
-    mean_of: NotRequired[list[Averaged]]
 
 
 class ResumeInfo(ModelInfo):

@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, UsageError, parse
+from jaxpu.cli.command import Answer, Json, parse
 
 EXAMPLES = """\
   jaxpu export runs/recordings -o model.zip --licence CC-BY-4.0 --description "Trained on 40 h of my own recordings."
   jaxpu export runs/recordings -o program.zip --format stablehlo --licence MIT --description "Trained on 24 synthetic songs."
-  jaxpu export runs/first runs/second -o mean.zip --licence CC0-1.0 --description "Trained on songs rendered by jaxpu."
   jaxpu export starter -o graph.zip --format onnx
 """
 
@@ -24,8 +23,7 @@ class ExportArguments:
     The other commands take an archive of the format `jaxpu` like a run.
 
     Attributes:
-        model: run directory, or several, to average those that began with the same model (`train.init_from`); for a program
-            also an archive, or `starter` or `starter-drums`, which come with jaxpu.
+        model: run directory; for a program also an archive, or `starter` or `starter-drums`, which come with jaxpu.
         out: archive to write: a file that ends in .zip, or a new folder.
         licence: licence of the parameters, as an SPDX identifier such as CC-BY-4.0.
         description: training data, for the model card: which recordings, how many, whose.
@@ -35,7 +33,7 @@ class ExportArguments:
         json: print the description of the archive as one JSON document.
     """
 
-    model: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="(required)")]
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="ARCHIVE")]
     licence: Annotated[
         str | None, tyro.conf.arg(metavar="SPDX", help_behavior_hint="(default: that of an archive; a run has none)")
@@ -53,8 +51,6 @@ class ExportArguments:
 def run(args: Sequence[str]) -> Answer:
     """Write the archive."""
     arguments = parse(ExportArguments, "export", args, EXAMPLES)
-    if not arguments.model:
-        raise UsageError("Give a run, or several to average: jaxpu export MODEL... -o ARCHIVE.")
     from jaxpu.artifacts.export import export
     from jaxpu.artifacts.info import describe
 

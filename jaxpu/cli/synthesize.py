@@ -30,7 +30,6 @@ class SynthesizeArguments:
             programs fluidsynth, flite, espeak-ng and ffmpeg and two sound fonts.
         families: with fluidsynth, write stems such as guitar and piano in place of other.
         sound_fonts: with fluidsynth, sound fonts of which each song uses one; by default FluidR3_GM of Debian.
-        spoken: with fluidsynth, share of the voices with words that speak; by default 0.6 in hip hop and 0.06 in other styles.
     """
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -42,7 +41,6 @@ class SynthesizeArguments:
     renderer: Literal["waveforms", "fluidsynth"] = "waveforms"
     families: bool = False
     sound_fonts: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE...")] = ()
-    spoken: float | None = None
 
 
 def run(args: Sequence[str]) -> Answer:
@@ -60,6 +58,5 @@ def run(args: Sequence[str]) -> Answer:
         renderer=arguments.renderer,
         families=arguments.families,
         sound_fonts=arguments.sound_fonts,
-        spoken=arguments.spoken,
     )
     return Answer(f"Wrote {arguments.train} training and {arguments.test} test songs to {arguments.root}.")

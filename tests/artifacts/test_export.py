@@ -1,6 +1,5 @@
 """Shared models: archives, their cards, and programs that run without jaxpu."""
 
-import dataclasses
 import json
 import os
 import re
@@ -51,15 +50,10 @@ def random_variables(config: Config) -> Any:
     return jax.tree.map(lambda leaf: 3 * leaf, separation_variables(config, init_state(config)))
 
 
-def make_run(
-    path: Path, *, scored: bool = False, train: dict[str, Any] | None = None, level_db: float | None = None, **settings: Any
-) -> Path:
+def make_run(path: Path, *, scored: bool = False, **settings: Any) -> Path:
     """A run with random parameters."""
     config = make_config(**settings)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train or {}))
-    counts = {
-        f"train_{signal}": {"tracks": 11, "kept_s": 1800.0, "level_db": level_db} for signal in ("mixture", "accompaniment")
-    }
+    counts = {f"train_{signal}": {"tracks": 11, "kept_s": 1800.0} for signal in ("mixture", "accompaniment")}
     info = {
         "step": 60,
         "select_by": "held_out_loss",
@@ -123,64 +117,6 @@ def test_an_archive_packed_or_unpacked_separates_as_its_run_does(run: Path, pack
         export(run, again, licence=LICENCE, description=DESCRIPTION)
         assert again.read_bytes() == packed.read_bytes()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-def test_several_runs_are_averaged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [make_run(tmp_path / f"run{seed}", scored=True, train={"seed": seed, "init_from": "first"}) for seed in (0, 1, 2)]
-    told = {"licence": LICENCE, "description": DESCRIPTION}
-    out = tmp_path / "mean.zip"
-    assert main(["export", *map(str, names), "-o", str(out), "--licence", LICENCE, "--description", DESCRIPTION]) == 0
-    mean, models = load_model(out), [load_model(path) for path in names]
-    for found, *each in zip(jax.tree.leaves(mean.variables), *(jax.tree.leaves(one.variables) for one in models), strict=True):
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, sum(map(np.asarray, each)) / 3, atol=1e-6)
-    kernels = [one.variables["params"]["output"]["kernel"] for one in (mean, *models)]
-    assert not any(np.allclose(kernels[0], kernel) for kernel in kernels[1:])
-    capsys.readouterr()
-    assert main(["info", str(out)]) == 0
-    text = capsys.readouterr().out
-    assert "mean of 3 runs, after 60 and 60 and 60 steps" in text
-    assert text.count("train: 11 (30.0 min)") == 3
-    # The scores of a run are not those of the mean.
-    assert "has not been evaluated" in text
-    assert "-0.25" not in text, "the score of one run"
-    scores = write_scores(tmp_path / "scores.json", mean.info)
-    for models, others in ((names, names[0] / "evaluation" / "scores.json"), (names[:2], scores)):
-        with pytest.raises(ArchiveError, match="export it without --scores first"):
-            export(models, out, scores=others, **told)
-    export(names, out, scores=scores, **told)
-    assert main(["info", str(out)]) == 0
-    assert "SDR 5.0 dB" in capsys.readouterr().out
-
-
-def test_the_level_of_a_mean_is_the_mean_level(tmp_path: Path) -> None:
-    alike: dict[str, Any] = {"level": "reference", "train": {"init_from": "first"}}
-    runs = [make_run(tmp_path / f"{-level_db}", level_db=level_db, **alike) for level_db in (-12, -24)]
-    for number, each in enumerate((runs, runs[::-1])):
-        export(each, tmp_path / f"{number}.zip", licence=LICENCE, description=DESCRIPTION)
-        assert load_model(tmp_path / f"{number}.zip").training_rms == pytest.approx(10 ** (-18 / 20))
-
-
-@pytest.mark.parametrize(
-    ("others", "message"),
-    [
-        ({"train": {"init_from": "second"}}, "train.init_from is 'first' in the first and 'second' in the second"),
-        ({"train": {"init_from": "first"}, "hop_length": 128}, "data.patch is PatchSpec"),
-        ({"train": {"init_from": "first"}, "model": dataclasses.replace(PATCH_CNN, blocks=2)}, "model is PatchCNNConfig"),
-    ],
-)
-def test_runs_that_are_not_alike_are_not_averaged(tmp_path: Path, others: dict[str, Any], message: str) -> None:
-    runs = [make_run(tmp_path / "first", train={"init_from": "first"}), make_run(tmp_path / "second", **others)]
-    with pytest.raises(ArchiveError, match=re.escape(message)):
-        export(runs, tmp_path / "mean.zip", licence=LICENCE, description=DESCRIPTION)
-    assert not (tmp_path / "mean.zip").exists()
-
-
-def test_runs_from_random_parameters_and_archives_are_not_averaged(run: Path, packed: Path, tmp_path: Path) -> None:
-    for models, message in (([run, run], "began with random parameters"), ([run, packed], "only runs are averaged")):
-        with pytest.raises(ArchiveError, match=message):
-            export(models, tmp_path / "mean.zip", licence=LICENCE, description=DESCRIPTION)
-    assert main(["export", "-o", str(tmp_path / "mean.zip")]) == 2
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Rendered songs: real fluidsynth, flite, espeak-ng and ffmpeg, with a small sound font."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from data_pipeline.rendered import effects, players, score, singer, songs, speec
 from data_pipeline.rendered.fluidsynth import Note, Part, play
 from data_pipeline.rendered.songs import render_song
 from data_pipeline.rendered.style import FAMILIES, STYLES
-from data_pipeline.synthetic.songs import SETTINGS_FILE, synthesize
+from data_pipeline.synthetic.songs import synthesize
 
 RATE = 44_100
 SMALL_FONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
@@ -58,21 +57,6 @@ def test_families_sum_to_the_same_other(song):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spoken", [0.0, 1.0])
-def test_voices_speak_as_often_as_is_asked_for(monkeypatch, spoken):
-    deliveries = []
-
-    def sing(notes, words, speaker, delivery, *rest):
-        deliveries.append(delivery)
-        return singer.sing(notes, words, speaker, delivery, *rest)
-
-    monkeypatch.setattr(songs, "sing", sing)
-    render_song(3, "train", 4, seconds=6.0, sound_fonts=(SMALL_FONT,), spoken=spoken)
-    assert deliveries
-    assert all(delivery.spoken == bool(spoken) for delivery in deliveries)
-
-
-@pytest.mark.slow
 def test_a_corpus_is_written_and_another_font_is_refused(tmp_path):
     arguments = {"num_train": 1, "num_test": 0, "seconds": 4.0, "renderer": "fluidsynth", "num_workers": 1, "progress": False}
     root = synthesize(tmp_path / "corpus", **arguments, sound_fonts=(SMALL_FONT,))
@@ -83,13 +67,6 @@ def test_a_corpus_is_written_and_another_font_is_refused(tmp_path):
     shutil.copy(SMALL_FONT, copy)
     with pytest.raises(CorpusError, match="asked for"):
         synthesize(root, **arguments, sound_fonts=(copy,))
-    with pytest.raises(CorpusError, match="asked for"):
-        synthesize(root, **arguments, sound_fonts=(SMALL_FONT,), spoken=0.5)
-    record = json.loads((root / SETTINGS_FILE).read_text())
-    assert "spoken" not in record  # So that corpora which are older than it go on.
-    (root / SETTINGS_FILE).write_text(json.dumps({**record, "spoken": 0.5}))
-    with pytest.raises(CorpusError, match=r"made with spoken 0\.5 \(asked for: None\)"):
-        synthesize(root, **arguments, sound_fonts=(SMALL_FONT,))
 
 
 def test_what_is_missing_is_named_before_anything_is_written(tmp_path, monkeypatch):
@@ -102,11 +79,9 @@ def test_what_is_missing_is_named_before_anything_is_written(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"families": True}, "families, sound_fonts and spoken need the renderer fluidsynth; this is waveforms"),
-        ({"sound_fonts": (SMALL_FONT,)}, "families, sound_fonts and spoken need the renderer fluidsynth; this is waveforms"),
+        ({"families": True}, "families and sound_fonts need the renderer fluidsynth; this is waveforms"),
+        ({"sound_fonts": (SMALL_FONT,)}, "families and sound_fonts need the renderer fluidsynth; this is waveforms"),
         ({"renderer": "fluidsynth", "sample_rate": 192_000}, "sample_rate is 192000; it must lie between 8000 and 96000 Hz"),
-        ({"spoken": 0.5}, "families, sound_fonts and spoken need the renderer fluidsynth; this is waveforms"),
-        ({"renderer": "fluidsynth", "spoken": 1.5}, "spoken is 1.5; it is a probability, from 0 to 1"),
         ({"renderer": "timidity"}, "renderer is 'timidity'; it must be one of waveforms, fluidsynth"),
     ],
 )
