@@ -202,11 +202,13 @@ def _bandwidth_warning(sets: _Sets, spec: PatchSpec) -> str | None:
     limit_hz = BANDWIDTH_LIMIT * spec.sample_rate / 2
     if abs(with_hz - without_hz) <= limit_hz or abs(with_hz - without_hz) <= 2 * _error(sets.values("bandwidth_hz")):
         return None
-    margin_hz = BANDWIDTH_MARGIN * spec.sample_rate / 2
+    common_hz = 2 * (min(with_hz, without_hz) - BANDWIDTH_MARGIN * spec.sample_rate / 2)
+    step_hz = 1000 if common_hz >= 8000 else 100
+    rate = int(common_hz // step_hz * step_hz)
+    drop = f", or drop the higher frequencies: --data.patch.sample-rate {rate}" if rate > 0 else ""
     return (
         f"Recordings without the target reach up to {without_hz / 1000:.1f} kHz, those with it up to {with_hz / 1000:.1f} kHz, "
-        "as after MP3 coding or resampling. Take both from the same format, or drop the higher frequencies: "
-        f"--data.patch.sample-rate {int(2 * (min(with_hz, without_hz) - margin_hz) // 1000 * 1000)}."
+        f"as after MP3 coding or resampling. Take both from the same format{drop}."
     )
 
 

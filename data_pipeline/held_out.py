@@ -63,7 +63,7 @@ def choose_stretches(made: list[MadeTrack], config: DataConfig) -> list[Stretch]
         if any(signal in stretch.signals for stretch in stretches):
             continue  # With stems, one track gives both.
         candidates = [track for track in made if track.split == "train" and track.kept.get(signal)]
-        total = kept["train", signal]
+        total = sum(len(_clips(track, signal, config)) for track in candidates)
         chosen = max(candidates, key=lambda track: len(_ends(track, lacking, config)))
         ends = _ends(chosen, lacking, config)
         if not ends:
@@ -72,10 +72,15 @@ def choose_stretches(made: list[MadeTrack], config: DataConfig) -> list[Stretch]
                 f"Three clips of {config.patch.clip_s:.2f} s are needed, the first and the last active. Give more or longer "
                 f"recordings, or use shorter clips (clip_samples) or activity_on = off (now {config.activity_on})."
             )
-        number = min(max(round(config.validation_share * total), 1), max(chosen.kept[signal] // 2, 1))
+        number = min(max(round(config.validation_share * total), 1), max(len(_clips(chosen, signal, config)) // 2, 1))
         begin = ends[-min(number, len(ends))]
         stretches.append(Stretch(chosen.id, tuple(other for other in lacking if other in chosen.kept), begin - 1, begin))
     return stretches
+
+
+def _clips(track: MadeTrack, signal: Signal, config: DataConfig) -> set[int]:
+    """The active clips of a track, those that overlap in marked passages by the clip of the grid in which they begin."""
+    return {start // config.patch.clip_samples for _, start, active in track.rows.get(signal, []) if active}
 
 
 def _ends(track: MadeTrack, lacking: list[Signal], config: DataConfig) -> list[int]:

@@ -307,8 +307,7 @@ class TrackPatches:
 
     def _levelled(self, clips: np.ndarray, scale: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
         """Scale clips to the level at which they are stored; also return their divisors, float32 (clips,)."""
-        level = self._config.patch.level
-        if level == "reference":
+        if self._config.patch.level == "reference":
             return clips, np.ones(len(clips), np.float32)
         if scale is not None:
             mean, deviation = (np.full(len(clips), value, np.float32) for value in scale)
@@ -317,11 +316,11 @@ class TrackPatches:
         return (clips - mean[:, None, None]) / deviation[:, None, None], deviation
 
     def _remix(self) -> int:
-        """Remix every clip of the decoded mixture at the ratio drawn for it; return the number of clips left unchanged."""
+        """Remix every clip of the mixture at the ratio drawn for it, and measure its level; return how many stay unchanged."""
         assert self._config.target_to_accompaniment_db is not None
         low, high = self._config.target_to_accompaniment_db
-        spec = self._config.patch
-        unmixed = 0
+        spec, unmixed = self._config.patch, 0
+        meter = activity.EnergyMeter(spec.sample_rate)
         with self._files["mixture"].open("r+b") as file:
             for (first, mixtures), (_, accompaniments) in zip(
                 self._clip_runs("mixture"), self._clip_runs("accompaniment"), strict=True
@@ -332,10 +331,12 @@ class TrackPatches:
                     remixed = mix(mixture - accompaniment, accompaniment, ratio_db)
                     unmixed += remixed is None
                     mixed[number] = (mixture if remixed is None else remixed).T
+                meter.add(mixed.reshape(-1, spec.num_channels).T)
                 with writing(self._files["mixture"]):
                     file.seek(4 * first * spec.clip_samples * spec.num_channels)
                     file.write(mixed.data)
                     file.flush()
+        self.rms["mixture"] = activity.gated_level(meter.energies)
         return unmixed
 
 
@@ -390,8 +391,7 @@ def mix(target: np.ndarray, accompaniment: np.ndarray, ratio_db: float) -> np.nd
 
 def _hashed_share(*parts: int | str) -> float:
     """Pseudo-random number in [0, 1) that depends on the parts alone: neither on the order of work nor on a random generator."""
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:6], "big") / 2**48
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:

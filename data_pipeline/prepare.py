@@ -122,6 +122,7 @@ def prepare(
     work = _plan_work(source, config, directory / UNFINISHED_FOLDER, options.say)
     check = marks_check if any(job.track.passages for job in work.jobs) else None
     whole = fingerprint([job.key for job in work.jobs], sorted(work.bad), *([check.model] if check else []))
+    _check_own(work.unfinished)
     if _is_prepared(directory, whole, options):
         return PatchDataset.open(directory)
     with writing(directory):
@@ -132,6 +133,15 @@ def prepare(
             plan(directory, _make(source, work, check, whole, options), options.say)
         publish(directory)
     return PatchDataset.open(directory)
+
+
+def _check_own(unfinished: Path) -> None:
+    """Raise DataError if the folder in which tracks are made, and which is removed in the end, holds files of somebody else."""
+    if not (unfinished / LOCK_FILE).exists() and any(path.is_file() for path in unfinished.rglob("*")):
+        raise DataError(
+            f"{unfinished}: holds files that jaxpu did not write, and jaxpu works in a folder of this name. Choose another "
+            "folder (-o), or rename this one."
+        )
 
 
 def _make(source: Source, work: _Work, check: MarksCheck | None, whole: str, options: _Options) -> MadeDataset:

@@ -281,9 +281,18 @@ def _nothing_kept(dataset: MadeDataset, directory: Path, split: str, signal: str
     """The error for a split without clips of a signal."""
     spec, name = dataset.config.patch, f"the {'training' if split == 'train' else 'validation'} split"
     if num_clips:
+        on = dataset.config.activity_on
+        remedies = ["use activity_on = off"] * (on != "off") + ["give louder or more recordings"]
+        if signal == "mixture" and any(track.marked for track in dataset.tracks):
+            remedies += ["mark less: marked passages are those without the target"]
+        text = ", or ".join(remedies)
         return DataError(
-            f"{directory}: none of the {num_clips} clips of {name}'s {signal} was kept (activity_on = "
-            f"{dataset.config.activity_on}). Use activity_on = off, or louder or more recordings."
+            f"{directory}: none of the {num_clips} clips of {name}'s {signal} was kept (activity_on = {on}). "
+            f"{text[0].upper()}{text[1:]}."
+        )
+    if dataset.has_stems:
+        return DataError(
+            f"{directory}: {name} has no songs. Put songs into the folder train, or directly into the source's folder."
         )
     if signal == "mixture":
         return DataError(f"{directory}: {name} has no recordings with the target. Give more (--with).")

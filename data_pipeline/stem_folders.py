@@ -20,9 +20,9 @@ def song_folders(root: Path) -> list[Path]:
     return [path for split in splits for path in sorted(split.glob("*")) if path.is_dir() and not path.name.startswith(".")]
 
 
-def split_of(path: Path) -> Split:
-    """The split of a song, by the folder of its file or folder; "train" without split folders."""
-    return "test" if path.parent.name == "test" else "train"
+def split_of(path: Path, root: Path) -> Split:
+    """The split of a song in `root`, by the folder of its file or folder; "train" without split folders."""
+    return "test" if path.parent == root / "test" else "train"
 
 
 def stem_files(song: Path) -> dict[str, Path]:
@@ -82,7 +82,7 @@ def _track(song: Path, root: Path, files: dict[str, Path], target: tuple[str, ..
 
     return Track(
         name=song.name,
-        split=split_of(song),
+        split=split_of(song, root),
         mixture=recording(MIXTURE, mixture),
         accompaniment=recording("accompaniment", others) if others else recording("accompaniment", mixture, own),
         target=recording(" and ".join(target), mixture, others if own else mixture),

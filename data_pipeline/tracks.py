@@ -153,7 +153,7 @@ def _musdb_tracks(source: Musdb18 | Musdb18HQ, target: tuple[str, ...]) -> list[
         else:
             name = path.name
             parts = {stem: Part(path / f"{stem}.wav") for stem in ("mixture", *STEMS)}
-        tracks.append(_stem_track(name, split_of(path), source.root, parts, target))
+        tracks.append(_stem_track(name, split_of(path, source.root), source.root, parts, target))
     if not tracks:
         raise AudioError(f"{source.root}: holds no tracks in train or test.")
     return tracks

@@ -28,9 +28,12 @@ def main() -> None:
     config = load_config(arguments.config)
 
     def objective(trial: optuna.Trial) -> float:
-        settings = dataclasses.replace(config.train, learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True))
-        model = dataclasses.replace(config.model, dropout_rate=trial.suggest_float("dropout_rate", 0.0, 0.4))
-        chosen = dataclasses.replace(config, train=settings, model=model)
+        settings = dataclasses.replace(
+            config.train,
+            learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+            gradient_clip=trial.suggest_float("gradient_clip", 0.1, 10.0, log=True),
+        )
+        chosen = dataclasses.replace(config, train=settings)
         results = train(chosen, arguments.prepared, arguments.search / f"trial-{trial.number}", progress=False)
         # The score that `select_by` names. Held-out losses can be compared if the objective's hyperparameters are equal, as here.
         return results["best_score"]

@@ -38,6 +38,7 @@ class Estimate(TypedDict):
     """A number of the objective that was estimated from the data."""
 
     number: float
+    data_fingerprint: NotRequired[str]
 
 
 class ModelInfo(TypedDict):

@@ -24,7 +24,7 @@ class EstimatePriorArguments:
     The estimate needs no stems. Where the data have stems, the class prior is computed from them as well.
 
     Attributes:
-        config: configuration whose weight exponent, batch size and seed are used; the config of the demo by default.
+        config: configuration whose weight exponent, disjoint_tracks and seed are used; the config of the demo by default.
         out: JSON file for the estimates.
         json: print the estimates as one JSON document.
     """

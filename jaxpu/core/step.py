@@ -314,6 +314,7 @@ def _scores(config: Config, mask: jax.Array, batch: Batch, axis_name: str | None
     # SI-SDR is not defined where the target is silent: here, 60 dB below the mixture.
     audible = (energy > 1e-6 * mixture_energy).astype(jnp.float32)
     return {
-        "si_sdr_improvement": weighted_mean(improvement, audible, axis_name),
+        # Without a sound it is NaN, and NaN times a weight of 0 is NaN.
+        "si_sdr_improvement": weighted_mean(jnp.where(audible > 0, improvement, 0.0), audible, axis_name),
         "true_kept_energy": weighted_mean(energy / jnp.maximum(mixture_energy, 1e-12), mixture_energy, axis_name),
     }

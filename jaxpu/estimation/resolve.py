@@ -51,6 +51,16 @@ ESTIMATORS: dict[str, Callable[[PatchDataset, Config], tuple[float, dict[str, An
 """Estimators by field; each returns the number, JSON-serialisable details and a sentence."""
 
 
+def are_of_other_data(run_dir: Path, dataset: PatchDataset) -> bool:
+    """Whether the estimates in `run_dir` were made from data that have been prepared again since, so far as they say it.
+
+    Raises ConfigError if their file is damaged.
+    """
+    path = run_dir / ESTIMATES_FILE
+    found = read_json(path, dict[str, Estimate], ConfigError, _REMEDY) if path.exists() else {}
+    return any(each.get("data_fingerprint", dataset.fingerprint) != dataset.fingerprint for each in found.values())
+
+
 def with_estimates(
     config: Config, dataset: PatchDataset, run_dir: Path, *, anew: bool = False, progress: bool = True
 ) -> tuple[Config, dict[str, Any]]:
@@ -79,7 +89,7 @@ def with_estimates(
         made = {}
         for field in wanted:
             value, details, words = ESTIMATORS[field](dataset, config)
-            made[field] = {"number": value, **details}
+            made[field] = {"number": value, **details, "data_fingerprint": dataset.fingerprint}
             if progress:
                 print(words)
         write_text(path, json.dumps(made, indent=1))

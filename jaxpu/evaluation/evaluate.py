@@ -31,7 +31,7 @@ from jaxpu.evaluation import excerpts, workers
 from jaxpu.evaluation.baselines import MODEL, solve_fixed_mask
 from jaxpu.evaluation.estimates import Estimates
 from jaxpu.evaluation.scoring import EvaluationError, TrackScores
-from jaxpu.evaluation.table import SCORES_FILE, Row, Table, format_table
+from jaxpu.evaluation.table import MUSEVAL_FOLDER, SCORES_FILE, Row, Table, format_table
 from jaxpu.separation.files import separate_waveform
 
 __all__ = [
@@ -207,6 +207,7 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
 
     Raises:
         AudioError: songs cannot be read; all are named.
+        EvaluationError: the output folder holds somebody else's folders of the names that are written.
         WriteError: the output folder cannot be written.
     """
 
@@ -220,6 +221,12 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
         if bad:
             listed = "\n".join(bad)
             return AudioError(f"{len(bad)} songs cannot be read:\n{listed}\nRepair these files, or move the songs elsewhere.")
+        for folder in (out_dir / MUSEVAL_FOLDER, out_dir / excerpts.FOLDER):  # They will be replaced.
+            if folder.exists() and not (out_dir / SCORES_FILE).exists():
+                return EvaluationError(
+                    f"{folder}: exists, but {SCORES_FILE} beside it does not, so jaxpu did not write it; it would be replaced. "
+                    "Choose another folder (-o), or rename this one."
+                )
         try:
             with writing(out_dir, "Choose another folder (-o)."):
                 write_text(out_dir / ".writable", "")

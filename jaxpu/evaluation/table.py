@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from data_pipeline.files import write_text, writing
+from data_pipeline.files import replacing, write_text, writing
 from data_pipeline.residual import Residual, warning
 from data_pipeline.stored_json import read_json
 from jaxpu.artifacts.records import ScoredModel
@@ -18,7 +18,7 @@ from jaxpu.artifacts.starters import resolved
 from jaxpu.evaluation.baselines import MODEL
 from jaxpu.evaluation.scoring import EvaluationError, TrackScores, nan_median
 
-SCORES_FILE = "scores.json"
+SCORES_FILE, MUSEVAL_FOLDER = "scores.json", "museval"
 
 
 class SongScores(TypedDict):
@@ -157,19 +157,22 @@ class Table:
             self._write()
 
     def _write(self) -> None:
-        target, museval = "-".join(self.info["target"]), self.path.parent / "museval"
-        shutil.rmtree(museval, ignore_errors=True)  # Its files of other songs would be averaged with these.
-        methods = {}
-        for row in self.rows:
-            folder = museval / row.method.replace(" ", "_") / self.info["split"]
-            by_track = self.tracks[row.method]
-            for name, scores in by_track.items():
-                write_text(folder / f"{name}.json", scores.to_museval_json(name, target))
-            methods[row.method] = {
+        methods = {
+            row.method: {
                 "num_tracks": row.num_tracks,
                 "summary": {key: None if math.isnan(value) else value for key, value in row.scores.items()},
-                "tracks": {name: scores.to_json() for name, scores in by_track.items()},
+                "tracks": {name: scores.to_json() for name, scores in self.tracks[row.method].items()},
             }
+            for row in self.rows
+        }
+        museval, target = self.path.parent / MUSEVAL_FOLDER, "-".join(self.info["target"])
+        with replacing(museval) as partial:
+            for method, by_track in self.tracks.items():
+                for name, scores in by_track.items():
+                    path = partial / method.replace(" ", "_") / self.info["split"] / f"{name}.json"
+                    write_text(path, scores.to_museval_json(name, target))
+            # Its files of other songs would be averaged with these; a rename replaces only an empty folder.
+            shutil.rmtree(museval, ignore_errors=True)
         document = {
             **self.info,
             "excluded_tracks": self.excluded_tracks | self.failed_tracks,

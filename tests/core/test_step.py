@@ -62,6 +62,16 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(objective: Any) ->
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), *found)
 
 
+def test_clips_in_which_the_target_is_silent_do_not_count_in_its_scores() -> None:
+    config = Config(data=DATA, model=CNN, objective=SupervisedConfig(), train=TRAIN)
+    batch, state = random_batch(4, DATA.patch), init_state(config)
+    batch["target"][0] = 0
+    sounding = {name: values[1:] for name, values in batch.items()}
+    with jax.disable_jit():  # A compiler may turn NaN * 0 into 0.
+        found, expected = (make_evaluate_step(config)(state, each, jax.random.key(1)) for each in (batch, sounding))
+    np.testing.assert_allclose(found["si_sdr_improvement"], expected["si_sdr_improvement"], rtol=1e-3)
+
+
 def test_parts_that_would_be_much_smaller_than_asked_are_refused() -> None:
     config = Config(data=DATA, model=CNN, train=dataclasses.replace(TRAIN, batch_size=31, clips_at_once=16))
     with pytest.raises(ConfigError, match=r"clips_at_once is 16; .* divides the 124 clips of a device is 4\. Choose a divisor"):

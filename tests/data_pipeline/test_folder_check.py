@@ -272,6 +272,10 @@ def test_bandwidths_form_two_clusters_if_some_recordings_have_nothing_above_the_
 
     (warning,) = compare(recordings([8000.0] * 8), recordings([5000.0] * 6 + [8000.0] * 2), SPEC, VOCALS)["warnings"]
     assert "reach up to 5.0 kHz" in warning
+    assert warning.endswith("--data.patch.sample-rate 9000.")
+    for lowest_hz, remedy in ((1000.0, "--data.patch.sample-rate 1200."), (150.0, "Take both from the same format.")):
+        (warning,) = compare(recordings([8000.0] * 8), recordings([lowest_hz] * 8), SPEC, VOCALS)["warnings"]
+        assert warning.endswith(remedy)
     assert compare(recordings([8000.0] * 8), recordings([5000.0] * 3 + [8000.0] * 5), SPEC, VOCALS)["warnings"] == []
 
 

@@ -232,6 +232,18 @@ def test_an_older_dataset_without_validation_is_prepared_again(tmp_path: Path) -
     assert again.fingerprint == dataset.fingerprint != info["fingerprint"]
 
 
+@pytest.mark.parametrize("marked_hop", [1.0, 0.1])
+def test_overlapping_marked_clips_do_not_enlarge_what_is_held_out(tmp_path: Path, marked_hop: float) -> None:
+    source = folders(tmp_path, [noise(seed, 60.0) for seed in range(3)], [])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0.txt").write_text("20.0\t40.0\n")
+    config = dataclasses.replace(CONFIG, marked_hop=marked_hop)
+    source = Folders(source.with_target, None, tmp_path / "labels")
+    counts = prepare(source, config, tmp_path / "data", num_workers=1, progress=False).info["counts"]
+    train_s, validation_s = (counts[f"{split}_accompaniment"]["kept_s"] for split in ("train", "validation"))
+    assert validation_s / (train_s + validation_s) == pytest.approx(config.validation_share, abs=0.03)
+
+
 def test_a_stretch_without_marks_gives_no_positives(tmp_path: Path) -> None:
     source = folders(tmp_path, [noise(0, 120.0)], [noise(number, 30.0) for number in (1, 2, 3)])
     (tmp_path / "labels").mkdir()

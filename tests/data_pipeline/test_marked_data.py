@@ -67,6 +67,32 @@ def test_marks_shorter_than_a_clip_are_named(songs, end):
         make(songs)
 
 
+def test_everything_marked_is_named(songs):
+    for number in range(4):
+        label(songs.parent / "labels" / f"Song {number}.txt", (0.0, 12.0))
+    with pytest.raises(
+        DataError, match=r"mixture was kept \(activity_on = off\)\. Give louder .*, or mark less: marked passages"
+    ):
+        make(songs)
+
+
+def test_a_folder_of_somebody_else_is_not_removed(songs):
+    take = songs.parent / "data" / "unfinished" / "demo" / "take.wav"
+    take.parent.mkdir(parents=True)
+    take.write_bytes(b"music")
+    for _ in range(2):
+        with pytest.raises(DataError, match="holds files that jaxpu did not write"):
+            make(songs)
+    take.rename(songs.parent / "take.wav")
+    make(songs)
+    # Nor beside finished data.
+    take.parent.mkdir(parents=True)
+    take.write_bytes(b"music")
+    with pytest.raises(DataError, match="holds files that jaxpu did not write"):
+        make(songs)
+    assert take.read_bytes() == b"music"
+
+
 def test_nothing_without_the_target_is_named(songs):
     with pytest.raises(DataError, match=r"the training split has no material without the target.*--marks.*--without"):
         prepare(Folders(songs, None, None), CONFIG, songs.parent / "data", num_workers=1, progress=False)

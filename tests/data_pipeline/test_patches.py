@@ -178,6 +178,15 @@ def test_clips_are_mixed_anew_by_seed_name_and_number_only(tmp_path):
     assert np.abs(ratios("long", 1) - long).max() > 1
 
 
+def test_the_level_of_clips_that_are_mixed_anew_is_measured_anew(tmp_path):
+    write_song(tmp_path / "corpus" / "train" / "Song", {name: noise(seed, 40_000) for seed, name in enumerate(STEMS)})
+    spec = PatchSpec(RATE, False, 4000, 256, 256, 64)
+    config = DataConfig(patch=spec, activity_on="off", target_to_accompaniment_db=(19.0, 20.0))
+    (tmp_path / "scratch").mkdir()
+    levels = PatchMaker(config).track(only_track(tmp_path / "corpus", config), tmp_path / "scratch").rms
+    assert 17 < 20 * np.log10(levels["mixture"] / levels["accompaniment"]) < 20.5
+
+
 def test_activity_decides_per_signal_and_both_store_what_either_keeps(tmp_path):
     # 36 s: vocals sing up to 12 s, the others play from 27 s on; all but silence elsewhere.
     stems = {name: 1e-4 * noise(seed, 36 * RATE) for seed, name in enumerate(STEMS)}

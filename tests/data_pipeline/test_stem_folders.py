@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from data_pipeline.config import DataConfig, PatchSpec
-from data_pipeline.errors import AudioError
+from data_pipeline.errors import AudioError, DataError
 from data_pipeline.prepare import prepare
 from data_pipeline.recordings import Recording, Track
 from data_pipeline.stem_folders import find_songs
@@ -55,6 +55,18 @@ def test_signals_are_sums_of_the_stems(corpus):
         np.testing.assert_array_equal(read(track.accompaniment), own["strings"] + own["choir"])
         np.testing.assert_array_equal(read(track.target), own["lead guitar"])
         np.testing.assert_array_equal(read(track.stem("choir")), own["choir"])
+
+
+def test_songs_in_a_folder_of_the_name_test_are_training_songs(corpus):
+    (corpus / "test").rename(corpus / "held back")
+    (corpus / "train").rename(corpus / "test")
+    assert {track.split for track in find_songs(corpus / "test", ("lead guitar",), print)} == {"train"}
+    assert {track.split for track in find_songs(corpus, ("lead guitar",), print)} == {"test"}
+    config = DataConfig(
+        PatchSpec(sample_rate=RATE, clip_samples=4000, n_fft=256, win_length=256, hop_length=128), target=("choir",)
+    )
+    with pytest.raises(DataError, match="the training split has no songs"):
+        prepare(Stems(corpus), config, corpus.parent / "data", num_workers=1, progress=False)
 
 
 def test_a_song_with_a_mixture_alone_is_left_out(corpus):

@@ -116,6 +116,21 @@ def test_songs_of_one_name_in_both_splits(corpus: Path, tmp_path: Path) -> None:
         assert table.tracks["model"]["Song"].si_sdr > 60
 
 
+@pytest.mark.parametrize("folder", ["museval", "excerpts"])
+def test_folders_of_somebody_else_are_not_replaced(corpus: Path, tmp_path: Path, folder: str) -> None:
+    notes = tmp_path / "scores" / folder / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    separated = tmp_path / "separated"
+    for song in songs_of(corpus):
+        (separated / song.name).mkdir(parents=True)
+        shutil.copy(song / "vocals.wav", separated / song.name)
+    options = dataclasses.replace(OPTIONS, baselines=False)
+    with pytest.raises(EvaluationError, match=rf"{folder}: exists, but scores\.json beside it does not"):
+        evaluate_estimates(separated, (), Musdb18HQ(corpus), tmp_path / "scores", options)
+    assert notes.read_text() == "mine"
+
+
 def test_four_channels_are_averaged_as_those_of_the_mixture(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     song, estimates = tmp_path / "corpus" / "test" / "Song", tmp_path / "separated" / "Song"

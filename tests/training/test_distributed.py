@@ -371,7 +371,7 @@ def test_workers_of_a_search_share_its_study(workplace: Path) -> None:
         run_dir = search / f"trial-{trial.number}"
         model = load_model(run_dir)
         assert model.config.train.learning_rate == trial.params["learning_rate"]
-        assert model.config.model.dropout_rate == trial.params["dropout_rate"]
+        assert model.config.train.gradient_clip == trial.params["gradient_clip"]
         assert trial.value == model.info["score"] == -read_log(run_dir)[-1]["loss"]
     best = max(trials, key=lambda trial: trial.value)
     assert any(f"Best so far: {best.value:.4g} in {search}/trial-{best.number}" in words for words in said)

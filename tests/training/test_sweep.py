@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,6 +210,16 @@ def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path,
     for gain_db in (0.0, 6.0):
         ran = load_model(tmp_path / f"gain_db={gain_db},seed=0").config.objective
         assert ran == dataclasses.replace(objective, positive_gain_db=estimate, gain_db=gain_db)
+    # Of data that were prepared again in the same folder, they are made anew.
+    shutil.copytree(data_dir, tmp_path / "data")
+    sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (0.0,)}, progress=False)
+    file = tmp_path / "again" / "estimates.json"
+    written = json.loads(file.read_text())
+    for fingerprint, kept in ((written["positive_gain_db"]["data_fingerprint"], 1.25), ("0" * 16, estimate)):
+        stored = {"positive_gain_db": {**written["positive_gain_db"], "number": 1.25, "data_fingerprint": fingerprint}}
+        file.write_text(json.dumps(stored))
+        sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (kept,)}, progress=False)
+        assert load_model(tmp_path / "again" / f"gain_db={kept},seed=0").config.objective.positive_gain_db == kept
     # What is swept is not estimated.
     sweep(config, data_dir, tmp_path / "swept", {"positive_gain_db": (-1.0,)}, progress=False)
     assert not (tmp_path / "swept" / "estimates.json").exists()
