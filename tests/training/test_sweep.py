@@ -215,11 +215,11 @@ def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path,
     sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (0.0,)}, progress=False)
     file = tmp_path / "again" / "estimates.json"
     written = json.loads(file.read_text())
-    for fingerprint, kept in ((written["positive_gain_db"]["data_fingerprint"], 1.25), ("0" * 16, estimate)):
+    for gain_db, fingerprint, used in ((1.0, written["positive_gain_db"]["data_fingerprint"], 1.25), (2.0, "0" * 16, estimate)):
         stored = {"positive_gain_db": {**written["positive_gain_db"], "number": 1.25, "data_fingerprint": fingerprint}}
         file.write_text(json.dumps(stored))
-        sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (kept,)}, progress=False)
-        assert load_model(tmp_path / "again" / f"gain_db={kept},seed=0").config.objective.positive_gain_db == kept
+        sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (gain_db,)}, progress=False)
+        assert load_model(tmp_path / "again" / f"gain_db={gain_db},seed=0").config.objective.positive_gain_db == used
     # What is swept is not estimated.
     sweep(config, data_dir, tmp_path / "swept", {"positive_gain_db": (-1.0,)}, progress=False)
     assert not (tmp_path / "swept" / "estimates.json").exists()
