@@ -17,6 +17,7 @@ import soundfile
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import CorpusError, DataError, UserError
+from data_pipeline.files import LOCK_FILE
 from data_pipeline.layout import read_info
 from data_pipeline.prepare import prepare
 from data_pipeline.synthetic.songs import synthesize
@@ -257,6 +258,7 @@ def test_what_an_interruption_left_damaged_is_made_again(source: Musdb18HQ, good
     unfinished = tmp_path / "data" / "unfinished"
     unfinished.mkdir(parents=True)
     (unfinished / "plan.json").write_text(content)
+    (unfinished / LOCK_FILE).touch()
     (unfinished / "tracks").mkdir()
     prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     assert (tmp_path / "data" / "jaxpu.json").read_bytes() == (good / "jaxpu.json").read_bytes()
