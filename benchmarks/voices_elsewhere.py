@@ -4,8 +4,8 @@
     for each in *-music_*.deb; do dpkg -x $each music; done
     python benchmarks/voices_elsewhere.py OUT --voices CORPUS --music music
 
-CORPUS has the layout of MUSDB18-HQ; the vocals of its test songs of 20 s and more are the voices.  The music, without voices, is
-that of two games, which Debian ships (CC BY-SA 3.0); nothing is installed.
+CORPUS has the layout of MUSDB18-HQ; the vocals of its test songs of 20 s and more are the voices.  Any folders of music without
+voices will do; this is that of two games (CC BY-SA 3.0), which Debian ships, and nothing is installed.
 Each voice sings over passages of several pieces, about 3 dB below them, and rests in the last third of each.  OUT gets the layout
 of MUSDB18-HQ, for benchmarks/adaptation.py.
 """
