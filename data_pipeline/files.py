@@ -1,6 +1,7 @@
 """Files that appear under their names only when they are complete, folders of one process, and the processors of this machine."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -57,14 +58,31 @@ def locked(folder: Path, refusal: UserError) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn an OSError of the body into a WriteError that names the path, the reason, the free space and the remedy."""
+def writing(path: Path, remedy: str, *, forbidden: str | None = None) -> Iterator[None]:
+    """Turn an OSError of the body into a WriteError that names the path, the reason, the free space and the remedy.
+
+    Args:
+        path: what is written.
+        remedy: what the user can do.
+        forbidden: the same where the path may not be written to; None for `remedy`.
+    """
     try:
         yield
     except BrokenPipeError:  # Of a message, not of the file.
         raise
     except OSError as error:
-        raise WriteError(f"{path}: {refused(path, error.strerror or str(error))} {remedy}") from error
+        told = forbidden if forbidden and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else remedy
+        raise WriteError(f"{path}: {refused(path, error.strerror or str(error))} {told}") from error
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Raise WriteError if nothing can be written to a folder, which need not exist and is not made."""
+    existed = folder.is_dir()
+    with writing(folder, remedy):
+        write_text(folder / ".writable", "")
+        (folder / ".writable").unlink()
+        if not existed:
+            folder.rmdir()
 
 
 def refused(path: Path, reason: str) -> str:

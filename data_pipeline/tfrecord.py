@@ -33,6 +33,7 @@ def writing(path: Path) -> contextlib.AbstractContextManager[None]:
         path,
         "Finished tracks are kept, and no incomplete files remain: free some space, or raise the limit of file sizes, and rerun "
         "the same command.",
+        forbidden="Choose another folder (-o), or change its permissions.",
     )
 
 

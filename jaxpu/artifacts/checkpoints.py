@@ -195,12 +195,15 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
     Args:
         path: run directory, of which only the checkpoint is read; an archive of `jaxpu export`, packed or unpacked; or
             `starter` or `starter-drums`, which come with jaxpu.
-        which: `best` by the run's selection criterion, or `last`; ignored for an archive, which holds one model.
+        which: `best` by the run's selection criterion, or `last`; an archive holds one model.
 
     Raises:
+        ValueError: `which` is another word.
         CheckpointError: `path` holds no checkpoint or a damaged one, is no text, or holds parameters that are NaN or infinite.
         ArchiveError: the archive is damaged, or its parameters do not fit its network.
     """
+    if which not in ("best", "last"):
+        raise ValueError(f"which is {which!r}; it must be 'best' or 'last'.")
     path = resolved(path)
     if archive.is_archive(path):
         description = archive.read_description(path)

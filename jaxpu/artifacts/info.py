@@ -83,7 +83,11 @@ def describe_data(dataset: PatchDataset) -> dict[str, Any]:
 
 def describe_run(path: Path, model: "TrainedModel") -> dict[str, Any]:
     """Describe a run, with the scores in its folder `evaluation` if they are of this checkpoint."""
-    scores_path = path / "evaluation" / "scores.json"
+    scores_path, run_config = path / "evaluation" / "scores.json", path / "config.json"
+    config = to_json(model.config)
+    if run_config.exists():  # The run may have gone on for more steps than its checkpoint was to have.
+        stored = read_json(run_config, dict[str, Any], DescriptionError, "Restore it from a copy.")
+        config["train"]["num_steps"] = from_json(stored).train.num_steps
     return {
         "kind": "run",
         "name": str(path),
@@ -91,7 +95,7 @@ def describe_run(path: Path, model: "TrainedModel") -> dict[str, Any]:
         "licence": None,
         "description": None,
         "num_parameters": archive.num_parameters(model.variables),
-        "config": to_json(model.config),
+        "config": config,
         "info": model.info,
         "scores": read_scores(scores_path, model.info) if scores_path.exists() else None,
     }

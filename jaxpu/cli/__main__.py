@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import json
 import math
 import os
@@ -121,7 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # As of `jaxpu prepare ... | head`.
         return _drop_output()
     except OSError as error:  # Most likely about a path that the user gave.
-        return _say(f"{error.filename or argv[0]}: {error.strerror or error}. Check the path and its permissions.", FAILED)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "Free some space, or choose another folder." if is_full else "Check the path and its permissions."
+        return _say(f"{error.filename or argv[0]}: {error.strerror or error}. {remedy}", FAILED)
     except UserError as error:
         return _say(str(error), error.exit_status)
 

@@ -106,14 +106,14 @@ def wants_help(args: Sequence[str]) -> bool:
     return bool(args) and args[0] in ("-h", "--help")
 
 
-def config_argument(command: str, args: Sequence[str]) -> tuple[str, Config, Sequence[str]]:
-    """The name and the value of the config that a command line begins with, and the words after it."""
+def config_argument(command: str, args: Sequence[str]) -> tuple[str, str, Config, Sequence[str]]:
+    """The name of the config that a command line begins with, the command up to it, its value, and the words after it."""
     if wants_help(args):
-        return "CONFIG", Config(), args
+        return "CONFIG", f"{command} CONFIG", Config(), args
     if not args or args[0].startswith("-"):
         names = ", ".join(config_names())
         raise UsageError(f"The config is missing: jaxpu {command} CONFIG. Give a Python file, or one of {names}.")
-    return Path(args[0]).stem, load_config(args[0]), args[1:]
+    return Path(args[0]).stem, f"{command} {shlex.quote(args[0])}", load_config(args[0]), args[1:]
 
 
 def config_options(args: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """`jaxpu estimate-prior`."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +47,9 @@ def run(args: Sequence[str]) -> Answer:
     dataset = PatchDataset.open(args[0])
     config = dataclasses.replace(load_config(args[1] if has_config else "demo"), data=dataset.config)
     rest = args[2 if has_config else 1 :]
-    arguments = parse(EstimatePriorArguments, f"estimate-prior {args[0]}", rest, EXAMPLES, EstimatePriorArguments(config))
+    arguments = parse(
+        EstimatePriorArguments, f"estimate-prior {shlex.quote(args[0])}", rest, EXAMPLES, EstimatePriorArguments(config)
+    )
     dataset.check(arguments.config.data)
     from jaxpu.estimation import class_prior
 

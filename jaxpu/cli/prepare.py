@@ -75,8 +75,8 @@ class PrepareArguments:
 
 def run(args: Sequence[str]) -> Answer:
     """Prepare data."""
-    name, config, rest = config_argument("prepare", args)
-    arguments = parse(PrepareArguments, f"prepare {name}", rest, EXAMPLES, PrepareArguments(config))
+    name, command, config, rest = config_argument("prepare", args)
+    arguments = parse(PrepareArguments, command, rest, EXAMPLES, PrepareArguments(config))
     check_workers(arguments.workers)
     from data_pipeline.prepare import prepare
     from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Source, Stems, download_musdb7s

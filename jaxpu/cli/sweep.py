@@ -50,8 +50,8 @@ class SweepArguments:
 
 def run(args: Sequence[str]) -> Answer:
     """Train the runs."""
-    name, config, rest = config_argument("sweep", args)
-    arguments = parse(SweepArguments, f"sweep {name}", rest, EXAMPLES, SweepArguments(config))
+    name, command, config, rest = config_argument("sweep", args)
+    arguments = parse(SweepArguments, command, rest, EXAMPLES, SweepArguments(config))
     from jaxpu.training.grid import parse_over
     from jaxpu.training.loop import ASKED_TO_STOP
     from jaxpu.training.sweep import sweep

@@ -40,8 +40,8 @@ class TrainArguments:
 
 def run(args: Sequence[str]) -> Answer:
     """Start or resume the run."""
-    name, config, rest = config_argument("train", args)
-    arguments = parse(TrainArguments, f"train {name}", rest, EXAMPLES, TrainArguments(config))
+    name, command, config, rest = config_argument("train", args)
+    arguments = parse(TrainArguments, command, rest, EXAMPLES, TrainArguments(config))
     from jaxpu import parallel
     from jaxpu.training.loop import ASKED_TO_STOP, train
 

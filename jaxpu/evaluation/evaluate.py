@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from data_pipeline import audio
 from data_pipeline.config import DataConfig
-from data_pipeline.errors import AudioError, UserError
-from data_pipeline.files import available_processors, write_text, writing
+from data_pipeline.errors import AudioError, UserError, WriteError
+from data_pipeline.files import available_processors, check_writable
 from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual
 from data_pipeline.tracks import Folders, Source, StemSource, Track, find_tracks
@@ -188,7 +188,10 @@ def _evaluate(
         table.write()  # Before the excerpts: whatever happens to those, the scores are there.
     if chosen := excerpts.choose(results.scores[MODEL], options.num_excerpts):
         signals = _signals(estimate, [track for track in tracks if track.name in chosen], data.target, options.progress)
-        written = parallel.of_first_process(lambda: excerpts.write(out_dir, signals))
+        try:
+            written = parallel.of_first_process(lambda: excerpts.write(out_dir, signals))
+        except (UserError, OSError) as error:
+            raise WriteError(f"{error} The scores are in {table.path}:\n{format_table(table)}") from error
         table = dataclasses.replace(table, info=table.info | {"excerpts": written})
         if parallel.process_index() == 0:
             table.write()
@@ -228,9 +231,7 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
                     "Choose another folder (-o), or rename this one."
                 )
         try:
-            with writing(out_dir, "Choose another folder (-o)."):
-                write_text(out_dir / ".writable", "")
-                (out_dir / ".writable").unlink()
+            check_writable(out_dir, "Choose another folder (-o).")
         except UserError as error:
             return error
         return None

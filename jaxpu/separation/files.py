@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -135,8 +136,9 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
         )
     if np.issubdtype(waveform.dtype, np.integer):
         full_scale = 1 << (np.iinfo(waveform.dtype).bits - 1)
+        subtract = f"Subtract {full_scale}, its zero, and divide" if np.iinfo(waveform.dtype).min == 0 else "Divide"
         raise ValueError(
-            f"waveform has dtype {waveform.dtype}; it must be floats with full scale 1. Divide it by {full_scale}, or by the "
+            f"waveform has dtype {waveform.dtype}; it must be floats with full scale 1. {subtract} it by {full_scale}, or by the "
             "full scale that it has."
         )
     if not np.issubdtype(waveform.dtype, np.floating):
@@ -319,8 +321,8 @@ def separated_blocks(
     Raises:
         AudioError: the target has samples that are NaN or infinite.
     """
-    if chunk_s is not None and not chunk_s > 0:
-        raise ValueError(f"chunk_s is {chunk_s}; it must be positive.")
+    if chunk_s is not None and not 0 < chunk_s < math.inf:
+        raise ValueError(f"chunk_s is {chunk_s}; it must be positive and finite.")
     config, rate = model.config, model.config.data.patch.sample_rate
     mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, rate))
     mixtures, blocks = itertools.tee(read())  # Keeps the samples between the two: a chunk and a bit.

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline import audio
 from data_pipeline.errors import AudioError, failure, printable
-from data_pipeline.files import write_text
+from data_pipeline.files import check_writable, write_text
 from data_pipeline.mark_formats import Mark
 from data_pipeline.marks_check import Doubt, MarksCheck
 from data_pipeline.progress import progress_bar
@@ -104,11 +104,13 @@ def suggest(
 
     Raises:
         AudioError: a label track exists already: a person may have edited it.
+        WriteError: nothing can be written to `out_dir`.
     """
     tracks = {path: out_dir / track for path, track in label_tracks(recordings, folder).items()}
     for track in tracks.values():
         if track.exists():
             raise AudioError(f"{track}: exists, perhaps with your corrections. Choose another folder with -o, or remove it.")
+    check_writable(out_dir, "Choose another folder (-o).")  # Now, for listening may take hours.
     energies, failed = _listen(model, recordings, progress)
     written = {}
     for path, found in passages(energies).items():

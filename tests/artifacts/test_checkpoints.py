@@ -47,6 +47,8 @@ def test_last_and_best_are_kept_and_come_back_as_they_were(tmp_path: Path) -> No
             save(checkpoints, step, score)
         assert checkpoints.latest_step == 40
     assert stored_steps(tmp_path) == [20, 40]
+    with pytest.raises(ValueError, match="which is 'latest'; it must be 'best' or 'last'"):
+        load_model(tmp_path, which="latest")
     for which, step in (("best", 20), ("last", 40)):
         model = load_model(tmp_path, which=which)
         assert model.config == CONFIG

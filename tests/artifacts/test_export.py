@@ -28,6 +28,7 @@ from jaxpu.artifacts.stablehlo import serialize
 from jaxpu.cli.__main__ import main
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, SupervisedConfig, TrainConfig
 from jaxpu.config.networks import ModelConfig
+from jaxpu.config_files import to_json
 from jaxpu.core.network import TrainedModel
 from jaxpu.core.step import init_state, separation_variables
 from jaxpu.separation.files import separate_waveform
@@ -174,6 +175,10 @@ def test_info_of_runs_and_archives(
     assert "scores       unknown" in info(other)
     write_scores(other / "evaluation" / "scores.json", {"step": 30, "data_fingerprint": "0123456789abcdef"})
     assert "scores       unknown" in info(other)
+    # A run that went on for more steps keeps the checkpoint that was selected.
+    longer = to_json(make_config()) | {"train": to_json(TrainConfig(num_steps=200))}
+    (other / "config.json").write_text(json.dumps(longer))
+    assert "trained      60 of 200 steps" in info(other)
     # A folder of the same name does not hide a config.
     monkeypatch.chdir(tmp_path)
     Path("recordings").mkdir()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from data_pipeline.tracks import Musdb18, Musdb18HQ
 from jaxpu.cli.__main__ import COMMANDS, main
 from jaxpu.cli.command import config_options, next_line
 from jaxpu.cli.demo_pipeline import example_songs
-from jaxpu.config_files import config_names
+from jaxpu.config_files import config_names, config_path
 
 # A network and patches so small that most of the time goes into the commands themselves.
 SETTINGS = [
@@ -188,6 +189,16 @@ def test_the_demo_needs_a_test_song(tmp_path, capsys):
     assert run("demo", "-o", tmp_path, "--test-songs", 0) == 2
     assert "--test-songs is 0; it must be at least 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "sweep"])
+def test_help_is_offered_for_the_config_that_was_given(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(config_path("demo"), "my config.py")
+    with pytest.raises(SystemExit):
+        run(command, "my config.py", "--train.nope", 1)
+    printed = re.sub(r"[│\s]+", " ", capsys.readouterr().err)
+    assert f"run jaxpu {command} 'my config.py' --help" in printed
 
 
 @pytest.mark.slow

@@ -216,6 +216,16 @@ def test_a_full_standard_output_is_named(tmp_path: Path) -> None:
     assert "standard output: No space left" in err
 
 
+def test_a_full_disk_is_named_with_a_remedy(tmp_path: Path) -> None:
+    command = shlex.join([*JAXPU, "synthesize", "corpus", "--train", "1", "--test", "0", "--seconds", "5"])
+    limited = subprocess.Popen(
+        ["bash", "-c", f"ulimit -f 20; {command}"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    status, _, err = finish(limited)
+    assert status == 1
+    assert err.endswith("File too large. Free some space, or choose another folder.\n")
+
+
 # --- Names ---
 
 

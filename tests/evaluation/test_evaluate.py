@@ -409,6 +409,25 @@ def test_a_disk_that_is_full_at_the_end_does_not_lose_the_scores(corpus, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_a_disk_that_is_full_at_the_excerpts_does_not_hide_the_scores(corpus, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    calls = []
+
+    def limits_files(waveform, sample_rate):
+        calls.append(1)
+        if len(calls) > 2:  # The songs are scored; now their excerpts are made.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        return 0.5 * waveform
+
+    options = dataclasses.replace(MODEL_ALONE, num_excerpts=1)
+    try:
+        with pytest.raises(WriteError, match=rf"The scores are in {tmp_path}/scores.json:(.|\n)*SI-SDRi(.|\n)*model +-?\d"):
+            evaluate_separator(limits_files, DATA, corpus, tmp_path, options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert json.loads((tmp_path / "scores.json").read_text())["methods"]["model"]["num_tracks"] == 2
+
+
 def test_a_worker_that_dies_costs_its_jobs_alone():
     results = list(workers.in_workers(os._exit, [1, 1, 1], num_workers=2, num_jobs=3, title="", progress=False))
     assert [job for job, _ in results] == [1, 1, 1]

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 import jaxpu
-from data_pipeline.errors import AudioError
+from data_pipeline.errors import AudioError, WriteError
 from data_pipeline.mark_formats import Mark, read_marks
 from data_pipeline.marks import find_marks
 from jaxpu.cli.__main__ import main
@@ -127,6 +127,13 @@ def test_label_tracks_have_the_names_of_their_recordings_and_are_never_replaced(
     with pytest.raises(AudioError, match=r"one\.txt: exists"):
         suggest(model, paths, tmp_path / "songs", tmp_path / "labels", progress=False)
     assert (tmp_path / "labels/one.txt").read_text() == "0.0\t1.0\tmine\n"
+
+
+def test_an_output_folder_that_cannot_be_written_is_named_before_anything_is_heard(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("jaxpu.separation.suggest.measure", lambda *_: pytest.fail("heard"))
+    with pytest.raises(WriteError, match=r"file/labels: cannot be written .* Choose another folder \(-o\)"):
+        suggest(None, [tmp_path / "song.wav"], tmp_path, tmp_path / "file" / "labels", progress=False)
 
 
 def test_recordings_of_one_name_have_label_tracks_of_their_own(tmp_path):
