@@ -51,8 +51,8 @@ def find_songs(root: Path, target: tuple[str, ...], say: Callable[[str], None]) 
     """
     files = {song: stem_files(song) for song in song_folders(root)}
     # Nobody knows what plays in a mixture alone: it would count as free of the target.
-    unsplit = [song.name for song, found in files.items() if [*found] == [MIXTURE]]
-    files = {song: found for song, found in files.items() if found and song.name not in unsplit}
+    unsplit = [song for song, found in files.items() if [*found] == [MIXTURE]]
+    files = {song: found for song, found in files.items() if found and song not in unsplit}
     counts = Counter(name for found in files.values() for name in found if name != MIXTURE)
     if not counts:
         raise AudioError(
@@ -64,7 +64,7 @@ def find_songs(root: Path, target: tuple[str, ...], say: Callable[[str], None]) 
         raise AudioError(
             f"{root}: has no target {' and '.join(lacking or target)}. Name some of its stems, but not all: {names}."
         )
-    alone = f" Left out, with a mixture alone: {', '.join(unsplit)}." if unsplit else ""
+    alone = f" Left out, with a mixture alone: {', '.join(song.name for song in unsplit)}." if unsplit else ""
     stems = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
     say(f"{root}: {len(files)} songs with the stems {stems}.{alone}")
     return [_track(song, root, found, target) for song, found in files.items()]
