@@ -21,7 +21,8 @@ LEG_TESTS := tests/data_pipeline/test_prepare.py tests/data_pipeline/test_lazy_t
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 leg = $(pytest) -m "not slow" $(TEST_ARGS) $(LEG_TESTS)
 
-# A training step frees and takes hundreds of MB: with huge pages it takes a quarter less time on one core (docs/performance.md).
+# A training step frees and takes hundreds of MB: with huge pages it takes a quarter to a third less time
+# (docs/performance.md).  Programs get them from here, `jaxpu train` without it too.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # Some containers set this.  Without compiled modules every process takes some 17 s longer to start.

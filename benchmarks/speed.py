@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py [--only PART ...]
 
-The parts are `steps`, `separation`, `reading`, `preparing`, `starting` and `evaluation`.  The two sides of a comparison take
-turns (A B A B), and medians count.  torch is a peer where it is installed; `make bench` installs it.  Each part writes its rows
-to benchmarks/results/measured/speed.json, in place of those of an earlier time.
+The parts are `steps`, `training`, `separation`, `reading`, `preparing`, `starting` and `evaluation`.  The two sides of a
+comparison take turns (A B A B), and medians count.  torch is a peer where it is installed; `make bench` installs it.  Each part
+writes its rows to benchmarks/results/measured/speed.json, in place of those of an earlier time.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from jaxpu.core.network import make_network
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import RECALIBRATE_EVERY, init_state, separation_variables
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate_estimates
+from jaxpu.monitoring.run_log import read_log
 from jaxpu.parallel import convolution_form
 from jaxpu.separation.files import separate_file
 
@@ -75,7 +76,7 @@ def write_part(path: Path, part: str, rows: list[Row]) -> None:
     parts[part] = rows
     table = {
         "commands": ["make bench"],
-        "machine": f"{os.cpu_count()} CPU cores, jax {jax.__version__}. Medians of {ROUNDS}, in turn with those of the peer.",
+        "machine": f"{os.cpu_count()} CPU cores, jax {jax.__version__}. Medians of {ROUNDS}, of training 3, in turn with peers.",
         "columns": ["work", "jaxpu", "peer", "which peer"],
         "rows": [row for name in PARTS for row in parts.get(name, [])],
         "parts": parts,
@@ -244,6 +245,27 @@ def until_compilation(data: Path, run: Path, environment: dict[str, str]) -> flo
     raise RuntimeError("jaxpu train ended before its first step")
 
 
+def training(work: Path) -> Iterator[Row]:
+    """`jaxpu train` with the huge pages that it asks for, and without."""
+    for name in ("demo_supervised", "rendered_songs"):
+        songs = noise.corpus(work / "songs", 8, 30)
+        data = prepare(songs, load_config(name).data, work / name, progress=False).directory
+        runs = [(setting, work / f"{name}_{setting}_{number}") for number in range(3) for setting in (1, 0)]
+        found = {run: milliseconds_of_a_step(name, data, run, setting) for setting, run in runs}
+        ours, theirs = (f"{np.median([found[run] for each, run in runs if each == setting]):.0f} ms" for setting in (1, 0))
+        yield [f"`jaxpu train {name}`, a step of 8 clips", ours, theirs, "without huge pages"]
+
+
+def milliseconds_of_a_step(name: str, data: Path, run: Path, hugetlb: int) -> float:
+    """Median over the lines of a run's log, but for the first, in which programs are loaded."""
+    command = [*COMMAND, "train", name, "--prepared", str(data), "--run", str(run), "--train.batch-size", "8"]
+    steps = ["--train.num-steps", "100", "--train.eval-every", "100", "--train.eval-batches", "1"]
+    environment = os.environ | {"GLIBC_TUNABLES": f"glibc.malloc.hugetlb={hugetlb}"}
+    subprocess.run([*command, *steps], env=environment, check=True, capture_output=True)
+    rates = [line["clips_per_s"] for line in read_log(run) if line["kind"] == "train"]
+    return 8000 / float(np.median(rates[1:]))
+
+
 def evaluation(work: Path) -> Iterator[Row]:
     """SDR and SI-SDR of estimates on disk."""
     source = noise.corpus(work / "corpus", SCORED_SONGS, SCORED_S, split="test")
@@ -258,6 +280,7 @@ def evaluation(work: Path) -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "steps": steps,
+    "training": training,
     "separation": separation,
     "reading": reading,
     "preparing": preparing,

@@ -17,6 +17,9 @@ from types import FrameType
 
 _INTERRUPTED = 130  # As in `jaxpu.cli.command`, whose import takes too long here.
 
+_TRAINING = ("train", "sweep", "demo")
+_HUGE_PAGES = "glibc.malloc.hugetlb"
+
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _AGAIN_AFTER_S = 0.05
 _ORBAX = f"{os.sep}orbax{os.sep}"
@@ -24,6 +27,8 @@ _ORBAX = f"{os.sep}orbax{os.sep}"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command of `jaxpu` as a program; see `jaxpu.cli.__main__.main`."""
+    if argv is None and sys.argv[1:2] and sys.argv[1] in _TRAINING:
+        _start_with_huge_pages()
     _open_streams()
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # As under nohup, or in the background of a script.
@@ -41,6 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in _SIGNALS:  # Ctrl-C while Python ends would print a traceback.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
+
+
+def _start_with_huge_pages() -> None:
+    """Start the program again, as the same process, with an allocator that asks for huge pages, unless the user has decided.
+
+    A training step on a CPU frees and takes hundreds of MB, and the system zeroes them page by page: up to half of its time.
+    glibc reads the setting when a process starts; other C libraries ignore it.
+    """
+    given = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and _HUGE_PAGES not in given:
+        tunables = ":".join(filter(None, [given, f"{_HUGE_PAGES}=1"]))
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, "GLIBC_TUNABLES": tunables})
 
 
 def _open_streams() -> None:

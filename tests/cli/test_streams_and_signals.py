@@ -226,6 +226,40 @@ def test_a_full_disk_is_named_with_a_remedy(tmp_path: Path) -> None:
     assert err.endswith("File too large. Free some space, or choose another folder.\n")
 
 
+# --- Memory ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize(
+    ("command", "given", "found"),
+    [
+        ("train", None, "glibc.malloc.hugetlb=1"),
+        ("sweep", "glibc.malloc.arena_max=4", "glibc.malloc.arena_max=4:glibc.malloc.hugetlb=1"),
+        ("train", "glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("info", None, None),
+    ],
+)
+@pytest.mark.parametrize("program", [JAXPU, [str(Path(sys.executable).with_name("jaxpu"))]], ids=["module", "script"])
+def test_training_gets_huge_pages(tmp_path: Path, program: list[str], command: str, given: str | None, found: str | None) -> None:
+    """A config is a Python file, which can tell its environment."""
+    (tmp_path / "my config.py").write_text(
+        "import os, sys\nfrom jaxpu.config import Config\nconfig = Config()\n"
+        "print('tunables', os.environ.get('GLIBC_TUNABLES'), os.getpid(), file=sys.stderr)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {"GLIBC_TUNABLES": given} if given else {}
+    process = subprocess.Popen(
+        [*program, command, "my config.py"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, _, err = finish(process)
+    assert f"tunables {found} {process.pid}\n" in err
+
+
 # --- Names ---
 
 
