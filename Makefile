@@ -22,7 +22,7 @@ pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 leg = $(pytest) -m "not slow" $(TEST_ARGS) $(LEG_TESTS)
 
 # A training step frees and takes hundreds of MB: with huge pages it takes a quarter to a third less time
-# (docs/performance.md).  Programs get them from here, `jaxpu train` without it too.
+# (docs/performance.md).  `jaxpu train` asks for them itself; tests and benchmarks do not.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # Some containers set this.  Without compiled modules every process takes some 17 s longer to start.

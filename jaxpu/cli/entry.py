@@ -27,7 +27,7 @@ _ORBAX = f"{os.sep}orbax{os.sep}"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command of `jaxpu` as a program; see `jaxpu.cli.__main__.main`."""
-    if argv is None and sys.argv[1:2] and sys.argv[1] in _TRAINING:
+    if argv is None and len(sys.argv) > 1 and sys.argv[1] in _TRAINING:
         _start_with_huge_pages()
     _open_streams()
     for number in _SIGNALS:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start_with_huge_pages() -> None:
     """Start the program again, as the same process, with an allocator that asks for huge pages, unless the user has decided.
 
-    A training step on a CPU frees and takes hundreds of MB, and the system zeroes them page by page: up to half of its time.
+    A training step on a CPU frees and takes hundreds of MB, and the system zeroes them page by page: a quarter to a third of its
+    time (docs/performance.md).
     glibc reads the setting when a process starts; other C libraries ignore it.
     """
     given = os.environ.get("GLIBC_TUNABLES", "")
