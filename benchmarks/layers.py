@@ -20,6 +20,7 @@ import torch  # In no lock: `make bench` installs it.
 from speed import medians
 
 from data_pipeline.files import write_text
+from jaxpu.core.models.batch_norm import BatchNorm
 from jaxpu.core.models.convolution import Convolution, by_onednn, gradient_by_example
 
 RESULTS = Path(__file__).resolve().parent / "results" / "measured" / "layers.json"
@@ -61,10 +62,11 @@ def in_jax(dilation: int, form: Convolution) -> dict[str, Callable[[], Any]]:
         numbers = ("NHWC", "HWIO", "NHWC")
         return form(inputs, kernel, (1, 1), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=numbers)
 
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), inputs, train=True)
+
     def normalized(inputs: jax.Array) -> jax.Array:
-        active = jax.nn.relu(inputs)
-        mean = active.mean((0, 1, 2))
-        return (active - mean) * jax.lax.rsqrt(jnp.square(active).mean((0, 1, 2)) - mean**2 + 1e-5)
+        return norm.apply(variables, jax.nn.relu(inputs), train=True, mutable=["batch_stats"])[0]
 
     def pulled_back(function: Callable[..., jax.Array], *inputs: jax.Array) -> Any:
         return jax.vjp(function, *inputs)[1](cotangents)

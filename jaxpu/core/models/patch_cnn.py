@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxpu.config import PatchCNNConfig
 from jaxpu.config.networks import ConvolutionForm
+from jaxpu.core.models.batch_norm import BatchNorm
 from jaxpu.core.models.convolution import conv_general_dilated, same_padding
 from jaxpu.core.models.initializers import torch_uniform
 from jaxpu.core.stft import magnitude
@@ -89,13 +90,7 @@ class PatchCNN(nn.Module):
             x = self._convolution(x, channels, kernel_size, dilation, f"conv_{layer}")
             x = nn.relu(x)
             if config.normalization == "batch":
-                x = nn.BatchNorm(
-                    momentum=0.0,  # Training returns the statistics of its batch, which `recalibrate` averages.
-                    epsilon=1e-5,
-                    dtype=self.dtype,
-                    axis_name=self.axis_name if train else None,
-                    name=f"norm_{layer}",
-                )(x, use_running_average=not train)
+                x = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm_{layer}")(x, train=train)
             elif train and config.dropout_rate:
                 assert keys is not None
                 x = channel_dropout(x, jax.vmap(jax.random.fold_in, (0, None))(keys, layer), config.dropout_rate)

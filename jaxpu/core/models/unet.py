@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpu.config.networks import ConvolutionForm, UNetConfig
+from jaxpu.core.models.batch_norm import BatchNorm
 from jaxpu.core.models.convolution import conv_general_dilated, same_padding
 from jaxpu.core.models.patch_cnn import FEATURES
 
@@ -138,12 +139,5 @@ class UNet(nn.Module):
         return self._normalized(nn.Dense(size, use_bias=False, dtype=self.dtype, name=name)(x), name, train, axis)
 
     def _normalized(self, x: jax.Array, name: str, train: bool, axis: int = 3) -> jax.Array:
-        x = nn.BatchNorm(
-            momentum=0.0,  # Training returns the statistics of its batch, which `recalibrate` averages.
-            epsilon=1e-5,
-            axis=axis,
-            dtype=self.dtype,
-            axis_name=self.axis_name if train else None,
-            name=f"{name}_norm",
-        )(x, use_running_average=not train)
+        x = BatchNorm(axis=axis, dtype=self.dtype, axis_name=self.axis_name, name=f"{name}_norm")(x, train=train)
         return nn.relu(x)
