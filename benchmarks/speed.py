@@ -97,19 +97,20 @@ def medians(*sides: Callable[[], object]) -> list[float]:
 
 
 def steps(work: Path) -> Iterator[Row]:
-    """Networks beside torch, and training steps."""
+    """Training steps, and networks beside torch."""
     del work
+    for name in ("baseline", "demo_supervised", "demo_remix", "demo", "recordings"):
+        step, arguments = compiled_step(loaded(name))
+        (seconds,) = medians(functools.partial(a_few_steps, step, *arguments))
+        clips = loaded(name).train.batch_size
+        yield [f"a training step of `{name}`, {clips} + {clips} clips", f"{1e3 * seconds / RECALIBRATE_EVERY:.0f} ms", "-", "-"]
+    # Last: after torch's steps of `baseline` in NCHW everything else takes longer.
     for name, clips in (("baseline", 16), ("demo_supervised", 8)):
         sides: list[Callable[[], object]] = [network_alone(loaded(name), clips)]
         if importlib.util.find_spec("torch"):
             sides += [torch_training_step(loaded(name), clips, channels_last=last) for last in (True, False)]
         ours, *theirs = (f"{1e3 * seconds:.0f} ms" for seconds in medians(*sides))
         yield [f"the network of `{name}`, a loss and Adam, {clips} clips", ours, "; ".join(theirs), "torch: channels_last; NCHW"]
-    for name in ("baseline", "demo_supervised", "demo_remix", "demo", "recordings"):
-        step, arguments = compiled_step(loaded(name))
-        (seconds,) = medians(functools.partial(a_few_steps, step, *arguments))
-        clips = loaded(name).train.batch_size
-        yield [f"a training step of `{name}`, {clips} + {clips} clips", f"{1e3 * seconds / RECALIBRATE_EVERY:.0f} ms", "-", "-"]
 
 
 def network_alone(config: Config, clips: int) -> Callable[[], object]:
