@@ -31,6 +31,8 @@ class SeparateArguments:
         out: folder for the separated files; inside an input folder it is not searched.
         format: file format: wav, flac, ogg or mp3.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
+        shifts: average this many separations, each with its STFT frames moved by an equal share of their distance; it takes as
+            many times as long.
         json: print the written files and the failures as one JSON document.
     """
 
@@ -45,6 +47,7 @@ class SeparateArguments:
     subtype: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of each recording, if the format has it)")
     ] = None
+    shifts: int = 1
     json: Json = False
 
 
@@ -54,10 +57,17 @@ def run(args: Sequence[str]) -> Answer:
     if not arguments.inputs:
         raise UsageError("Give at least one recording or folder: jaxpu separate MODEL FILE_OR_FOLDER... -o DIR.")
     from jaxpu.artifacts.checkpoints import load_model
-    from jaxpu.separation.files import SeparationOptions, separate
+    from jaxpu.separation.files import separate
+    from jaxpu.separation.options import SeparationOptions
+    from jaxpu.separation.overlap_add import check_shifts
 
-    options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype)
-    report = separate(load_model(arguments.model), arguments.inputs, arguments.out, options)
+    options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype, shifts=arguments.shifts)
+    model = load_model(arguments.model)
+    try:
+        check_shifts(model, arguments.shifts)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    report = separate(model, arguments.inputs, arguments.out, options)
     for message in report.failed.values():
         print(f"jaxpu: {printable(message)}", file=sys.stderr)
     document = {

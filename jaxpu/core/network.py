@@ -105,8 +105,14 @@ def make_mask_fn(config: Config, convolution: ConvolutionForm = "xla") -> Callab
     return mask_fn
 
 
-def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Callable[..., jax.Array]:
+def make_separate(config: Config, convolution: ConvolutionForm = "xla", shifts: int = 1) -> Callable[..., jax.Array]:
     """The pure function from waveforms to targets: STFT, mask and inverse.
+
+    Args:
+        config: of the model.
+        convolution: form in which convolutions are computed.
+        shifts: grids of frames, each `hop_length / shifts` samples after the one before it, whose masks are computed apart.  The
+            inverse takes the frames of all, so it averages the targets.
 
     Returns:
         (variables, waveform, seen, num_samples, edge_frames=0) to the target, float32 (..., channels, num_samples).
@@ -114,18 +120,26 @@ def make_separate(config: Config, convolution: ConvolutionForm = "xla") -> Calla
         waveform itself, or its downmix (..., 1, samples), whose mask serves all channels.  A network that sees all channels makes
         one mask for them.  The first and the last `edge_frames` frames are discarded.
     """
-    patch, mask_fn = config.data.patch, make_mask_fn(config, convolution)
+    mask_fn = make_mask_fn(config, convolution)
+    patch = dataclasses.replace(config.data.patch, hop_length=config.data.patch.hop_length // shifts)
 
     def separate(variables: Any, waveform: jax.Array, seen: jax.Array, num_samples: int, edge_frames: int = 0) -> jax.Array:
         def inner_frames(signal: jax.Array) -> jax.Array:
             spectrum = stft(signal, patch)  # (..., channels, frames, bins)
-            return spectrum[..., edge_frames : spectrum.shape[-2] - edge_frames, :]
+            edge = edge_frames * shifts
+            return spectrum[..., edge : spectrum.shape[-2] - edge, :]
 
         spectrum, seen_spectrum = inner_frames(waveform), inner_frames(seen)
         # Recordings are examples, and so are channels, unless the network sees all of them.
         *recordings, channels, frames, bins = seen_spectrum.shape
         seen_at_once, masks = (channels, 1) if config.model.sees_all_channels else (1, channels)
-        mask = mask_fn(variables, seen_spectrum.reshape(-1, seen_at_once, frames, bins)).reshape(*recordings, masks, frames, bins)
+        # Grids are examples, too.  All but the first end a frame earlier, and get one of zeros.
+        padded = jnp.pad(seen_spectrum, ((0, 0),) * (seen_spectrum.ndim - 2) + ((0, shifts - 1), (0, 0)))
+        grids = jnp.stack([padded[..., shift::shifts, :] for shift in range(shifts)])
+        grid_frames = grids.shape[-2]
+        mask = mask_fn(variables, grids.reshape(-1, seen_at_once, grid_frames, bins))
+        mask = jnp.moveaxis(mask.reshape(shifts, *recordings, masks, grid_frames, bins), 0, -2)
+        mask = mask.reshape(*recordings, masks, grid_frames * shifts, bins)[..., :frames, :]
         return istft(mask.astype(spectrum.dtype) * spectrum, patch, num_samples)
 
     return separate

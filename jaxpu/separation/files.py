@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from data_pipeline import activity, audio
 from data_pipeline.audio import AudioInfo
@@ -26,54 +25,13 @@ from jaxpu.core import band_above
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.exact_sum import quantized, summable
 from jaxpu.separation.inputs import ACCOMPANIMENT, find_inputs
-from jaxpu.separation.overlap_add import Blocks, target_blocks
+from jaxpu.separation.options import PCM_STEPS, SeparationOptions
+from jaxpu.separation.overlap_add import Blocks, check_shifts, target_blocks
 
 MOST_CHANNELS = 64
 """A waveform with more channels than these, and than samples, is taken for a transposed one."""
 
-_PCM_STEPS = {"PCM_16": 2.0**-15, "PCM_24": 2.0**-23}
-_LOSSLESS_SUFFIXES = (".wav", ".flac")
 _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of audio [{elapsed}<{remaining}{postfix}]"
-
-
-@dataclasses.dataclass(frozen=True)
-class SeparationOptions:
-    """Format of the written files and length of the chunks.
-
-    Attributes:
-        suffix: `.wav`, `.flac`, `.ogg` or `.mp3`.  By default the recording's own if it is .wav or .flac; else .wav, since
-            coding a lossy recording once more loses quality and the exact sum.
-        subtype: `FLOAT`, `PCM_24` or `PCM_16`.  By default the recording's own if it is one of them and the format can hold it;
-            else FLOAT in .wav and PCM_24 in .flac.
-        chunk_s: seconds of a chunk; shorter ones need less memory. By default 5, or more where neighbouring chunks overlap much.
-
-    Raises:
-        AudioError: the suffix is none of these.
-    """
-
-    suffix: str | None = None
-    subtype: str | None = None
-    chunk_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.suffix is None:
-            return
-        normal = f".{self.suffix.lower().removeprefix('.')}"
-        if normal not in audio.WRITE_SUFFIXES:
-            raise AudioError(f"The output format is {self.suffix!r}; it must be one of {', '.join(audio.WRITE_SUFFIXES)}.")
-        object.__setattr__(self, "suffix", normal)
-
-    def format_for(self, path: Path) -> tuple[str, str | None]:
-        """Suffix and subtype of the files that are written for a recording; a subtype of None is `audio.Writer`'s default."""
-        own_suffix = path.suffix.lower()
-        suffix = self.suffix or (own_suffix if own_suffix in _LOSSLESS_SUFFIXES else ".wav")
-        if self.subtype is not None or suffix not in _LOSSLESS_SUFFIXES:
-            return suffix, self.subtype
-        try:
-            own = soundfile.info(os.fsencode(path)).subtype
-        except (soundfile.SoundFileError, OSError):
-            return suffix, None  # A file that only ffmpeg reads, or one for which `audio.probe` says what is wrong.
-        return suffix, own if own in _PCM_STEPS or (own == "FLOAT" and suffix == ".wav") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +53,7 @@ def separate_waveform(
     sample_rate: int,
     *,
     chunk_s: float | None = None,
+    shifts: int = 1,
 ) -> np.ndarray:
     """Separate the target from a waveform, with the same result that `separate_file` writes to a float file.
 
@@ -105,13 +64,15 @@ def separate_waveform(
             for each channel.
         sample_rate: of the waveform, in Hz.
         chunk_s: seconds of a chunk; see `SeparationOptions`.
+        shifts: grids of STFT frames; see there, too.
 
     Returns:
         The target, float32 (channels, samples); the accompaniment is `waveform` minus it.  What lies above the band of the model
         is described in `jaxpu.core.band_above`.
 
     Raises:
-        ValueError: on another shape, also (samples, channels); integers; samples that are NaN or infinite.
+        ValueError: on another shape, also (samples, channels); integers; samples that are NaN or infinite; shifts that do not
+            divide the model's hop.
         AudioError: the model makes samples that are NaN or infinite.
     """
     waveform = _checked(waveform)
@@ -120,7 +81,8 @@ def separate_waveform(
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):
             yield waveform[:, begin : begin + audio.BLOCK_SAMPLES]
 
-    targets = [summable(mixture, target) for mixture, target in separated_blocks(model, read, sample_rate, chunk_s, "waveform")]
+    blocks = separated_blocks(model, read, sample_rate, "waveform", SeparationOptions(chunk_s=chunk_s, shifts=shifts))
+    targets = [summable(mixture, target) for mixture, target in blocks]
     return np.concatenate(targets, axis=1) if targets else np.zeros_like(waveform)
 
 
@@ -193,7 +155,7 @@ def separate_file(
         if output.exists() and output.samefile(path):
             raise AudioError(f"{path}: would be overwritten by its own separation. Choose another output folder than {out_dir}.")
     out_dir.mkdir(parents=True, exist_ok=True)
-    separated = separated_blocks(model, functools.partial(audio.read_blocks, path), info.sample_rate, options.chunk_s, str(path))
+    separated = separated_blocks(model, functools.partial(audio.read_blocks, path), info.sample_rate, str(path), options)
     try:
         _write(separated, outputs, info, subtype, on_samples)
     except BaseException:
@@ -225,7 +187,7 @@ def _write(
             )
             for output in outputs
         )
-        step = _PCM_STEPS.get(target_writer.subtype)
+        step = PCM_STEPS.get(target_writer.subtype)
         overshoot = audio.Overshoot()
         for mixture, target in separated:
             if step is None:
@@ -304,7 +266,11 @@ def _duration_s(path: Path) -> float:
 
 
 def separated_blocks(
-    model: TrainedModel, read: Callable[[], Blocks], sample_rate: int, chunk_s: float | None, name: str
+    model: TrainedModel,
+    read: Callable[[], Blocks],
+    sample_rate: int,
+    name: str,
+    options: SeparationOptions = SeparationOptions(),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Separate a signal block by block.
 
@@ -312,8 +278,8 @@ def separated_blocks(
         model: the trained model.
         read: begins to read the signal, at its own rate.
         sample_rate: of the signal, in Hz.
-        chunk_s: seconds of a chunk; see `SeparationOptions`.
         name: of the signal, in messages.
+        options: its `chunk_s` and `shifts`.
 
     Yields:
         A block of the signal and its target, float32 (channels, samples) each.
@@ -321,14 +287,15 @@ def separated_blocks(
     Raises:
         AudioError: the target has samples that are NaN or infinite.
     """
-    if chunk_s is not None and not 0 < chunk_s < math.inf:
-        raise ValueError(f"chunk_s is {chunk_s}; it must be positive and finite.")
+    if options.chunk_s is not None and not 0 < options.chunk_s < math.inf:
+        raise ValueError(f"chunk_s is {options.chunk_s}; it must be positive and finite.")
+    check_shifts(model, options.shifts)
     config, rate = model.config, model.config.data.patch.sample_rate
     mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, rate))
     mixtures, blocks = itertools.tee(read())  # Keeps the samples between the two: a chunk and a bit.
     heard, blocks = itertools.tee(audio.resample_blocks(blocks, sample_rate, rate))
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
-    blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, chunk_s))
+    blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, options.chunk_s, options.shifts))
     above = None
     if sample_rate > rate:
         above = band_above.BandAbove(rate, one_mask=config.model.sees_all_channels or not config.data.patch.stereo)

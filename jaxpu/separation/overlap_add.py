@@ -38,7 +38,7 @@ Blocks = Iterator[np.ndarray]
 """Consecutive pieces of a signal, float32 (channels, any number of samples)."""
 
 
-def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float | None) -> Blocks:
+def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float | None, shifts: int = 1) -> Blocks:
     """Separate the target from a signal in constant memory.
 
     Args:
@@ -46,16 +46,24 @@ def target_blocks(model: TrainedModel, blocks: Blocks, chunk_s: float | None) ->
         blocks: the signal at the model's rate, scaled as the model's `level` asks.
         chunk_s: seconds of a chunk, longer where the context needs it; None: CHUNK_S, or more, so that at
             most a quarter of a chunk overlaps others.
+        shifts: grids of STFT frames; see `SeparationOptions`.
 
     Yields:
         float32 (channels, any number), in all as many samples as the signal extended to a whole number of hops.
     """
     with ThreadPoolExecutor(CHUNKS_AT_ONCE) as pool:
-        chunks = _Chunks(model, chunk_s, pool)
+        chunks = _Chunks(model, chunk_s, shifts, pool)
         for block in _extended(blocks, model.config.data.patch):
             chunks.append(block)
             yield from chunks.complete()
         yield from chunks.finish()
+
+
+def check_shifts(model: TrainedModel, shifts: int) -> None:
+    """Raise ValueError if frames cannot be shifted by an equal share of the model's hop."""
+    hop = model.config.data.patch.hop_length
+    if shifts < 1 or hop % shifts:
+        raise ValueError(f"shifts is {shifts}; it must divide the model's hop of {hop} samples. Give 1 or 2.")
 
 
 class _Chunks:
@@ -74,10 +82,11 @@ class _Chunks:
         held: end of the last final chunk's target, which the next one cross-fades with; None before the first chunk.
     """
 
-    def __init__(self, model: TrainedModel, chunk_s: float | None, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, model: TrainedModel, chunk_s: float | None, shifts: int, pool: ThreadPoolExecutor) -> None:
         patch = model.config.data.patch
         self._model, self._pool, self._hop, self._edge = model, pool, patch.hop_length, _edge_frames(patch)
-        self._size, self._context = _chunk_frames(model.config, chunk_s)
+        self._shifts = shifts
+        self._size, self._context = _chunk_frames(model.config, chunk_s, shifts)
         samples = self._context * self._hop
         self._fade_in = (0.5 - 0.5 * np.cos(np.pi * (np.arange(samples) + 0.5) / samples)).astype(np.float32)
         self.buffer: np.ndarray | None = None
@@ -127,7 +136,7 @@ class _Chunks:
         self.buffer = self.buffer[:, (self.begin - self.origin) * self._hop :]
         self.origin = self.begin
         chunk = self.buffer[:, : (self._size - 1 + 2 * self._edge) * self._hop]
-        self.under_way.append((self._pool.submit(_separate_chunk, self._model, chunk), self.begin, last))
+        self.under_way.append((self._pool.submit(_separate_chunk, self._model, chunk, self._shifts), self.begin, last))
         self.begin += self._size - 3 * self._context
 
     def _finish_next(self) -> np.ndarray:
@@ -144,7 +153,7 @@ class _Chunks:
         return piece
 
 
-def _chunk_frames(config: Config, chunk_s: float | None) -> tuple[int, int]:
+def _chunk_frames(config: Config, chunk_s: float | None, shifts: int) -> tuple[int, int]:
     """Frames of a chunk, and frames of context on each of its sides."""
     patch = config.data.patch
     frames_per_s = patch.sample_rate / patch.hop_length
@@ -153,6 +162,7 @@ def _chunk_frames(config: Config, chunk_s: float | None) -> tuple[int, int]:
         context = math.ceil(UNBOUNDED_CONTEXT_S * frames_per_s)
     # A sample is complete when all frames that cover it are.
     context += _edge_frames(patch)
+    context += shifts > 1  # Shifted grids end a frame earlier.
     # A chunk overlaps its neighbours by 3 times the context.
     least, chunk_s = (12, CHUNK_S) if chunk_s is None else (4, chunk_s)
     return max(round(chunk_s * frames_per_s), least * context), context
@@ -193,14 +203,15 @@ def _extended(blocks: Blocks, patch: PatchSpec) -> Blocks:
     yield np.pad(tail[:, -2 : -half - 2 : -1], (silence[0], silence[1][::-1]))
 
 
-def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
+def _separate_chunk(model: TrainedModel, chunk: np.ndarray, shifts: int) -> np.ndarray:
     """Separate the target from a chunk and the samples around its frames: float32 (channels, samples), writable.
 
     Args:
         model: the trained model.
         chunk: float32 (channels, samples).
+        shifts: grids of STFT frames.
     """
-    separate_chunk = _chunk_fn(model.config)
+    separate_chunk = _chunk_fn(model.config, shifts)
     # The input that the network was trained on: all channels, single ones, or the downmix.  What is out of phase between the
     # channels (wide reverberation, chorus) nearly cancels in the downmix, so a network trained on it may take such sound for the
     # target.
@@ -214,10 +225,10 @@ def _separate_chunk(model: TrainedModel, chunk: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _chunk_fn(config: Config) -> Any:
-    """The jitted separation of a chunk, one for a config, compiled for every size of chunk and number of channels."""
+def _chunk_fn(config: Config, shifts: int) -> Any:
+    """The jitted separation of a chunk, one for a config and shifts, compiled for every size of chunk and number of channels."""
     hop, edge = config.data.patch.hop_length, _edge_frames(config.data.patch)
-    separate = make_separate(config, parallel.convolution_form())
+    separate = make_separate(config, parallel.convolution_form(), shifts)
 
     def separate_chunk(variables: Any, waveform: jax.Array, downmix: jax.Array) -> jax.Array:
         # (channels, samples), from `edge` hops before the first frame to as many after the last: so these frames are centred at

@@ -172,7 +172,7 @@ def measure(model: TrainedModel, path: Path) -> Energies:
     sample_rate = audio.probe(path).sample_rate
     size, position = round(FRAME_S * sample_rate), 0
     sums = np.zeros((2, 0))
-    for pair in separated_blocks(model, functools.partial(audio.read_blocks, path), sample_rate, None, str(path)):
+    for pair in separated_blocks(model, functools.partial(audio.read_blocks, path), sample_rate, str(path)):
         frames = np.arange(position, position + pair[0].shape[1]) // size
         sums = np.pad(sums, ((0, 0), (0, int(frames[-1]) + 1 - sums.shape[1])))
         for row, signal in zip(sums, pair, strict=True):

@@ -21,8 +21,9 @@ from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, S
 from jaxpu.config.networks import ModelConfig
 from jaxpu.core.network import TrainedModel, make_mask_fn, variable_shapes
 from jaxpu.core.stft import istft, stft
-from jaxpu.separation.files import SeparationOptions, separate, separate_file, separate_waveform
+from jaxpu.separation.files import separate, separate_file, separate_waveform
 from jaxpu.separation.inputs import find_inputs
+from jaxpu.separation.options import SeparationOptions
 from jaxpu.separation.overlap_add import target_blocks
 
 RATE = 16_000
@@ -305,6 +306,39 @@ def test_output_that_is_not_finite_is_named_with_the_place(model: TrainedModel, 
     report = separate(model, [path], tmp_path / "out", progress=False)
     assert "song.wav: the model makes samples that are NaN" in report.failed[path]
     assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("patch", [{}, {"hop_length": 128, "stereo": True}])
+@pytest.mark.parametrize("shifts", [2, 4])
+def test_shifts_average_separations_of_shifted_frames(patch: dict[str, int], shifts: int) -> None:
+    model = make_trained_model(**patch)
+    hop, n_fft = model.config.data.patch.hop_length, 256
+    waveform = noise(2, 2 * RATE)
+    squares = np.square(np.hamming(n_fft + 1)[:-1]).reshape(-1, hop).sum(0)  # The sum of the squared windows within a hop.
+    total, weights = np.zeros_like(waveform), np.zeros(waveform.shape[1])
+    for shift in range(0, hop, hop // shifts):
+        weight = np.resize(np.roll(squares, shift), len(weights))
+        total[:, shift:] += separate_waveform(model, waveform[:, shift:], RATE) * weight[shift:]
+        weights += weight
+    inner = slice(RATE // 4, -RATE // 4)  # At the ends, shifted frames are fewer.
+    expected = (total / weights)[:, inner]
+    separated = separate_waveform(model, waveform, RATE, shifts=shifts)
+    np.testing.assert_allclose(separated[:, inner], expected, atol=1e-5)
+    assert np.abs(separate_waveform(model, waveform, RATE)[:, inner] - expected).max() > 1e-3
+    for chunk_s in (0.2, 0.9):
+        np.testing.assert_allclose(separate_waveform(model, waveform, RATE, chunk_s=chunk_s, shifts=shifts), separated, atol=1e-5)
+
+
+@pytest.mark.parametrize("shifts", [0, -1, 3, 128])
+def test_shifts_that_do_not_divide_the_hop_are_refused(model: TrainedModel, shifts: int) -> None:
+    with pytest.raises(ValueError, match=f"shifts is {shifts}; it must divide the model's hop of 64 samples. Give 1 or 2."):
+        separate_waveform(model, noise(1, 1000), RATE, shifts=shifts)
+
+
+def test_files_are_separated_with_shifts(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "song.wav", noise(2, 20_000))
+    target, _ = map(read, separate_file(model, path, tmp_path / "out", SeparationOptions(shifts=2)))
+    np.testing.assert_array_equal(target, separate_waveform(model, read(path), RATE, shifts=2))
 
 
 def test_chunks_of_no_length_are_refused(model: TrainedModel) -> None:
