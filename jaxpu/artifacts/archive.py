@@ -2,7 +2,8 @@
 
 - `model.json`: config, information on the training, licence, description, scores;
 - `README.md`: the model card, the same for people;
-- `parameters.npz`: the arrays, by names such as `params/conv_0/kernel`; or a program, `separate.stablehlo` or `mask.onnx`.
+- `parameters.npz`: the arrays, by names such as `params/conv_0/kernel`, of an ensemble `0/params/conv_0/kernel`;
+- or a program, `separate.stablehlo` or `mask.onnx`.
 """
 
 import io
@@ -22,6 +23,9 @@ from jaxpu.artifacts.records import ModelDocument
 
 FORMAT = 1
 """Version of the format."""
+
+MOST_NETWORKS = 64
+"""Networks of an ensemble, at most."""
 
 _MAX_DESCRIPTION_BYTES = 16 << 20
 _COPY_AGAIN = "Copy or export it again."
@@ -89,8 +93,10 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def variables_to_bytes(variables: Any) -> bytes:
-    """Convert variables, nested dictionaries of arrays, to the contents of `parameters.npz`."""
+    """Convert variables, nested dictionaries of arrays or a tuple of them, to the contents of `parameters.npz`."""
     file = io.BytesIO()
+    if isinstance(variables, tuple):
+        variables = {str(number): each for number, each in enumerate(variables)}
     arrays: dict[str, Any] = {name: np.asarray(array) for name, array in _flat(variables).items()}
     np.savez(file, **arrays)
     return file.getvalue()
@@ -98,23 +104,31 @@ def variables_to_bytes(variables: Any) -> bytes:
 
 def num_parameters(variables: Any) -> int:
     """Number of trained parameters in variables, without batch statistics."""
+    if isinstance(variables, tuple):
+        return sum(map(num_parameters, variables))
     return sum(array.size for array in _flat(variables["params"]).values())
 
 
-def read_variables(path: Path, shapes: Any) -> dict[str, Any]:
+def read_variables(path: Path, shapes: Any, num_networks: int = 1) -> Any:
     """Read the variables of an archive.
 
     Args:
         path: of the archive.
         shapes: variables that the network of its config takes: nested dictionaries with `shape` and `dtype` at the leaves.
+        num_networks: networks of the ensemble; 1 if it is none.
 
     Returns:
-        Nested dictionaries of NumPy arrays; `batch_stats` is empty for networks that have none.
+        Nested dictionaries of NumPy arrays; `batch_stats` is empty for networks that have none.  Of an ensemble, a tuple of them.
 
     Raises:
         ArchiveError: the archive holds a program, is damaged, or its arrays do not fit the network.
     """
-    wanted = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in _flat(shapes).items()}
+    if not 1 <= num_networks <= MOST_NETWORKS:
+        raise ArchiveError(f"{path}: has {num_networks} networks, and may have 1 to {MOST_NETWORKS}. {_COPY_AGAIN}")
+    prefixes = [""] if num_networks == 1 else [f"{number}/" for number in range(num_networks)]
+    wanted = {
+        prefix + name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for prefix in prefixes for name, leaf in _flat(shapes).items()
+    }
     # Twice the size of the arrays, and room for headers: no more is read, whatever the archive announces.
     limit = sum(2 * math.prod(shape) * dtype.itemsize + (1 << 16) for shape, dtype in wanted.values())
     try:
@@ -123,14 +137,15 @@ def read_variables(path: Path, shapes: Any) -> dict[str, Any]:
         raise ArchiveError(
             f"{path}: {PARAMETERS_FILE} is damaged, or does not fit the network of its config ({error}). {_COPY_AGAIN}"
         ) from error
-    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for name, array in arrays.items():
-        *folders, last = name.split("/")
-        place = variables
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = array
-    return variables
+    variables: list[dict[str, Any]] = [{"params": {}, "batch_stats": {}} for _ in prefixes]
+    for each, prefix in zip(variables, prefixes, strict=True):
+        for name in _flat(shapes):
+            *folders, last = name.split("/")
+            place = each
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[last] = arrays[prefix + name]
+    return variables[0] if num_networks == 1 else tuple(variables)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -208,7 +208,8 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
     if archive.is_archive(path):
         description = archive.read_description(path)
         config = from_json(description["config"])
-        variables = jax.device_put(archive.read_variables(path, variable_shapes(config)), parallel.one_device())
+        variables = archive.read_variables(path, variable_shapes(config), description["info"].get("num_networks", 1))
+        variables = jax.device_put(variables, parallel.one_device())
         check_finite(variables, path)
         return TrainedModel(config, variables, description["info"])
     directory = (path / "checkpoints").absolute()

@@ -1,8 +1,11 @@
 """Packaging of a model as an archive to share: parameters or program, config, licence, scores and model card."""
 
+import dataclasses
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -12,12 +15,13 @@ from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.artifacts.info import describe_run, read_scores
 from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.starters import resolved
+from jaxpu.core.network import TrainedModel, networks
 
 _PLACEHOLDER = re.compile(r"\b(?:todo|tbd|fixme|xxx|lorem ipsum|fill in)\b|<[^<>]+>|\{[^{}]+\}|^[\W\d_]*$", re.IGNORECASE)
 
 
 def export(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     licence: str | None = None,
@@ -25,27 +29,29 @@ def export(
     form: Form = "jaxpu",
     scores: str | Path | None = None,
 ) -> None:
-    """Package a run's best checkpoint as an archive, or an archive as a program.
+    """Package a run's best checkpoint as an archive, several as an ensemble, or an archive as a program.
 
     Args:
-        model: run directory of `jaxpu train`; for a program also an archive, or `starter`.
+        model: run directory of `jaxpu train`; for a program also an archive, or `starter`.  Of several, runs or archives, the
+            networks become an ensemble, whose masks are averaged; each network takes as long as one model.
         out: a file `*.zip`, or a folder that does not exist.
         licence: of the parameters, an SPDX expression such as `CC-BY-4.0`; `LicenseRef-NAME` for one that SPDX does not list.
-            By default an archive's; a run has none.
+            By default an archive's; a run has none, nor have several models.
         description: of the training data, for the card; by default an archive's.
         form: `jaxpu` stores the parameters; `stablehlo` a program, and `onnx` a graph, which run without jaxpu.
         scores: `scores.json` of this checkpoint; by default `evaluation/scores.json` in the run directory, if it exists, or
-            those of the archive.
+            those of the archive; several models have none.
 
     Raises:
         ArchiveError: no licence or an unknown one, a description with placeholders, scores of another checkpoint, an existing
-            folder, an archive without another form, or a network that cannot be translated.
+            folder, an archive without another form, a network that cannot be translated, or models that differ in more than
+            their parameters.
         CheckpointError: `model` has no checkpoint.
     """
-    path, out = resolved(model), Path(out)
-    loaded = load_model(path)
+    paths, out = [resolved(each) for each in ([model] if isinstance(model, (str, Path)) else model)], Path(out)
+    path, loaded = paths[0], _ensemble(paths)
     if archive.is_archive(path):
-        if form == "jaxpu":
+        if form == "jaxpu" and len(paths) == 1:
             raise ArchiveError(f"{path} is already an archive. Export the run that it was made from, or choose a --format.")
         document = archive.read_description(path)
         del document["format"]
@@ -53,6 +59,9 @@ def export(
         document = describe_run(path, loaded)
         del document["name"]  # Paths are private.
         document["config"]["train"]["init_from"] = Path(loaded.config.train.init_from).name
+    if len(paths) > 1:
+        document |= {"info": loaded.info, "num_parameters": archive.num_parameters(loaded.variables)}
+        document |= {"scores": None, "licence": None, "description": None}
     document["kind"] = archive.KINDS[form]
     document["licence"] = _checked_licence(document.get("licence") if licence is None else licence)
     document["description"] = _checked_description(document.get("description") if description is None else description)
@@ -61,7 +70,7 @@ def export(
         if document["scores"] is None:
             raise ArchiveError(
                 f"{scores} has the scores of a checkpoint other than that of step {loaded.info['step']} of {path}. "
-                f"Evaluate this one: jaxpu evaluate {shlex.quote(str(path))} CORPUS"
+                f"Evaluate this one: jaxpu evaluate {shlex.quote(str(path if len(paths) == 1 else out))} CORPUS"
             )
     files = {archive.CARD_FILE: card(document, form=form).encode(errors="replace")}
     if form == "jaxpu":
@@ -72,9 +81,45 @@ def export(
     archive.write(out, document, files)
 
 
+def _ensemble(paths: Sequence[Path]) -> TrainedModel:
+    """The model at a path, or the ensemble of several."""
+    models = [load_model(path) for path in paths]
+    first = models[0]
+    if len(models) == 1:
+        return first
+    for path, model in zip(paths[1:], models[1:], strict=True):
+        for (name, wanted), (_, found) in zip(_must_agree(first), _must_agree(model), strict=True):
+            if wanted != found:
+                raise ArchiveError(
+                    f"{paths[0]} and {path} cannot be an ensemble: the {name} of the first is {wanted}, of the second {found}. "
+                    "Take runs that differ in their seed, their data or their training."
+                )
+    variables = tuple(network for model in models for network in networks(model.variables))
+    if len(variables) > archive.MOST_NETWORKS:
+        raise ArchiveError(f"The models have {len(variables)} networks; an archive holds at most {archive.MOST_NETWORKS}.")
+    uses_stems = list(dict.fromkeys(reason for model in models for reason in model.info["uses_stems"]))
+    info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables)}
+    return dataclasses.replace(first, variables=variables, info=info)
+
+
+def _must_agree(model: TrainedModel) -> list[tuple[str, Any]]:
+    """What the networks of an ensemble have in common: names and values."""
+    config = model.config
+    return [
+        ("target", " and ".join(config.data.target)),
+        ("STFT", config.data.patch),
+        ("network", config.model),
+        ("objective", type(config.objective).__name__),
+        ("mask", getattr(config.objective, "mask", None)),
+        ("level of the training mixtures", model.training_rms if config.data.patch.level == "reference" else None),
+    ]
+
+
 def _checked_licence(licence: str | None) -> str:
     if licence is None:
-        raise ArchiveError("A run has no licence. Give one for its parameters with --licence, such as CC-BY-4.0.")
+        raise ArchiveError(
+            "A run has no licence, nor have several models together. Give one for the parameters with --licence, such as CC-BY-4.0."
+        )
     try:
         return canonicalize_license_expression(licence)
     except InvalidLicenseExpression as error:
@@ -86,7 +131,9 @@ def _checked_licence(licence: str | None) -> str:
 
 def _checked_description(description: str | None) -> str:
     if description is None:
-        raise ArchiveError("A run has no description. Say with --description what the model was trained on.")
+        raise ArchiveError(
+            "A run has no description, nor have several models together. Say with --description what the model was trained on."
+        )
     placeholder = _PLACEHOLDER.search(description)
     if placeholder:
         raise ArchiveError(

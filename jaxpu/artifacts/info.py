@@ -109,7 +109,8 @@ def read_scores(path: Path, info: dict[str, Any]) -> dict[str, Any] | None:
         DescriptionError: it is damaged.
     """
     scores = read_json(path, ScoresFile, DescriptionError, "Evaluate the model again.")
-    if any(scores["model"].get(name) != info[name] for name in ("step", "data_fingerprint")):
+    scored = {"num_networks": 1, **scores["model"]}
+    if any(scored.get(name) != {"num_networks": 1, **info}[name] for name in ("step", "data_fingerprint", "num_networks")):
         return None
     methods = {
         name: {"num_tracks": method["num_tracks"], "summary": method["summary"]} for name, method in scores["methods"].items()
@@ -131,10 +132,13 @@ def to_text(document: dict[str, Any]) -> str:
 def model_rows(document: dict[str, Any]) -> Rows:
     """Known and unknown facts of a run or an archive."""
     config, info = from_json(document["config"]), document["info"]
-    stopped, data = info.get("stopped"), info.get("data")
+    stopped, data, num_networks = info.get("stopped"), info.get("data"), info.get("num_networks", 1)
+    size = f"{document['num_parameters'] // num_networks:,} parameters"
+    if num_networks > 1:
+        size = f"{num_networks} networks of {size} each, whose masks are averaged"
     rows = [
         *_target_rows(config.data),
-        ("network", f"{document['num_parameters']:,} parameters; {_fields(config.model)}"),
+        ("network", f"{size}; {_fields(config.model)}"),
         ("objective", _fields(config.objective)),
         ("trained", f"{info['step']} of {config.train.num_steps} steps" + (f", stopped: {stopped}" if stopped else "")),
         ("selected by", f"{info['select_by']} ({info['score']:.4g})"),

@@ -42,7 +42,10 @@ class Estimate(TypedDict):
 
 
 class ModelInfo(TypedDict):
-    """Record of a training, in checkpoints, archives and scores; see `jaxpu.training.run`."""
+    """Record of a training, in checkpoints, archives and scores; see `jaxpu.training.run`.
+
+    `num_networks` is that of an ensemble, whose other fields are those of its first network.
+    """
 
     step: int
     select_by: str
@@ -51,6 +54,7 @@ class ModelInfo(TypedDict):
     data_fingerprint: str
     data: NotRequired[TrainingData | None]
     estimates: NotRequired[dict[str, Estimate]]
+    num_networks: NotRequired[int]
     stopped: NotRequired[str | None]
 
 
@@ -105,6 +109,7 @@ class ScoredModel(TypedDict, total=False):
     select_by: str
     uses_stems: list[str]
     data_fingerprint: str
+    num_networks: int
 
 
 class ScoresFile(ModelScores):

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxpu.cli.command import Answer, Json, parse
+from jaxpu.cli.command import Answer, Json, UsageError, parse
 
 EXAMPLES = """\
   jaxpu export runs/recordings -o model.zip --licence CC-BY-4.0 --description "Trained on 40 h of my own recordings."
   jaxpu export runs/recordings -o program.zip --format stablehlo --licence MIT --description "Trained on 24 synthetic songs."
+  jaxpu export runs/seed_0 runs/seed_1 -o ensemble.zip --licence MIT --description "Trained on 24 synthetic songs."
   jaxpu export starter -o graph.zip --format onnx
 """
 
@@ -20,10 +21,12 @@ EXAMPLES = """\
 class ExportArguments:
     """Package a trained model as an archive, with its config, licence, scores and model card.
 
-    The other commands take an archive of the format `jaxpu` like a run.
+    The other commands take an archive of the format `jaxpu` like a run. Several models become an ensemble: separation averages
+    their masks, and takes as many times as long.
 
     Attributes:
-        model: run directory; for a program also an archive, or `starter` or `starter-drums`, which come with jaxpu.
+        models: run directory; for a program also an archive, or `starter` or `starter-drums`, which come with jaxpu; or several
+            runs or archives that differ in their parameters alone.
         out: archive to write: a file that ends in .zip, or a new folder.
         licence: licence of the parameters, as an SPDX identifier such as CC-BY-4.0.
         description: training data, for the model card: which recordings, how many, whose.
@@ -33,7 +36,7 @@ class ExportArguments:
         json: print the description of the archive as one JSON document.
     """
 
-    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    models: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="(required)")]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="ARCHIVE")]
     licence: Annotated[
         str | None, tyro.conf.arg(metavar="SPDX", help_behavior_hint="(default: that of an archive; a run has none)")
@@ -51,11 +54,13 @@ class ExportArguments:
 def run(args: Sequence[str]) -> Answer:
     """Write the archive."""
     arguments = parse(ExportArguments, "export", args, EXAMPLES)
+    if not arguments.models:
+        raise UsageError("Give at least one model: jaxpu export MODEL... -o ARCHIVE.")
     from jaxpu.artifacts.export import export
     from jaxpu.artifacts.info import describe
 
     export(
-        arguments.model,
+        arguments.models,
         arguments.out,
         licence=arguments.licence,
         description=arguments.description,

@@ -25,7 +25,8 @@ class TrainedModel:
 
     Attributes:
         config: run configuration, with the numbers that were estimated from the data.
-        variables: parameters and batch statistics, as the functions of this module take them.
+        variables: parameters and batch statistics, as the functions of this module take them; of an ensemble, a tuple of those of
+            its networks, whose masks are averaged.
         info: step, selection criterion and score of the checkpoint, what used stems, fingerprint and counts of the data, and
             the estimates from the data.
     """
@@ -43,6 +44,11 @@ class TrainedModel:
         counts = (self.info.get("data") or {}).get("counts", {})
         level_db = counts.get("train_mixture", {}).get("level_db")
         return None if level_db is None else float(10 ** (np.clip(level_db, -200, 200) / 20))
+
+
+def networks(variables: Any) -> tuple[Any, ...]:
+    """Variables of the networks of a model: of one, or of those of an ensemble."""
+    return variables if isinstance(variables, tuple) else (variables,)
 
 
 def make_network(
@@ -94,13 +100,14 @@ def make_mask_fn(config: Config, convolution: ConvolutionForm = "xla") -> Callab
 
     Returns:
         (variables, stft complex64 (batch, channels, frames, bins)) to the mask that keeps the target in all channels, float32
-        (batch, frames, bins) in [0, 1].
+        (batch, frames, bins) in [0, 1].  Of an ensemble it is the mean of the masks of its networks.
     """
     objective = make_objective(config.objective)
     network = make_network(config, objective.num_outputs, convolution=convolution)
 
     def mask_fn(variables: Any, stft: jax.Array) -> jax.Array:
-        return objective.mask(cast(jax.Array, network.apply(variables, stft, train=False)))
+        masks = [objective.mask(cast(jax.Array, network.apply(each, stft, train=False))) for each in networks(variables)]
+        return sum(masks[1:], masks[0]) / len(masks)
 
     return mask_fn
 

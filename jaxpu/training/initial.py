@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxpu.artifacts.checkpoints import load_model
 from jaxpu.artifacts.starters import STARTERS
 from jaxpu.config import BootstrapConfig, Config, ConfigError
-from jaxpu.core.network import TrainedModel
+from jaxpu.core.network import TrainedModel, networks
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, init_state
 
@@ -19,7 +19,8 @@ _LAST_LAYER = "output"
 def initial_state(config: Config) -> tuple[TrainState, list[str]]:
     """The state before the first step, and for what the model that it comes from used stems.
 
-    Parameters and statistics of batch normalization are those of `config.train.init_from`.  Objectives differ in whether a
+    Parameters and statistics of batch normalization are those of `config.train.init_from`, of an ensemble those of its first
+    network.  Objectives differ in whether a
     positive logit keeps the target: the last layer is negated where the model's does otherwise.
 
     Raises:
@@ -33,13 +34,14 @@ def initial_state(config: Config) -> tuple[TrainState, list[str]]:
     model = load_model(config.train.init_from)
     _check_same_network(config, model)
     _check_same_target(config, model)
-    params = model.variables["params"]
+    variables = networks(model.variables)[0]
+    params = variables["params"]
     if keeps_positive(config) != keeps_positive(model.config):
         params = _negated(params, config.train.init_from)
     state = dataclasses.replace(
         state,
         params=_copied(params),
-        batch_stats=_copied(model.variables["batch_stats"]),
+        batch_stats=_copied(variables["batch_stats"]),
         ema_params=_copied(params) if config.train.ema_decay else {},
     )
     return state, [f"initial parameters ({reason})" for reason in model.info["uses_stems"]]

@@ -1,5 +1,6 @@
 """Shared models: archives, their cards, and programs that run without jaxpu."""
 
+import dataclasses
 import json
 import os
 import re
@@ -51,9 +52,10 @@ def random_variables(config: Config) -> Any:
     return jax.tree.map(lambda leaf: 3 * leaf, separation_variables(config, init_state(config)))
 
 
-def make_run(path: Path, *, scored: bool = False, **settings: Any) -> Path:
+def make_run(path: Path, *, scored: bool = False, seed: int = 3, **settings: Any) -> Path:
     """A run with random parameters."""
     config = make_config(**settings)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     counts = {f"train_{signal}": {"tracks": 11, "kept_s": 1800.0} for signal in ("mixture", "accompaniment")}
     info = {
         "step": 60,
@@ -249,6 +251,79 @@ def test_scores_of_another_checkpoint_and_existing_folders_are_refused(run: Path
         export(run, tmp_path, **told)
     with pytest.raises(ArchiveError, match=re.escape(f"{packed} is already an archive")):
         export(packed, tmp_path / "model.zip", **told)
+
+
+@pytest.fixture(scope="module")
+def ensemble(run: Path, packed: Path) -> Path:
+    other = make_run(run.with_name("other"), seed=4, level="reference")
+    export([packed, other], run.parent / "ensemble.zip", licence=LICENCE, description=DESCRIPTION)
+    return run.parent / "ensemble.zip"
+
+
+def test_an_ensemble_averages_the_separations_of_its_networks(run: Path, ensemble: Path, tmp_path: Path) -> None:
+    waveform = noise(2, 9000)
+    parts = [separate_waveform(load_model(path), waveform, RATE) for path in (run, run.with_name("other"))]
+    assert np.abs(parts[0] - parts[1]).max() > 0.1
+    np.testing.assert_allclose(separate_waveform(load_model(ensemble), waveform, RATE), np.mean(parts, axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        separate_waveform(load_model(ensemble), waveform, RATE, shifts=2),
+        np.mean(
+            [separate_waveform(load_model(path), waveform, RATE, shifts=2) for path in (run, run.with_name("other"))], axis=0
+        ),
+        atol=1e-6,
+    )
+    # Of an ensemble and a run, too, all networks count alike.
+    export([ensemble, run], tmp_path / "three.zip", licence=LICENCE, description=DESCRIPTION)
+    three = separate_waveform(load_model(tmp_path / "three.zip"), waveform, RATE)
+    np.testing.assert_allclose(three, (2 * parts[0] + parts[1]) / 3, atol=1e-6)
+    program = jax.export.deserialize(bytearray(serialize(load_model(ensemble))))
+    whole = separate_waveform(load_model(ensemble), waveform[:, :8928], RATE)  # Whole hops.
+    np.testing.assert_allclose(program.call(waveform[None, :, :8928])[0], whole, atol=1e-5)
+
+
+def test_an_ensemble_says_that_it_is_one(run: Path, ensemble: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = sum(leaf.size for leaf in jax.tree.leaves(load_model(run).variables["params"]))
+    assert main(["info", str(ensemble)]) == 0
+    expected = f"2 networks of {size:,} parameters each, whose masks are averaged; PatchCNNConfig"
+    assert expected in capsys.readouterr().out
+    assert expected in zipfile.ZipFile(ensemble).read("README.md").decode()
+    assert json.loads(zipfile.ZipFile(ensemble).read("model.json"))["num_parameters"] == 2 * size
+
+
+def test_scores_of_an_ensemble_are_not_those_of_a_run(run: Path, ensemble: Path, tmp_path: Path) -> None:
+    models = [run, run.with_name("other")]
+    assert json.loads(zipfile.ZipFile(ensemble).read("model.json"))["scores"] is None
+    told = {"licence": LICENCE, "description": DESCRIPTION}
+    with pytest.raises(ArchiveError, match=r"Evaluate this one: jaxpu evaluate \S+scored\.zip CORPUS"):
+        export(models, tmp_path / "scored.zip", scores=run / "evaluation" / "scores.json", **told)
+    with pytest.raises(ArchiveError, match=r"A run has no licence, nor have several models together"):
+        export(models, tmp_path / "scored.zip", description=DESCRIPTION)
+    scores = write_scores(tmp_path / "scores.json", load_model(ensemble).info)
+    export(models, tmp_path / "scored.zip", scores=scores, **told)
+    assert (
+        json.loads(zipfile.ZipFile(tmp_path / "scored.zip").read("model.json"))["scores"]["methods"]["model"]["num_tracks"] == 7
+    )
+
+
+def test_models_that_differ_in_more_than_parameters_are_no_ensemble(run: Path, ensemble: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", level="reference", hop_length=128)
+    with pytest.raises(ArchiveError, match=r"cannot be an ensemble: the STFT of the first is .*hop_length=96.*second.*=128"):
+        export([run, other], tmp_path / "model.zip", licence=LICENCE, description=DESCRIPTION)
+    shutil.unpack_archive(ensemble, tmp_path / "unpacked")
+    document = json.loads((tmp_path / "unpacked" / "model.json").read_text())
+    for number, message in ((0, "has 0 networks, and may have 1 to 64"), (3, "does not fit the network of its config (2/")):
+        document["info"]["num_networks"] = number
+        (tmp_path / "unpacked" / "model.json").write_text(json.dumps(document))
+        with pytest.raises(ArchiveError, match=re.escape(message)):
+            load_model(tmp_path / "unpacked")
+
+
+def test_the_command_makes_an_ensemble(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["-o", str(tmp_path / "model.zip"), "--licence", LICENCE, "--description", DESCRIPTION]
+    assert main(["export", str(run), str(run), *told, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["info"]["num_networks"] == 2
+    assert main(["export", *told]) == 2
+    assert "Give at least one model" in capsys.readouterr().err
 
 
 def test_damaged_and_foreign_archives_are_refused(run: Path, packed: Path, tmp_path: Path) -> None:
