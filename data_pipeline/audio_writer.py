@@ -126,7 +126,7 @@ class Writer:
             raise ValueError(f"{self.path}: a block has shape {block.shape}; it must be ({self._num_channels}, samples).")
         self._written += block.shape[1]
         if self._max_samples is not None and self._written > self._max_samples:
-            raise AudioError(f"{self.path}: a .wav holds at most 4 GiB. Pass num_samples to write RF64, or write .flac.")
+            raise AudioError(f"{self.path}: a .wav holds at most 4 GiB. Write .flac (`--format flac`).")
         # libsndfile's encoders have trouble with very long buffers.
         for begin in range(0, block.shape[1], BLOCK_SAMPLES):
             data = _quantized(block[:, begin : begin + BLOCK_SAMPLES].T, self.subtype)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,8 +22,12 @@ def replacing(path: Path) -> Iterator[Path]:
     The body makes a file or a folder there.  After an error it is removed, and `path` is as it was.  Parent folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{path.name}")
-    _remove(temporary)  # Left by a process that was killed.
+    # Of this process alone, so that two that write the same file do not write into one another's.
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    for left in path.parent.glob(f".partial-*-{glob.escape(path.name)}"):
+        number = left.name.split("-")[1]
+        if left == temporary or not (number.isdecimal() and _is_running(int(number))):
+            _remove(left)  # Of a process that was killed.
     try:
         yield temporary
         temporary.replace(path)
@@ -96,6 +101,17 @@ def refused(path: Path, reason: str) -> str:
 def available_processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # Somebody else's.
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -119,7 +119,9 @@ class Source:
             try:
                 while len(data := file.read(block_samples, dtype=dtype, always_2d=True)):
                     position += len(data)
-                    yield np.multiply(data.T, scale, order="C", dtype=np.float32)
+                    with np.errstate(invalid="ignore"):  # A signalling NaN, which the caller finds.
+                        block = np.multiply(data.T, scale, order="C", dtype=np.float32)
+                    yield block
             except ERRORS as error:
                 raise self._failure(link, before, position, file.frames, reason_of(error)) from error
 

@@ -121,7 +121,8 @@ def find_recordings(folder: Path, *, without: Path | None = None) -> FoundRecord
     if not folder.is_dir():
         raise AudioError(f"{folder}: is not a folder." if folder.exists() else f"{folder}: does not exist.")
     found = FoundRecordings(folder)
-    root, unsearched = folder.resolve(), None if without is None else without.resolve()
+    # Not `resolve`, which fails at a link to itself.
+    root, unsearched = Path(os.path.realpath(folder)), None if without is None else Path(os.path.realpath(without))
     if unsearched in (root, *root.parents):
         unsearched = None
     questions = itertools.count()

@@ -62,7 +62,7 @@ def write(path: Path, description: dict[str, Any], files: dict[str, bytes]) -> N
     """
     files = {MODEL_FILE: json.dumps({"format": FORMAT, **description}, indent=2).encode() + b"\n", **files}
     packed = path.suffix == ".zip"
-    if path.exists() and not packed:
+    if path.is_dir() or (path.exists() and not packed):
         raise ArchiveError(f"{path} exists. Delete it, or choose another name; one that ends in .zip is a single file.")
     with replacing(path) as temporary:
         if packed:

@@ -49,6 +49,8 @@ def export(
         CheckpointError: `model` has no checkpoint.
     """
     paths, out = [resolved(each) for each in ([model] if isinstance(model, (str, Path)) else model)], Path(out)
+    if out.exists() and any(out.samefile(each) for each in paths):
+        raise ArchiveError(f"{out} is the model itself, which would be replaced. Choose another name after -o.")
     path, loaded = paths[0], _ensemble(paths)
     if archive.is_archive(path):
         if form == "jaxpu" and len(paths) == 1:
@@ -118,7 +120,8 @@ def _must_agree(model: TrainedModel) -> list[tuple[str, Any]]:
 def _checked_licence(licence: str | None) -> str:
     if licence is None:
         raise ArchiveError(
-            "A run has no licence, nor have several models together. Give one for the parameters with --licence, such as CC-BY-4.0."
+            "A run has no licence, nor have several models together. Give one for the parameters with --licence, such as "
+            "CC-BY-4.0."
         )
     try:
         return canonicalize_license_expression(licence)

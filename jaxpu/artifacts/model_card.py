@@ -102,7 +102,8 @@ Its input is float32 (examples, {seen}, frames, bins, 2), real and imaginary par
 cut long recordings."""
 
 _CHUNKS_NEED_A_LEVEL = """
-Every input is scaled to one level on its own; scale the chunks of a recording by the level of the whole first."""
+Every input is scaled to one level on its own. That of a chunk is not the recording's, which changes the result a little: make
+chunks as long as the memory allows."""
 
 _NEEDS_THE_LEVEL = """
 Inputs are not scaled: bring a recording to the level of the training set first, and its target back: {level_db:.1f} dB below full
@@ -166,7 +167,7 @@ def _use_of_graph(config: Config) -> str:
         mono=not patch.stereo,
         channels=channels,
         seen=onnx.num_channels(config),
-        level="0.0, 1.0" if patch.level == "reference" else "waveform.mean(), waveform.std(ddof=1)",
+        level="0.0, 1.0" if patch.level == "reference" else "waveform.mean(), waveform.std(ddof=1) or 1.0",
         examples="parts[None]" if config.model.sees_all_channels else "parts[:, None]",
     )
 

@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +151,10 @@ def separate_file(
     suffix, subtype = options.format_for(path)
     info = audio.probe(path)
     outputs = [out_dir / f"{stem}{suffix}" for stem in stem_names(model.config)]
-    for output in outputs:
-        if output.exists() and output.samefile(path):
-            raise AudioError(f"{path}: would be overwritten by its own separation. Choose another output folder than {out_dir}.")
+    _check_overwrites_none(outputs, path, {os.path.realpath(path)})
+    if suffix == ".wav" and info.num_samples is None and info.guess is None:
+        # A .wav beyond 4 GiB has another header, which comes first.
+        info = dataclasses.replace(info, guess=sum(block.shape[1] for block in audio.read_blocks(path)))
     out_dir.mkdir(parents=True, exist_ok=True)
     separated = separated_blocks(model, functools.partial(audio.read_blocks, path), info.sample_rate, str(path), options)
     try:
@@ -163,6 +164,14 @@ def separate_file(
             out_dir.rmdir()  # Succeeds only for an empty folder.
         raise
     return outputs
+
+
+def _check_overwrites_none(outputs: Sequence[Path], path: Path, recordings: Set[str]) -> None:
+    """Raise AudioError if an output of `path` would replace one of the recordings, given by their real paths."""
+    for output in outputs:
+        if (real := os.path.realpath(output)) in recordings:
+            which = "its own separation" if real == os.path.realpath(path) else f"the separation of {path}"
+            raise AudioError(f"{output}: would be overwritten by {which}. Choose another output folder than {output.parent}.")
 
 
 def stem_names(config: Config) -> tuple[str, str]:
@@ -236,10 +245,12 @@ def separate(
     total = sum(durations.values())
     with progress_bar(total, "separate", show=progress, unit_scale=True, bar_format=_BAR_FORMAT) as bar:
         done = 0.0
+        recordings = {os.path.realpath(path) for path in found.folders}
         for path, folder in found.folders.items():
             bar.set_postfix_str(path.name, refresh=False)
             try:
-                rate = audio.probe(path).sample_rate
+                rate, (suffix, _) = audio.probe(path).sample_rate, options.format_for(path)
+                _check_overwrites_none([folder / f"{stem}{suffix}" for stem in stem_names(model.config)], path, recordings)
                 if progress and rate > model_rate:
                     say_once(band_above.in_words(model_rate))
                 report.written[path] = separate_file(

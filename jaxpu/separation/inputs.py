@@ -46,7 +46,7 @@ def find_inputs(inputs: Sequence[str | os.PathLike[str]], out_dir: str | os.Path
     """
     found, out_dir = Inputs(), Path(out_dir)
     names = _names(inputs, out_dir, found)
-    short = {path: name.with_name(name.stem.removesuffix(".stem")) for path, name in names.items()}
+    short = {path: _short(name) for path, name in names.items()}
     counts = Counter(map(_folded, short.values()))
     taken: set[str] = set()
     for path, name in short.items():
@@ -66,7 +66,7 @@ def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, found: Input
     for item in map(Path, inputs):
         named = {item: Path(item.name)}
         if item.is_dir():
-            prefix = Path() if len(inputs) == 1 else Path(item.resolve().name)
+            prefix = Path() if len(inputs) == 1 else Path(_real(item).name)
             searched = find_recordings(item, without=out_dir)
             _leave_out_output(searched)
             found.lines.append(searched.summary())
@@ -92,6 +92,17 @@ def _leave_out_output(searched: FoundRecordings) -> None:
     searched.paths = [path for path in searched.paths if path.parent not in outputs]
 
 
+def _short(name: Path) -> Path:
+    """A recording's name without its suffix, and without `.stem`; the whole name where nothing remains that names a folder."""
+    stem = name.stem.removesuffix(".stem")
+    return name if stem in ("", ".", "..") else name.with_name(stem)
+
+
+def _real(path: Path) -> Path:
+    """The path without links; `Path.resolve` fails at a link to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _folded(name: Path) -> str:
     """Equal for names that are one on file systems that ignore case."""
     return str(name).casefold()
@@ -99,12 +110,12 @@ def _folded(name: Path) -> str:
 
 def _check_apart(inputs: Sequence[Path], outputs: Sequence[Path], out_dir: Path) -> None:
     """Raise AudioError if an output folder lies in an input folder, which the next search would find there."""
-    real_out = out_dir.resolve()
+    real_out = _real(out_dir)
     for item in inputs:
-        real = item.resolve()
+        real = _real(item)
         if real in real_out.parents:  # Not searched.
             continue
-        inside = next((output for output in outputs if real in (output.resolve(), *output.resolve().parents)), None)
+        inside = next((output for output in outputs if real in (_real(output), *_real(output).parents)), None)
         if inside is not None:
             raise AudioError(
                 f"{inside}: this output would lie among the recordings of {item}, and the next run would separate it again. "

@@ -251,6 +251,16 @@ def test_scores_of_another_checkpoint_and_existing_folders_are_refused(run: Path
         export(run, tmp_path, **told)
     with pytest.raises(ArchiveError, match=re.escape(f"{packed} is already an archive")):
         export(packed, tmp_path / "model.zip", **told)
+    (tmp_path / "folder.zip").mkdir()
+    with pytest.raises(ArchiveError, match=r"folder\.zip exists. Delete it"):
+        export(run, tmp_path / "folder.zip", **told)
+
+
+def test_a_model_is_not_replaced_by_its_own_program(packed: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(packed, tmp_path / "model.zip"))
+    with pytest.raises(ArchiveError, match=r"model\.zip is the model itself, which would be replaced"):
+        export(copy, copy, form="stablehlo")
+    assert copy.read_bytes() == packed.read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 import soundfile
 
 from data_pipeline.activity import chunk_energies, gated_level
-from data_pipeline.audio import read_blocks
+from data_pipeline.audio import probe, read_blocks
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import AudioError
+from data_pipeline.files import replacing
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, PUConfig, SupervisedConfig, UNetConfig
 from jaxpu.config.networks import ModelConfig
 from jaxpu.core.network import TrainedModel, make_mask_fn, variable_shapes
@@ -541,6 +543,79 @@ def test_a_recording_is_not_overwritten_by_its_own_separation(model: TrainedMode
     report = separate(model, [path], tmp_path, progress=False)
     assert "would be overwritten" in report.failed[path]
     assert path.read_bytes() == before
+
+
+def test_no_recording_is_overwritten_by_the_separation_of_another(model: TrainedModel, tmp_path: Path) -> None:
+    song, other = (write(tmp_path / name, noise(1, 1000, seed=seed)) for seed, name in enumerate(("song.wav", "song/vocals.wav")))
+    before = other.read_bytes()
+    report = separate(model, [song, other], tmp_path, progress=False)
+    assert f"song/vocals.wav: would be overwritten by the separation of {song}" in report.failed[song]
+    assert other.read_bytes() == before
+    np.testing.assert_allclose(sum(map(read, report.written[other])), read(other), atol=1e-7)
+
+
+def test_names_without_a_stem_get_folders_inside_the_output(model: TrainedModel, tmp_path: Path) -> None:
+    names = ["..wav", "...wav", ".stem.wav", "song.wav"]
+    for name in names:
+        write(tmp_path / "in" / "new.wav", noise(1, 1000)).rename(tmp_path / "in" / name)
+    report = separate(model, [tmp_path / "in" / name for name in names], tmp_path / "deep" / "out", progress=False)
+    assert not report.failed
+    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == ["...wav", "..wav", ".stem.wav", "song"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_an_output_that_links_to_itself_is_named(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / "song.wav", noise(1, 1000))
+    (tmp_path / "loop").symlink_to("loop")
+    report = separate(model, [tmp_path / "in"], tmp_path / "loop", progress=False)
+    assert str(tmp_path / "loop") in report.failed[path]
+
+
+def test_a_signalling_nan_is_named_without_a_warning(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "song.wav", noise(1, 1000))
+    content = bytearray(path.read_bytes())
+    content[-8:-4] = b"\x01\x00\x80\x7f"
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AudioError, match=r"song\.wav.*NaN"):
+            separate_file(model, path, tmp_path / "out")
+
+
+def test_a_recording_of_unknown_length_may_pass_the_limit_of_wav(
+    model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "song.wav", noise(2, 2 * RATE))
+    command = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "song.wav"), "-f", "matroska", "-c:a", "flac", "pipe:1"]
+    path = tmp_path / "piped.mka"
+    path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)  # Without a length.
+    assert (probe(path).num_samples, probe(path).guess) == (None, None)
+    monkeypatch.setattr("data_pipeline.audio_writer._WAV_MAX_BYTES", 100_000)
+    for output in separate_file(model, path, tmp_path / "out"):
+        info = soundfile.info(output)
+        assert (info.format, info.frames) == ("RF64", 2 * RATE)
+
+
+def test_two_processes_may_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    code = "import sys, time; from data_pipeline.files import replacing; from pathlib import Path\n"
+    code += "with replacing(Path(sys.argv[1])) as temporary:\n"
+    code += "    temporary.write_text(sys.argv[2]); print(flush=True); sys.stdin.read()\n"
+    start = functools.partial(subprocess.Popen, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    first, second, killed = (start([sys.executable, "-c", code, str(path), word]) for word in ("first", "second", "killed"))
+    for process in (first, second, killed):
+        assert process.stdout is not None
+        process.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    with replacing(path) as temporary:
+        temporary.write_text("third")
+        assert len(list(tmp_path.glob(".partial-*"))) == 3  # Not that of the killed one.
+    for process, word in ((first, "first"), (second, "second")):
+        process.communicate()
+        assert process.returncode == 0
+        assert path.read_text() == word
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_stems_are_named_after_the_target(tmp_path: Path) -> None:
