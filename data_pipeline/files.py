@@ -30,7 +30,10 @@ def replacing(path: Path) -> Iterator[Path]:
             _remove(left)  # Of a process that was killed.
     try:
         yield temporary
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:  # Not under the temporary name.
+            raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         _remove(temporary)
 

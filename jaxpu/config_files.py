@@ -10,6 +10,8 @@ from data_pipeline.dataclass_json import decode, encode
 from data_pipeline.errors import ConfigError, UserError
 from jaxpu.config import Config
 
+_OWN_CLASS = "Use the classes of jaxpu.config themselves, not classes derived from them."
+
 
 def to_json(config: Any) -> dict[str, Any]:
     """A config as JSON-serialisable values, with the class of every nested dataclass under `kind`."""
@@ -71,4 +73,10 @@ def load_config(name_or_path: str | Path) -> Config:
         raise ConfigError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"{path} must assign a jaxpu.config.Config to the name `config`; it holds {type(config).__name__}.")
+    try:
+        stored = from_json(to_json(config))
+    except Exception as error:  # What a class of the user's own raises.
+        raise ConfigError(f"{path}: its config cannot be stored in a run ({error}). {_OWN_CLASS}") from error
+    if stored != config:
+        raise ConfigError(f"{path}: its config would not be the same once it is stored in a run. {_OWN_CLASS}")
     return config

@@ -116,6 +116,17 @@ def _sum_over_devices() -> Callable[..., Any]:
     return over_devices(lambda state, batch, key, axis_name: jax.lax.psum(batch.sum(), axis_name))
 
 
+def require_device() -> None:
+    """Raise `ConfigError` if JAX can use no device, which it finds out at its first use."""
+    try:
+        jax.devices()
+    except Exception as error:  # Of several classes, some without a message.
+        platforms = os.environ.get("JAX_PLATFORMS")
+        remedy = f"JAX_PLATFORMS is {platforms!r}: unset it, or install that platform." if platforms else "Check its driver."
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(f"JAX can use no device ({reason}). {remedy}") from error
+
+
 def process_index() -> int:
     """Index of this process among those that train together; process 0 writes."""
     return jax.process_index()

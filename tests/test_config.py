@@ -367,6 +367,10 @@ def test_config_files_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from jaxpu.config import Config, TrainConfig\nconfig = Config(train=TrainConfig(num_steps=3))\n")
     assert load_config(path).train.num_steps == 3
+    own = "from jaxpu.config import Config, PatchCNNConfig\nclass Mine(PatchCNNConfig): pass\nconfig = Config(model=Mine())\n"
+    path.write_text(own)
+    with pytest.raises(ConfigError, match=r"mine.py: its config cannot be stored .*Mine.*not classes derived from them"):
+        load_config(path)
     path.write_text("config = 5\n")
     message = f"{path} must assign a jaxpu.config.Config to the name `config`; it holds int."
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):

@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from jaxpu import load_config
-from jaxpu.training.loop import TrainingError, train
+from jaxpu.training.loop import ASKED_TO_STOP, TrainingError, train
 
 
 def main() -> None:
@@ -35,6 +35,9 @@ def main() -> None:
         )
         chosen = dataclasses.replace(config, train=settings)
         results = train(chosen, arguments.prepared, arguments.search / f"trial-{trial.number}", progress=False)
+        if results["stopped"] == ASKED_TO_STOP:  # By Ctrl-C or the cluster: its score would be that of fewer steps.
+            study.stop()
+            raise optuna.TrialPruned
         # The score that `select_by` names. Held-out losses can be compared if the objective's hyperparameters are equal, as here.
         return results["best_score"]
 
@@ -43,6 +46,8 @@ def main() -> None:
     storage = JournalStorage(JournalFileBackend(str(arguments.search / "journal.log")))
     study = optuna.create_study(study_name="jaxpu", storage=storage, direction="maximize", load_if_exists=True)
     study.optimize(objective, n_trials=arguments.trials, catch=TrainingError)
+    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        raise SystemExit("No trial is complete yet.")
     print(f"Best so far: {study.best_value:.4g} in {arguments.search / f'trial-{study.best_trial.number}'}: {study.best_params}")
 
 

@@ -7,6 +7,7 @@ of a second, and archives do not need it.
 
 import contextlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -52,9 +53,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         self._checkpointer = ocp.training.Checkpointer(
             directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
-            ),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), policies.BestN(get_metric_fn=_score, n=1)]),
         )
 
     def __exit__(self, *_: object) -> None:
@@ -70,10 +69,14 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
 
     @property
     def kept(self) -> str:
-        """Sentences on the checkpoint that remains when the disk refuses data, and on the remedy."""
+        """Words on the checkpoint that remains when training ends early."""
         step = self.latest_step
-        kept = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} is kept"
-        return f"{kept}: free some space and rerun the same command to resume."
+        return "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} is kept"
+
+    @property
+    def resume_hint(self) -> str:
+        """What is kept, and what to do, where the disk refuses data."""
+        return f"{self.kept}: free some space and rerun the same command to resume."
 
     @property
     def latest_step(self) -> int | None:
@@ -101,7 +104,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         # Host arrays: every process holds all of them, and Orbax lets the first process write.
         arrays = jax.device_get({"state": state, "variables": variables})
         metadata = {"config": to_json(config), "info": info}
-        kept, reason = self.kept, None
+        hint, reason = self.resume_hint, None
         with quiet_threads():
             try:
                 self._checkpointer.save_checkpointables(
@@ -114,7 +117,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             if self._failed:
                 wait_for_callbacks()
         if reason is not None:
-            raise WriteError(f"{self._directory}: {refused(self._directory, reason)} {kept}")
+            raise WriteError(f"{self._directory}: {refused(self._directory, reason)} {hint}")
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
         """Load the state and the info of the last checkpoint.
@@ -149,10 +152,28 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         return restored, record["info"]
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run has a checkpoint; only a complete one is named by its step alone."""
+    return bool(_steps(run_dir / "checkpoints"))
+
+
+def _steps(directory: Path) -> list[Path]:
+    """Folders of checkpoints, by step."""
+    return sorted((path for path in directory.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
+
+
 def _remove_unfinished(directory: Path) -> None:
-    """Remove the temporary folders of saves that a kill cut short; only a complete checkpoint is named by its step alone."""
+    """Remove what a kill cut short: the temporary folders of saves, and checkpoints that were half removed."""
     for path in directory.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path)
+    for path in _steps(directory)[:-1]:
+        if not (path / "metrics").is_dir():
+            shutil.rmtree(path)
+
+
+def _score(metrics: dict[str, float]) -> float:
+    """The score of a checkpoint; Orbax would take NaN for the best."""
+    return metrics["score"] if math.isfinite(metrics["score"]) else -math.inf
 
 
 def _reason_of_disk(error: Exception) -> str | None:
@@ -205,6 +226,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
     if which not in ("best", "last"):
         raise ValueError(f"which is {which!r}; it must be 'best' or 'last'.")
     path = resolved(path)
+    parallel.require_device()
     if archive.is_archive(path):
         description = archive.read_description(path)
         config = from_json(description["config"])
@@ -227,7 +249,7 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
         found = [checkpoint for checkpoint in checkpointer.checkpoints if _is_scored(checkpoint.metrics)]
         if not found:
             raise CheckpointError(f"{directory} holds no finished checkpoint. Run `jaxpu train` again.")
-        chosen = found[-1] if which == "last" else max(found, key=lambda each: (each.metrics["score"], each.step))
+        chosen = found[-1] if which == "last" else max(found, key=lambda each: (_score(each.metrics), each.step))
         metadata = checkpointer.checkpointables_metadata(chosen.step)
         record = _record(metadata, ModelRecord, f"The checkpoint of step {chosen.step} in {directory}")
         variables = checkpointer.load_checkpointables(

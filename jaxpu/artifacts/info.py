@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import re
 import shlex
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +45,12 @@ def describe(name: str) -> dict[str, Any]:
     path = resolved(name)
     if (path / "checkpoints").is_dir():
         return describe_run(path, jaxpu.load_model(path))
-    if archive.is_archive(path) and path.suffix != ".py":
+    if archive.is_archive(path) and (path.is_dir() or path.suffix == ".zip" or zipfile.is_zipfile(path)):
         return {**archive.read_description(path), "name": name}
     if (path / INFO_FILE).exists() or (path / UNFINISHED_FOLDER).is_dir():
         return describe_data(PatchDataset.open(path))
-    if path.suffix == ".py" or (path.name == name and (name in config_names() or not path.exists())):
+    unknown = not path.exists() and not path.suffix and path.name == name  # Its message names the configs.
+    if path.suffix == ".py" or path.is_file() or name in config_names() or unknown:
         return describe_config(name)
     inside = [str(each.parent) for pattern in ("checkpoints", INFO_FILE) for each in sorted(path.glob(f"*/{pattern}"))]
     hint = f" It contains {', '.join(inside[:5])}." if inside else ""
@@ -60,7 +62,14 @@ def describe_config(name: str) -> dict[str, Any]:
     """Describe a config, by file or name."""
     path, config = config_path(name), load_config(name)
     about = ast.get_docstring(ast.parse(path.read_bytes())) or ""
-    return {"kind": "config", "name": path.stem, "about": about, "uses_stems": uses_stems(config), "config": to_json(config)}
+    return {
+        "kind": "config",
+        "name": path.stem,
+        "given": name,
+        "about": about,
+        "uses_stems": uses_stems(config),
+        "config": to_json(config),
+    }
 
 
 def describe_data(dataset: PatchDataset) -> dict[str, Any]:
@@ -169,7 +178,7 @@ def _config_rows(document: dict[str, Any]) -> Rows:
         ("class prior", priors.get(prior, f"{prior} is set; `jaxpu estimate-prior` estimates that of prepared data")),
         ("stems", _used(document["uses_stems"])),
         ("training", f"{train.num_steps} steps of {train.batch_size} clips, selected by {train.select_by}"),
-        ("next", f"jaxpu prepare {shlex.quote(document['name'])} --help"),
+        ("next", f"jaxpu prepare {shlex.quote(document['given'])} --help"),
     ]
 
 

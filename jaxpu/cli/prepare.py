@@ -113,12 +113,16 @@ def run(args: Sequence[str]) -> Answer:
         from jaxpu.training.starter_check import starter_check  # Imports JAX.
 
         check = starter_check(arguments.config.data.target)
+    try:
+        beam_options = None if arguments.beam is None else shlex.split(arguments.beam)
+    except ValueError as error:
+        raise UsageError(f"--beam is {arguments.beam!r}: {error}. Close the quotation.") from None
     dataset = prepare(
         sources[0],
         arguments.config.data,
         out,
         num_workers=arguments.workers,
-        beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
+        beam_options=beam_options,
         skip_bad=arguments.skip_bad,
         marks_check=check,
     )

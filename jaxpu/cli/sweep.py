@@ -9,7 +9,18 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, INTERRUPTED, Answer, Json, UsageError, check_folders, config_argument, next_line, parse
+from jaxpu.cli.command import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Answer,
+    Json,
+    UsageError,
+    check_folders,
+    config_argument,
+    next_line,
+    parse,
+)
 from jaxpu.config import Config
 
 EXAMPLES = """\
@@ -65,12 +76,16 @@ def run(args: Sequence[str]) -> Answer:
     check_folders(data, run)
     table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
     interrupted = any(row["stopped"] == ASKED_TO_STOP for row in table)
+    scored = [row for row in table if math.isfinite(row.get("estimated_error", math.nan))]
     lines = [format_table(table), f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run."]
     if interrupted:
         lines.append(next_line("sweep", *args))
+    elif not scored:
+        lines.append("No run has a score: none reached its first evaluation.")
     else:
         # Held-out losses cannot be compared between hyperparameters; this error can.
-        best = min(table, key=lambda row: row.get("estimated_error", math.inf))
+        best = min(scored, key=lambda row: row["estimated_error"])
         lines.append(f"The run of the lowest estimated error: {run / best['folder']}.")
         lines.append(next_line("separate", run / best["folder"], "RECORDING", "-o", "separated"))
-    return Answer("\n".join(lines), json.loads((run / "sweep.json").read_text()), INTERRUPTED if interrupted else DONE)
+    status = INTERRUPTED if interrupted else DONE if scored else FAILED
+    return Answer("\n".join(lines), json.loads((run / "sweep.json").read_text()), status)

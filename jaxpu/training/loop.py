@@ -153,7 +153,13 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
         if due:
             results = _evaluated(program, bar, speed)
             for number in due:
-                stopped[number] = runs[number].note_evaluation(step, program.state(number), results[number], stopped[number])
+                try:
+                    stopped[number] = runs[number].note_evaluation(step, program.state(number), results[number], stopped[number])
+                except TrainingError as error:
+                    if not keep_going:
+                        raise
+                    stopped[number] = str(error)
+                    continue
                 done[number] = step
             stop = parallel.any_process(stop_signal.received)
         pace.restart()

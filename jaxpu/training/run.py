@@ -17,7 +17,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import locked, write_text, writing
 from data_pipeline.stored_json import read_json
 from jaxpu import parallel
-from jaxpu.artifacts.checkpoints import RunCheckpoints
+from jaxpu.artifacts.checkpoints import RunCheckpoints, has_checkpoint
 from jaxpu.config import Config, ConfigError, uses_stems
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.objectives import make_objective
@@ -93,6 +93,7 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
         WriteError: the disk refuses data.
     """
     run_dir = Path(run_dir)
+    parallel.require_device()
     everywhere = parallel.gather((config, dataset.fingerprint))
     if any(other != everywhere[0] for other in everywhere):
         raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
@@ -190,7 +191,7 @@ class Run:
         return state, stopped
 
     def _logging(self) -> contextlib.AbstractContextManager[None]:
-        return writing(self._log.path, self._checkpoints.kept)
+        return writing(self._log.path, self._checkpoints.resume_hint)
 
     def _still_stopped(self, reason: str | None) -> str | None:
         """The reason for which an earlier process ended the run, unless the config no longer asks for that."""
@@ -230,10 +231,16 @@ class Run:
             `stopped`, or that `train.patience` is exhausted.
 
         Raises:
+            TrainingError: the loss or the score is not finite; nothing is saved.
             WriteError: the disk refuses the log or the checkpoint.
         """
         settings = self.config.train
         score = selection_score(settings.select_by, results, step)
+        if not (math.isfinite(results["loss"]) and math.isfinite(score)):
+            found = {"loss": results["loss"], settings.select_by: score}
+            raise self._diverged(
+                f"Evaluation after step {step}: {', '.join(f'{name} {value}' for name, value in found.items())}."
+            )
         self._evaluations_since_best = 0 if score > self.best_score else self._evaluations_since_best + 1
         self.best_score = max(score, self.best_score)
         self.results = results
@@ -300,15 +307,19 @@ class Run:
         warnings = []
         for step, item in enumerate(values, step_before + 1):
             if not math.isfinite(item["loss"]) or not math.isfinite(item["gradient_norm"]):
-                raise TrainingError(
-                    f"Step {step}: the loss is {item['loss']}, the norm of its gradient {item['gradient_norm']}. "
-                    f"Lower train.learning_rate (now {self.config.train.learning_rate:g}) or set train.gradient_clip. "
-                    "The last checkpoint is kept."
+                raise self._diverged(
+                    f"Step {step}: the loss is {item['loss']}, the norm of its gradient {item['gradient_norm']}."
                 )
             warning = self._watchdog.update(step, item)
             if warning:
                 warnings.append(warning)
         return warnings
+
+    def _diverged(self, where: str) -> TrainingError:
+        return TrainingError(
+            f"{where} Lower train.learning_rate (now {self.config.train.learning_rate:g}) or set train.gradient_clip. "
+            f"{self._checkpoints.kept}."
+        )
 
 
 def _same_amounts(stored: Mapping[str, Any] | None, present: Mapping[str, Any]) -> bool:
@@ -331,8 +342,11 @@ def selection_score(select_by: str, results: dict[str, float], step: int) -> flo
 
 
 def _keep_config(config: Config, path: Path) -> None:
-    """Write the config of a run; refuse a folder that belongs to a run whose steps so far would have been others."""
-    if path.exists():
+    """Write the config of a run; refuse a folder that belongs to a run whose steps so far would have been others.
+
+    A run without a checkpoint has no such steps: its start failed, and another config may be the remedy.
+    """
+    if path.exists() and has_checkpoint(path.parent):
         remedy = "Restore it from a copy, or use another folder (--run)."
         stored = from_json(read_json(path, Config, ConfigError, remedy))
         if stored == config:

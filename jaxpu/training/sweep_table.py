@@ -25,9 +25,15 @@ NOTE = (
 
 
 def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, Any]:
-    """The row of a run, read from its log; without scores if the sweep has not reached it."""
+    """The row of a run, read from its log, which an earlier sweep may have written; without scores if it has none.
+
+    Args:
+        point: the run.
+        stopped: why it ended; None where this sweep has not reached it.
+        sweep_dir: folder of the sweep.
+    """
     row: dict[str, Any] = {**point.values, "seed": point.config.train.seed}
-    log = read_log(sweep_dir / point.name) if stopped is not None else []
+    log = read_log(sweep_dir / point.name)
     select_by = point.config.train.select_by
     needed = "si_sdr_improvement" if select_by == "si_sdr_improvement" else "loss"
     evaluations = [line for line in log if line["kind"] == "evaluate" and needed in line]
@@ -36,7 +42,10 @@ def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, An
         row |= {"step": best["step"], "held_out_loss": best["loss"]}
         names = ("estimated_error", "kept_energy", "true_kept_energy", "si_sdr_improvement")
         row |= {name: best[name] for name in names if name in best}
-    return row | {"stopped": stopped or ASKED_TO_STOP, "folder": point.name}
+    if stopped is None:
+        done = any(line["step"] == point.config.train.num_steps for line in evaluations)
+        stopped = ALL_STEPS_DONE if done else ASKED_TO_STOP
+    return row | {"stopped": stopped, "folder": point.name}
 
 
 def write_table(table: list[dict[str, Any]], config: Config, over: Mapping[str, Sequence[float]], sweep_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what is refused, and what a kill leaves behind."""
 
+import math
 import os
 import random
 import shutil
@@ -99,6 +100,15 @@ def test_a_removal_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
         assert checkpoints.latest_step == 30
         save(checkpoints, 40, 0.0)
     assert load_model(tmp_path).info["step"] == 40
+    assert stored_steps(tmp_path) == [40]
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    with RunCheckpoints(tmp_path) as checkpoints:
+        for step, score in ((10, -3.0), (20, math.nan), (30, -4.0)):
+            save(checkpoints, step, score)
+    assert stored_steps(tmp_path) == [10, 30]
+    assert load_model(tmp_path).info["step"] == 10
 
 
 def test_missing_checkpoints_are_named(tmp_path: Path) -> None:

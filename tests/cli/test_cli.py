@@ -325,18 +325,44 @@ def test_help_completion_and_configs_need_neither_jax_nor_tensorflow():
         (["info", "folder"], 1, "folder folder/inner"),
         (["info", "folder/missing"], 1, "folder/missing"),
         (["info", "recordngs"], 2, "'recordngs' recordings?"),
+        (["info", "model.zip"], 1, "model.zip exist"),
+        (["info", "noext"], 2, "noext SyntaxError"),
+        (["prepare", "demo", "--with", "folder", "--without", "b", "--beam=--runner='x"], 2, "--runner='x quotation"),
+        (["separate", "starter", "", "-o", "out"], 2, "empty"),
+        (["separate", "starter", "mine.py", "-o", "out", "--shifts", "3"], 2, "shifts 3 2048"),
+        (["export", "-o", "model.zip"], 2, "MODEL"),
         (["synthesize", "mine.py/corpus"], 1, "mine.py/corpus"),
     ],
 )
 def test_an_error_is_one_line_that_names_the_thing_and_the_remedy(tmp_path, monkeypatch, capsys, args, status, named):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("config = Config(")
+    Path("noext").write_text("config = Config(")
     Path("folder/inner/checkpoints").mkdir(parents=True)
     assert run(*args) == status
     printed = capsys.readouterr()
     assert re.fullmatch("jaxpu: .*\n", printed.err)
     assert all(word in printed.err for word in named.split())
     assert not printed.out
+
+
+@pytest.mark.parametrize("platforms", ["nope", "cuda"])
+def test_a_platform_that_jax_does_not_have_is_named(tmp_path, platforms):
+    noise(tmp_path / "song.wav", 1, 0)
+    command = [sys.executable, "-m", "jaxpu.cli", "separate", "starter", "song.wav", "-o", "out"]
+    environment = {**os.environ, "JAX_PLATFORMS": platforms, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "jaxpu: JAX can use no device" in done.stderr
+    assert f"JAX_PLATFORMS is '{platforms}': unset it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_next_command_of_a_config_file_names_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(config_path("demo").read_text())
+    assert run("info", "mine.py") == 0
+    assert "jaxpu prepare mine.py --help" in capsys.readouterr().out
 
 
 @pytest.mark.slow

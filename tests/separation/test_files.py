@@ -618,6 +618,13 @@ def test_two_processes_may_write_the_same_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_output_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught, replacing(tmp_path) as temporary:
+        temporary.write_text("text")
+    assert caught.value.filename == str(tmp_path)
+    assert not list(tmp_path.parent.glob(".partial-*"))
+
+
 def test_stems_are_named_after_the_target(tmp_path: Path) -> None:
     model = make_trained_model()
     data = DataConfig(patch=model.config.data.patch, target=("drums", "bass"))

@@ -375,5 +375,14 @@ def test_workers_of_a_search_share_its_study(workplace: Path) -> None:
         assert trial.value == model.info["score"] == -read_log(run_dir)[-1]["loss"]
     best = max(trials, key=lambda trial: trial.value)
     assert any(f"Best so far: {best.value:.4g} in {search}/trial-{best.number}" in words for words in said)
+    # A worker that is asked to stop counts no trial of fewer steps, and begins no other.
+    config_file.write_text((workplace / "config.py").read_text().replace("num_steps=32", "num_steps=10000"))
+    alone = workplace / "alone"
+    worker = start(workplace, *command[:3], alone, "--trials", "3", output="search2")
+    wait_for_step(alone / "trial-0", 1, [worker])
+    worker.send_signal(signal.SIGTERM)
+    assert wait([worker]) == [1]
+    assert "No trial is complete yet." in (workplace / "search2").read_text()
+    assert not (alone / "trial-1").exists()
     # They drew different values: neither worker did the other's trials again.
     assert len({trial.params["learning_rate"] for trial in trials}) == 2

@@ -43,8 +43,8 @@ from jaxpu.config_files import to_json
 from jaxpu.core.network import make_network
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, decode, init_state, make_optimizer, make_train_step, separation_variables
-from jaxpu.training.loop import ASKED_TO_STOP, train
-from jaxpu.training.run import TrainingError
+from jaxpu.training.loop import ALL_STEPS_DONE, ASKED_TO_STOP, train
+from jaxpu.training.run import TrainingError, open_run
 
 RATE = 8000
 DATA = DataConfig(
@@ -326,6 +326,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data_dir: Pa
     assert re.match(r"^Step [23]: the loss is (nan|inf), the norm of its gradient ", message)
     assert "train.learning_rate (now 1e+30)" in message
     assert "train.gradient_clip" in message
+    assert message.endswith("There is no checkpoint yet.")
+    # Nothing was done that the remedy would contradict.
+    result = train(change(REMIX, learning_rate=1e-3, num_steps=3), data_dir, tmp_path, progress=False)
+    assert result["stopped"] == ALL_STEPS_DONE
+
+
+@pytest.mark.parametrize("results", [{"loss": math.nan, "estimated_error": -0.2}, {"loss": 0.1, "estimated_error": math.nan}])
+def test_an_evaluation_that_is_not_finite_saves_nothing(data_dir: Path, tmp_path: Path, results: dict[str, float]) -> None:
+    config = change(REMIX, select_by="estimated_error")
+    with open_run(config, PatchDataset.open(data_dir), tmp_path, progress=False) as run:
+        state, _ = run.start()
+        run.note_evaluation(5, state, {"loss": 0.1, "estimated_error": -0.1}, None)
+        with pytest.raises(TrainingError, match=r"^Evaluation after step 10: .*nan.*\. The checkpoint of step 5 is kept"):
+            run.note_evaluation(10, state, results, None)
+    assert load_model(tmp_path).info["step"] == load_model(tmp_path, which="last").info["step"] == 5
 
 
 def test_patience_ends_a_run_that_does_not_get_better(data_dir: Path, tmp_path: Path) -> None:
@@ -546,7 +561,7 @@ import json, resource, sys
 from pathlib import Path
 from jaxpu.config_files import from_json
 from jaxpu.training.loop import train
-from jaxpu.training.run import TrainingError
+from jaxpu.training.run import TrainingError, open_run
 resource.setrlimit(resource.RLIMIT_AS, (7 << 30, 7 << 30))
 try:
     train(from_json(json.loads(Path(sys.argv[1]).read_text())), sys.argv[2], sys.argv[3], progress=False)

@@ -30,7 +30,7 @@ from jaxpu.core.step import init_state
 from jaxpu.training.grid import make_grid, parse_over
 from jaxpu.training.loop import ASKED_TO_STOP, train
 from jaxpu.training.sweep import sweep
-from jaxpu.training.sweep_table import format_table
+from jaxpu.training.sweep_table import format_table, make_row
 
 pytestmark = pytest.mark.slow
 
@@ -241,8 +241,23 @@ def test_runs_that_end_early_leave_the_others_alone(data_dir: Path, tmp_path: Pa
     alone = change(config, learning_rate=0.01)
     assert train(alone, data_dir, tmp_path / "alone", progress=False)["stopped"] == whole["stopped"]
     assert_same_run(tmp_path / "sweep" / whole["folder"], tmp_path / "alone", rtol=1e-3, atol=5e-3)
+    # A sweep that is stopped before it reaches a run knows what an earlier one did.
+    (*_, point), *_ = make_grid(config, over, 1)
+    assert make_row(point, None, tmp_path / "sweep") == whole
     # Nor does the same command go on with what has stopped.
     assert sweep(config, data_dir, tmp_path / "sweep", over, at_once=3, progress=False) == table
+
+
+def test_a_sweep_without_any_score_names_no_run(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"from jaxpu.config_files import from_json\nconfig = from_json({to_json(change(CONFIG, num_steps=8))!r})\n")
+    command = ["sweep", str(path), "--prepared", str(data_dir), "--run", str(tmp_path / "sweep"), "--over"]
+    assert main([*command, "learning_rate=1e30,1e29"]) == 1
+    assert "No run has a score" in capsys.readouterr().out
+    assert main([*command, "learning_rate=1e30,1e-3"]) == 0
+    assert f"The run of the lowest estimated error: {tmp_path / 'sweep'}/learning_rate=0.001,seed=0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("limit", "groups"), [(2**40, 1), (2**10, 4), (None, 4)])
