@@ -108,19 +108,28 @@ lock: $(UV) ## resolve the versions of both lock files again (LOCK_ARGS=--upgrad
 STARTER_FONTS := /usr/share/sounds/sf2/FluidR3_GM.sf2 /usr/share/sounds/sf2/MuseScore_General_Full.sf2
 STARTER_DESCRIPTION := Trained with the stems of 200 rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore \
 	General (MIT licence), words of flite and espeak-ng sung through the WORLD vocoder. No recording of anybody's music was used.
-starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter*.zip (3 hours)
+starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter*.zip (4 hours)
 	@for font in $(STARTER_FONTS); do test -f $$font || { $(call apt_install,fluid-soundfont-gm musescore-general-soundfont-lossless); }; done
 	.venv/bin/jaxpu synthesize data/starter_songs --renderer fluidsynth --train 200 --test 12 --seconds 24 --seed 1 \
 		--sound-fonts $(STARTER_FONTS)
 	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs
-	.venv/bin/jaxpu train rendered_songs --train.batch-size 6
-	.venv/bin/jaxpu train rendered_songs --train.batch-size 6 --train.init-from runs/rendered_songs --run runs/starter \
-		--objective.loss phase_sensitive --train.num-steps 1500 --train.learning-rate 1e-3
+	set -e; for seed in 0 1; do train="train rendered_songs --train.batch-size 6 --train.seed $$seed"; \
+		.venv/bin/jaxpu $$train --run runs/rendered_songs-$$seed; \
+		.venv/bin/jaxpu $$train --run runs/starter-$$seed --train.init-from runs/rendered_songs-$$seed \
+			--objective.loss phase_sensitive --train.num-steps 1500 --train.learning-rate 1e-3; done
 	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs --data.target drums -o data/drums
 	.venv/bin/jaxpu train rendered_songs --data.target drums --prepared data/drums --run runs/starter-drums --train.batch-size 6 \
 		--objective.loss phase_sensitive --train.num-steps 4000
-	set -e; for name in starter starter-drums; do .venv/bin/jaxpu evaluate runs/$$name data/starter_songs; \
-		.venv/bin/jaxpu export runs/$$name -o runs/$$name.zip --licence CC0-1.0 --description "$(STARTER_DESCRIPTION)"; done
+	$(call pack_starter,starter,runs/starter-0 runs/starter-1)
+	$(call pack_starter,starter-drums,runs/starter-drums)
+
+# $(call pack_starter,NAME,RUNS): pack runs as one model, score it, and pack it again with its scores.
+define pack_starter
+	.venv/bin/jaxpu export $(2) -o runs/$(1).zip --licence CC0-1.0 --description "$(STARTER_DESCRIPTION)"
+	.venv/bin/jaxpu evaluate runs/$(1).zip data/starter_songs
+	.venv/bin/jaxpu export $(2) -o runs/$(1).zip --licence CC0-1.0 --description "$(STARTER_DESCRIPTION)" \
+		--scores runs/$(1)-evaluation/scores.json
+endef
 
 clean: ## remove environments, caches and built packages (not data, runs or the demo)
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
