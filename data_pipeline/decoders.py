@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -53,6 +54,19 @@ class AudioInfo:
     guess: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """An audio stream as ffprobe describes it.
+
+    Attributes:
+        info: its format and length.
+        layout: ffmpeg's name of the places of its channels; None if unknown.
+    """
+
+    info: AudioInfo
+    layout: str | None
+
+
 def require_ffmpeg() -> None:
     """Raise AudioError unless both `ffmpeg` and `ffprobe` are on the PATH."""
     missing = [name for name in ("ffmpeg", "ffprobe") if shutil.which(name) is None]
@@ -83,30 +97,40 @@ def shorter_than_promised(path: Path, promised: int, position: int) -> AudioErro
 
 def ffprobe_streams(path: Path) -> tuple[AudioInfo, ...]:
     """List the audio streams of a file; cached until the file changes."""
+    return tuple(stream.info for stream in _streams(path, ("-i", f"file:{path}")))
+
+
+def _streams(path: Path, source: tuple[str, ...]) -> tuple[_Stream, ...]:
+    """List the audio streams of a file, or of a part of it; cached until the file changes.
+
+    Args:
+        path: an audio file.
+        source: ffmpeg's arguments that open it.
+    """
     status = path.stat()
-    return _ffprobe_cached(path, status.st_size, status.st_mtime_ns)
+    return _ffprobe_cached(path, source, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
-def _ffprobe_cached(path: Path, size: int, mtime_ns: int) -> tuple[AudioInfo, ...]:
+def _ffprobe_cached(path: Path, source: tuple[str, ...], size: int, mtime_ns: int) -> tuple[_Stream, ...]:
     del size, mtime_ns  # Only keys of the cache.
     require_ffmpeg()
     containers.check_end(path)
-    entries = "stream=sample_rate,channels,duration_ts,time_base:format=duration,format_name"
-    command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", f"file:{path}"]
+    entries = "stream=sample_rate,channels,channel_layout,duration_ts,time_base:format=duration,format_name"
+    command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", *source]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
     if result.returncode:
         raise AudioError(f"{path}: cannot be read as audio; ffprobe says: {_last_line(result.stderr, path)}.")
     report = json.loads(result.stdout)
-    streams = tuple(_ffprobe_info(stream, report.get("format", {})) for stream in report.get("streams", []))
+    streams = tuple(_ffprobe_stream(stream, report.get("format", {})) for stream in report.get("streams", []))
     if not streams:
         raise AudioError(f"{path}: holds no audio.")
-    if any(info.sample_rate <= 0 or info.num_channels <= 0 for info in streams):
+    if any(stream.info.sample_rate <= 0 or stream.info.num_channels <= 0 for stream in streams):
         raise AudioError(f"{path}: cannot be read as audio: ffprobe finds no sample rate.")
     return streams
 
 
-def _ffprobe_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInfo:
+def _ffprobe_stream(stream: dict[str, Any], container: dict[str, Any]) -> _Stream:
     sample_rate = int(stream["sample_rate"])
     num_samples = None
     stated = _FORMATS_WITH_DURATION & set(container.get("format_name", "").split(","))
@@ -115,7 +139,11 @@ def _ffprobe_info(stream: dict[str, Any], container: dict[str, Any]) -> AudioInf
     guess = None
     if num_samples is None and "duration" in container:
         guess = round(float(container["duration"]) * sample_rate)
-    return AudioInfo(sample_rate, int(stream["channels"]), num_samples, guess)
+    layout = stream.get("channel_layout", "unknown")
+    if places := re.fullmatch(r"\d+ channels \((.+)\)", layout):
+        layout = places[1]  # Without a name of its own.
+    info = AudioInfo(sample_rate, int(stream["channels"]), num_samples, guess)
+    return _Stream(info, None if layout == "unknown" else layout)
 
 
 def ffmpeg_blocks(
@@ -143,7 +171,8 @@ def ffmpeg_blocks(
     source = ["-i", f"file:{path}"]
     if span is not None:
         source = ["-f", span[0], "-i", f"subfile,,start,{span[1]},end,{span[2]},,:file:{path}"]
-    sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), "-ac", str(info.num_channels)]
+    found = _streams(path, tuple(source))[stream]
+    sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), *_channels(info, found)]
     arguments = ["-threads", "1", *source, "-map", f"0:a:{stream}", *sample_format, "pipe:1"]
     command = ["ffmpeg", "-nostdin", "-v", "error", *(["-xerror"] if strict else []), *arguments]
     # The messages go to a file: a pipe that nobody reads meanwhile would fill up and block ffmpeg.
@@ -171,6 +200,16 @@ def ffmpeg_blocks(
     if process.returncode:
         raise damaged(path, (before + decoded) / info.sample_rate, reason)
     _check_length(path, info, decoded)
+
+
+def _channels(info: AudioInfo, found: _Stream) -> list[str]:
+    """Arguments for ffmpeg that keep each channel as it is, and their number also where it changes within the file.
+
+    Given only a number, ffmpeg assumes its default layout, and mixes the channels of any other layout into that.
+    """
+    if found.layout is not None and found.info.num_channels == info.num_channels:
+        return ["-channel_layout", found.layout]
+    return ["-ac", str(info.num_channels)]
 
 
 def _is_end(arguments: list[str], info: AudioInfo, decoded: int) -> bool:

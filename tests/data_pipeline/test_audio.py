@@ -129,6 +129,46 @@ def test_what_only_ffmpeg_reads(tmp_path, name, options):
     assert back.std() == pytest.approx(music().std(), rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "layout", "options"),
+    [
+        ("pipe.flac", "quad", "-f flac - | cat >"),
+        ("flac.oga", "quad", "-c:a flac"),
+        ("flac.mka", "quad", "-c:a flac"),
+        ("wide.mka", "7.1(wide)", "-c:a flac"),
+        ("nameless.mka", "FL+FR+LFE+BC", "-c:a flac"),
+        ("two.mka", "FC+LFE", "-c:a flac"),
+        ("wavpack.mka", "quad", "-c:a wavpack"),
+        ("a.wv", "quad", ""),
+        ("a.tta", "quad", ""),
+        ("a.ac3", "quad", ""),
+        ("alac.m4a", "3.0", "-c:a alac"),
+        ("unknown.mka", "quad", "-c:a pcm_s16le"),  # Matroska stores the number of channels only.
+        ("many.mka", "hexadecagonal", "-c:a pcm_s16le"),
+    ],
+)
+def test_each_channel_is_read_as_it_is(tmp_path, name, layout, options):
+    num_channels = {"7.1(wide)": 8, "3.0": 3, "FC+LFE": 2, "hexadecagonal": 16}.get(layout, 4)
+    levels = 0.05 * np.arange(1, num_channels + 1)
+    tones = "|".join(f"{level}*sin({210 * (i + 1)}*2*PI*t)" for i, level in enumerate(levels))
+    source = f"-f lavfi -i 'aevalsrc={tones}:s={RATE}:d=1:c={layout}'"
+    subprocess.run(f"ffmpeg -v error -nostdin {source} {options} {name}", shell=True, cwd=tmp_path, check=True)
+    signal = read(tmp_path / name)
+    assert len(signal) == probe(tmp_path / name).num_channels == num_channels
+    middle = signal[:, RATE // 4 : 3 * RATE // 4]
+    waves = np.exp(2j * np.pi * 210 / RATE * np.outer(np.arange(1, num_channels + 1), np.arange(middle.shape[1])))
+    np.testing.assert_allclose(np.abs(middle @ waves.T) * 2 / middle.shape[1], np.diag(levels), atol=0.01)
+
+
+@pytest.mark.parametrize(("first", "second"), [("quad", "stereo"), ("stereo", "quad"), ("quad", "5.1")])
+def test_the_number_of_channels_is_constant_where_it_changes_in_the_file(tmp_path, first, second):
+    source = "ffmpeg -v error -nostdin -f lavfi -i"
+    parts = [f"{source} 'anoisesrc=d=1,aformat=channel_layouts={layout}' {layout}.ac3" for layout in (first, second)]
+    subprocess.run(f"{'; '.join(parts)}; cat {first}.ac3 {second}.ac3 > a.ac3", shell=True, cwd=tmp_path, check=True)
+    expected = sum(read(tmp_path / f"{layout}.ac3").shape[1] for layout in (first, second))
+    assert read(tmp_path / "a.ac3").shape == (probe(tmp_path / "a.ac3").num_channels, expected)
+
+
 def test_opus_is_read_at_its_own_rate(tmp_path):
     path = encode(tmp_path / "a.opus", "-c:a", "libopus")
     assert probe(path).sample_rate == 48_000
