@@ -83,13 +83,6 @@ def reason_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def damaged(path: Path, at_s: float, reason: str) -> AudioError:
-    """Make the error for a file that cannot be decoded from some time on, though it does not end there."""
-    return AudioError(
-        f"{path}: is damaged near {at_s:.2f} s: decoding fails there ({reason}). Copy or download it again, or export it again."
-    )
-
-
 def shorter_than_promised(path: Path, promised: int, position: int) -> AudioError:
     """Make the error for a file that ends before its header says."""
     return containers.truncated(path, f"its header promises {promised} samples, but decoding ends after {position}")
@@ -198,7 +191,7 @@ def ffmpeg_blocks(
     if process.returncode and before + decoded == 0:
         raise AudioError(f"{path}: cannot be decoded; ffmpeg says: {reason}. Convert it with the program that made it.")
     if process.returncode:
-        raise damaged(path, (before + decoded) / info.sample_rate, reason)
+        raise containers.damaged(path, (before + decoded) / info.sample_rate, reason)
     _check_length(path, info, decoded)
 
 

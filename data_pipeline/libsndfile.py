@@ -14,7 +14,7 @@ import soundfile
 
 from data_pipeline import containers, decoders
 from data_pipeline.containers import Link
-from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, damaged, reason_of, shorter_than_promised
+from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, reason_of, shorter_than_promised
 from data_pipeline.errors import AudioError
 from data_pipeline.progress import say_once
 
@@ -144,7 +144,7 @@ class Source:
             while count := len(file.read(1024)):
                 position += count
         if last:
-            return damaged(self.path, (before + position) / self.info.sample_rate, reason)
+            return containers.damaged(self.path, (before + position) / self.info.sample_rate, reason)
         return shorter_than_promised(self.path, before + promised, before + position)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.containers import chunks, flac, links, mpeg, ogg
-from data_pipeline.containers.links import Bytes, Contents, Link, joined, truncated
+from data_pipeline.containers.links import Bytes, Contents, Link, damaged, joined, truncated
 
 __all__ = [
     "Contents",
@@ -13,6 +13,7 @@ __all__ = [
     "check_end",
     "chunks",
     "contents",
+    "damaged",
     "flac",
     "is_open_ended",
     "joined",

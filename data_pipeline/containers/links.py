@@ -93,6 +93,12 @@ def truncated(path: Path, detail: str) -> AudioError:
     return AudioError(f"{path}: is truncated: {detail}. Copy or download it again.")
 
 
+def damaged(path: Path, at_s: float | None, reason: str) -> AudioError:
+    """Make the error for a file that cannot be decoded from some time on, or None if unknown, though it does not end there."""
+    place = f"is damaged: {reason}" if at_s is None else f"is damaged near {at_s:.2f} s: decoding fails there ({reason})"
+    return AudioError(f"{path}: {place}. Copy or download it again, or export it again.")
+
+
 def joined(path: Path, at: int, first: tuple[int, int] | None = None, second: tuple[int, int] | None = None) -> AudioError:
     """Make the error for a file of several recordings that cannot be read as one.
 

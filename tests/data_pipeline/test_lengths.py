@@ -61,6 +61,9 @@ WHOLE = [
         BOTH_S,
         "ffmpeg -i first.wav -c:a flac a.oga; ffmpeg -i second.wav -c:a flac b.oga; cat a.oga b.oga > OUT",
     ),
+    ("tags-between.ogg", 2 * FIRST_S, "ffmpeg -i first.wav a.ogg; { cat a.ogg; printf 'TAG%125s'; cat a.ogg; } > OUT"),
+    ("tag-behind.opus", FIRST_S, "ffmpeg -i first.wav a.opus; { cat a.opus; printf 'APETAGEX%24s'; } > OUT"),
+    ("picture.ogv", FIRST_S, f"ffmpeg {PICTURE} -i first.wav -c:v libtheora -c:a libvorbis OUT"),
     # FLAC.
     ("pipe.flac", FIRST_S, "ffmpeg -i first.wav -f flac - | cat > OUT"),
     ("flac-pipe.flac", FIRST_S, "flac -s -c - < first.wav | cat > OUT"),
@@ -386,8 +389,12 @@ def ogg_pages(data):
 
 
 def with_flags(page, flags):
-    """Set the flags of an Ogg page, and the checksum that fits (RFC 3533, section 6)."""
-    page = page[:5] + bytes([flags]) + page[6:22] + bytes(4) + page[26:]
+    return with_checksum(page[:5] + bytes([flags]) + page[6:])
+
+
+def with_checksum(page):
+    """Set the checksum that fits an Ogg page (RFC 3533, section 6)."""
+    page = page[:22] + bytes(4) + page[26:]
     crc = 0
     for byte in page:
         crc ^= byte << 24
@@ -411,6 +418,69 @@ def test_an_ogg_of_which_an_earlier_page_calls_itself_the_last_is_read_whole(fol
     (folder / "early.ogg").write_bytes(b"".join(marked[:-1])[:-100])
     with pytest.raises(AudioError, match="truncated"):
         list(read_blocks(folder / "early.ogg"))
+
+
+def zeroed(data, at, size):
+    return data[:at] + bytes(size) + data[at + size :]
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+def times(data, at, number):
+    """Repeat the Ogg page behind a byte, or leave it out."""
+    begin = data.index(b"OggS", at)
+    end = data.index(b"OggS", begin + 4)
+    return data[:begin] + number * data[begin:end] + data[end:]
+
+
+OGG_DAMAGE = {
+    "zeros": lambda data, at: zeroed(data, at, 1 << 16),
+    "bit": flipped,
+    "cut": lambda data, at: data[:at] + data[at + 4096 :],
+    "missing": lambda data, at: times(data, at, 0),
+    "repeated": lambda data, at: times(data, at, 2),
+    "length": lambda data, at: zeroed(data, data.index(b"OggS", at) + 26, 1),
+}
+
+
+@pytest.mark.parametrize("damage", OGG_DAMAGE)
+@pytest.mark.parametrize(("name", "loops"), [("long.ogg", 40), ("long.opus", 40), ("long.oga", 5), ("long.ogv", 20)])
+def test_an_ogg_that_is_damaged_in_the_middle_is_refused(folder, name, loops, damage):
+    codec = {".ogg": "", ".opus": "", ".oga": "-c:a flac", ".ogv": "-c:v libtheora -c:a libvorbis"}[name[4:]]
+    picture = PICTURE if name.endswith("ogv") else ""
+    path = folder / name
+    if not path.exists():
+        made(folder, name, f"ffmpeg {picture} -stream_loop {loops - 1} -i first.wav {codec} OUT")
+    data = path.read_bytes()
+    duration = read(path).shape[1] / probe(path).sample_rate
+    assert duration == pytest.approx(loops * FIRST_S, abs=LOSSY_S)
+    damaged = folder / f"{damage}-{name}"
+    damaged.write_bytes(OGG_DAMAGE[damage](data, len(data) // 2))
+    for look in (probe, read):
+        with pytest.raises(AudioError, match=rf"{name}: is damaged near \d+\.\d\d s: .*byte \d+") as error:
+            look(damaged)
+    at_s = float(str(error.value).split("near ")[1].split()[0])
+    assert at_s == pytest.approx(duration / 2, abs=duration / 8)
+
+
+def test_an_ogg_is_damaged_in_its_second_recording(folder):
+    whole = made(folder, "two.opus", "ffmpeg -i first.wav a.opus; ffmpeg -i second.wav b.opus; cat a.opus b.opus > OUT")
+    path, data = folder / "second-damaged.opus", whole.read_bytes()
+    path.write_bytes(flipped(data, len(data) - 2000))
+    with pytest.raises(AudioError, match=r"damaged near 1\.5"):
+        probe(path)
+
+
+def test_an_ogg_whose_pages_have_other_numbers_behind_the_headers_is_read_whole(folder):
+    # As of a broadcast that is recorded from its middle on.
+    whole = made(folder, "numbers.opus", "ffmpeg -stream_loop 3 -i first.wav OUT")
+    pages = ogg_pages(whole.read_bytes())
+    renumbered = [with_checksum(page[:18] + struct.pack("<I", 700 + i) + page[22:]) for i, page in enumerate(pages[2:])]
+    path = folder / "renumbered.opus"
+    path.write_bytes(b"".join(pages[:2] + renumbered))
+    np.testing.assert_array_equal(read(path), read(whole))
 
 
 def test_an_mp3_whose_header_promises_less_is_read_whole_and_more_is_truncated(folder):
