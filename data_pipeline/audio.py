@@ -84,7 +84,8 @@ def read_blocks(
     Raises:
         AudioError: the file is unreadable, truncated or of zero length, or contains NaN or infinite samples.  Truncation is
             detected from the header, codec or container; raw .aac, .mp2 and .ac3, headerless .mp3 and live streams cut between
-            two frames look complete.  Missing samples are never replaced by zeros.
+            two frames look complete.  Damage is detected by checksums in Ogg, FLAC, WavPack, TTA and AC-3; elsewhere a few
+            changed bits may pass.  Missing samples are never replaced by zeros.
     """
     path = Path(path)
     if block_samples <= 0:

@@ -33,6 +33,10 @@ _CONTAINER_TOLERANCE_S = 0.25
 _END_S = 0.5
 # ffmpeg exits with success on some truncated files, but prints one of these words.
 _TRUNCATION_WORDS = ("prematurely", "partial file", "truncated")
+# So it does where it skips part of a damaged Matroska file.
+_DAMAGE_WORDS = ("EBML number", "exceeds containing master element")
+# Codings of which ffmpeg can check a checksum per frame; unasked, it does not.  Of MPEG audio, good files may have wrong ones.
+_CHECKED_CODECS = frozenset({"flac", "tta", "wavpack", "ac3", "eac3"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +64,12 @@ class _Stream:
 
     Attributes:
         info: its format and length.
+        codec: ffmpeg's name of its coding.
         layout: ffmpeg's name of the places of its channels; None if unknown.
     """
 
     info: AudioInfo
+    codec: str
     layout: str | None
 
 
@@ -109,7 +115,7 @@ def _ffprobe_cached(path: Path, source: tuple[str, ...], size: int, mtime_ns: in
     del size, mtime_ns  # Only keys of the cache.
     require_ffmpeg()
     containers.check_end(path)
-    entries = "stream=sample_rate,channels,channel_layout,duration_ts,time_base:format=duration,format_name"
+    entries = "stream=codec_name,sample_rate,channels,channel_layout,duration_ts,time_base:format=duration,format_name"
     command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries, "-of", "json", *source]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
     if result.returncode:
@@ -136,7 +142,7 @@ def _ffprobe_stream(stream: dict[str, Any], container: dict[str, Any]) -> _Strea
     if places := re.fullmatch(r"\d+ channels \((.+)\)", layout):
         layout = places[1]  # Without a name of its own.
     info = AudioInfo(sample_rate, int(stream["channels"]), num_samples, guess)
-    return _Stream(info, None if layout == "unknown" else layout)
+    return _Stream(info, stream.get("codec_name", ""), None if layout == "unknown" else layout)
 
 
 def ffmpeg_blocks(
@@ -167,7 +173,10 @@ def ffmpeg_blocks(
     found = _streams(path, tuple(source))[stream]
     sample_format = ["-f", "f32le", "-c:a", "pcm_f32le", "-ar", str(info.sample_rate), *_channels(info, found)]
     arguments = ["-threads", "1", *source, "-map", f"0:a:{stream}", *sample_format, "pipe:1"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", *(["-xerror"] if strict else []), *arguments]
+    checks = ["-xerror"] if strict else []
+    if strict and found.codec in _CHECKED_CODECS:
+        checks += ["-err_detect:a", "crccheck+explode"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *checks, *arguments]
     # The messages go to a file: a pipe that nobody reads meanwhile would fill up and block ffmpeg.
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
@@ -192,6 +201,9 @@ def ffmpeg_blocks(
         raise AudioError(f"{path}: cannot be decoded; ffmpeg says: {reason}. Convert it with the program that made it.")
     if process.returncode:
         raise containers.damaged(path, (before + decoded) / info.sample_rate, reason)
+    skipped = [line for line in text.splitlines() if any(word in line for word in _DAMAGE_WORDS)]
+    if strict and skipped:
+        raise containers.damaged(path, None, f"ffmpeg says: {_last_line(skipped[0], path)}")
     _check_length(path, info, decoded)
 
 

@@ -27,6 +27,7 @@ __all__ = [
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # Its object of file properties.
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
 def contents(path: Path) -> Contents:
@@ -120,8 +121,29 @@ def _check_asf(path: Path, data: Bytes) -> None:
     if at < 0 or at + 92 > len(data):
         return
     size, flags = data.number(at + 40, 8, "little"), data.number(at + 88, 4, "little")
-    if not flags & 1 and size > len(data):  # The flag marks a live stream, whose length is unknown.
+    if flags & 1:  # A live stream, whose length is unknown.
+        return
+    if size > len(data):
         raise truncated(path, f"its header promises {size} bytes, the file has {len(data)}")
+    _check_asf_packets(path, data, data.number(16, 8, "little"), data.number(at + 92, 4, "little"))
+
+
+def _check_asf_packets(path: Path, data: Bytes, begin: int, size: int) -> None:
+    """Check the first byte of each packet, since ffmpeg skips one that is zeroed without a word.
+
+    Args:
+        path: of the file.
+        data: its bytes.
+        begin: first byte of the data object.
+        size: bytes of each packet.
+    """
+    first, count = begin + 50, data.number(begin + 40, 8, "little")
+    # Nearly all files have 2 bytes for error correction in each packet.  Without, packets may begin with any byte.
+    if data[begin : begin + 16] != _ASF_DATA or size < 64 or data.number(first, 1, "big") & 0x8F != 0x82:
+        return
+    for packet in range(first, min(first + count * size, len(data)), size):
+        if data.number(packet, 1, "big") & 0x8F != 0x82:
+            raise damaged(path, None, f"no ASF packet begins at byte {packet}, where one is due")
 
 
 def _check_second(path: Path, data: Bytes) -> None:

@@ -111,6 +111,12 @@ WHOLE = [
     ("joined.mp2", BOTH_S, "ffmpeg -i first.wav a.mp2; ffmpeg -i second.wav b.mp2; cat a.mp2 b.mp2 > OUT"),
     ("live.mka", FIRST_S, "ffmpeg -i first.wav -f matroska -live 1 - | cat > OUT"),
     ("pipe.webm", FIRST_S, "ffmpeg -i first.wav -f webm - | cat > OUT"),
+    *(
+        (f"{codec}.mka", FIRST_S, f"ffmpeg -i first.wav -c:a {codec} OUT")
+        for codec in ("flac", "pcm_s16le", "libopus", "aac", "ac3", "wavpack", "tta")
+    ),
+    ("opus.webm", FIRST_S, "ffmpeg -i first.wav -c:a libopus OUT"),
+    ("tag-behind.mka", FIRST_S, "ffmpeg -i first.wav -c:a flac a.mka; { cat a.mka; printf 'TAG%125s'; } > OUT"),
     ("mkvmerge.mka", FIRST_S, "ffmpeg -i first.wav a.flac; mkvmerge -q -o OUT a.flac"),
     ("long-picture.mkv", FIRST_S, f"ffmpeg {PICTURE} -i first.wav OUT"),
     ("long-picture.webm", FIRST_S, f"ffmpeg {PICTURE} -i first.wav OUT"),
@@ -121,6 +127,9 @@ WHOLE = [
     ("whole.tta", FIRST_S, "ffmpeg -i first.wav OUT"),
     ("whole.wv", FIRST_S, "ffmpeg -i first.wav OUT"),
     ("whole.ac3", FIRST_S, "ffmpeg -i first.wav OUT"),
+    ("whole.eac3", FIRST_S, "ffmpeg -i first.wav OUT"),
+    ("whole.wma", FIRST_S, "ffmpeg -i first.wav OUT"),
+    ("picture.wmv", FIRST_S, f"ffmpeg {PICTURE} -i first.wav OUT"),
     ("sound.ts", FIRST_S, "ffmpeg -i first.wav -c:a aac OUT"),
     ("sound.avi", FIRST_S, "ffmpeg -i first.wav -c:a mp2 OUT"),
 ]
@@ -481,6 +490,44 @@ def test_an_ogg_whose_pages_have_other_numbers_behind_the_headers_is_read_whole(
     path = folder / "renumbered.opus"
     path.write_bytes(b"".join(pages[:2] + renumbered))
     np.testing.assert_array_equal(read(path), read(whole))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hole.webm", "-c:a libvorbis"),
+        ("opus.webm", "-c:a libopus"),
+        ("pcm_s16le.mka", "-c:a pcm_s16le"),
+        ("tta.mka", "-c:a tta"),
+        ("hole.wma", ""),
+        ("hole.tta", ""),
+        ("bit.tta", ""),
+        ("bit.wv", ""),
+        ("bit.ac3", ""),
+        ("bit-flac.mka", "-c:a flac"),
+    ],
+)
+def test_a_file_that_only_ffmpeg_reads_is_refused_when_damaged_in_the_middle(folder, name, options):
+    path = made(folder, f"middle-{name}", f"ffmpeg -stream_loop 3 -i first.wav {options} OUT")
+    data = path.read_bytes()
+    assert read(path).shape[1] / probe(path).sample_rate == pytest.approx(4 * FIRST_S, abs=LOSSY_S)
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7):
+        at = round(share * len(data))
+        path.write_bytes(flipped(data, at) if name.startswith("bit") else zeroed(data, at, 4096))
+        with pytest.raises(AudioError, match=rf"{name}: is damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize("place", [4, 9, 14])
+def test_a_wma_with_a_packet_of_zeros_is_refused(folder, place):
+    path = made(folder, "packet.wma", "ffmpeg -stream_loop 3 -i first.wav -packet_size 3200 OUT")
+    data = path.read_bytes()
+    (header,) = struct.unpack("<Q", data[16:24])
+    at = header + 50 + 3200 * place
+    assert data[at] == data[at + 3200] == 0x82
+    path.write_bytes(zeroed(data, at, 3200))
+    with pytest.raises(AudioError, match=rf"packet\.wma: is damaged: no ASF packet begins at byte {at}"):
+        probe(path)
 
 
 def test_an_mp3_whose_header_promises_less_is_read_whole_and_more_is_truncated(folder):
