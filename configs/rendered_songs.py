@@ -5,8 +5,8 @@
 
 `make starter` renders the songs with `jaxpu synthesize`, trains, and packs the models. The network is a U-Net of two levels
 with a bottleneck. For `starter` a second training begins where this one ends (`--train.init-from runs/rendered_songs`): 1500
-steps, with a learning rate of 1e-3 and a loss in which phase counts (`--objective.loss phase_sensitive`). It is an ensemble of two
-such networks, of the seeds 0 and 1.
+steps, with a learning rate of 1e-3 and a loss in which phase counts (`--objective.loss phase_sensitive`). It is an ensemble of
+two such networks, of the seeds 0 and 1.
 
 Hardware: CPU cores. On two, rendering took 14 minutes, and training with 6 clips a step 48 and 13 minutes on one of them.
 Expected score: 10.4 dB SI-SDR improvement on other rendered songs, 8.2 dB on four excerpts of real songs, of one network after

@@ -52,15 +52,9 @@ def export(
     if out.exists() and any(out.samefile(each) for each in paths):
         raise ArchiveError(f"{out} is the model itself, which would be replaced. Choose another name after -o.")
     path, loaded = paths[0], _ensemble(paths)
-    if archive.is_archive(path):
-        if form == "jaxpu" and len(paths) == 1:
-            raise ArchiveError(f"{path} is already an archive. Export the run that it was made from, or choose a --format.")
-        document = archive.read_description(path)
-        del document["format"]
-    else:
-        document = describe_run(path, loaded)
-        del document["name"]  # Paths are private.
-        document["config"]["train"]["init_from"] = Path(loaded.config.train.init_from).name
+    if archive.is_archive(path) and form == "jaxpu" and len(paths) == 1:
+        raise ArchiveError(f"{path} is already an archive. Export the run that it was made from, or choose a --format.")
+    document = _described(path, loaded)
     if len(paths) > 1:
         document |= {"info": loaded.info, "num_parameters": archive.num_parameters(loaded.variables)}
         document |= {"scores": None, "licence": None, "description": None}
@@ -81,6 +75,18 @@ def export(
         serialize = {"stablehlo": stablehlo.serialize, "onnx": onnx.serialize}[form]
         files[archive.PROGRAM_FILES[form]] = serialize(loaded)
     archive.write(out, document, files)
+
+
+def _described(path: Path, loaded: TrainedModel) -> dict[str, Any]:
+    """Contents of `model.json`, without those that `archive.write` adds: an archive's own, or those of a run."""
+    if archive.is_archive(path):
+        document = archive.read_description(path)
+        del document["format"]
+        return document
+    document = describe_run(path, loaded)
+    del document["name"]  # Paths are private.
+    document["config"]["train"]["init_from"] = Path(loaded.config.train.init_from).name
+    return document
 
 
 def _ensemble(paths: Sequence[Path]) -> TrainedModel:

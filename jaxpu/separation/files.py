@@ -71,11 +71,14 @@ def separate_waveform(
         is described in `jaxpu.core.band_above`.
 
     Raises:
-        ValueError: on another shape, also (samples, channels); integers; samples that are NaN or infinite; shifts that do not
-            divide the model's hop.
+        ValueError: on another shape, also (samples, channels); integers; samples that are NaN or infinite; a rate that no file
+            may have (`audio.SAMPLE_RATES`); shifts that do not divide the model's hop.
         AudioError: the model makes samples that are NaN or infinite.
     """
     waveform = _checked(waveform)
+    lowest, highest = audio.SAMPLE_RATES
+    if not lowest <= sample_rate <= highest:
+        raise ValueError(f"sample_rate is {sample_rate}; it must be from {lowest} to {highest} Hz.")
 
     def read() -> Blocks:
         for begin in range(0, waveform.shape[1], audio.BLOCK_SAMPLES):

@@ -4,6 +4,7 @@ The loop sees a `Program`, which holds the state of its runs on the devices; the
 the host.  One script for CPU, GPU and TPU, one device or many.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -141,32 +142,33 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
             if not is_active:
                 continue
             own = values[number][done[number] - step :]  # A run that was ahead has done some of these steps before.
-            try:
+            with _ending_alone(stopped, number, keep_going):
                 stopped[number] = runs[number].note_steps(step, own, speed)
-            except TrainingError as error:
-                if not keep_going:
-                    raise
-                stopped[number] = str(error)
-                continue
-            if evaluate_now or stop or stopped[number] is not None:
-                due.append(number)
+                if evaluate_now or stop or stopped[number] is not None:
+                    due.append(number)
         if due:
             results = _evaluated(program, bar, speed)
             for number in due:
-                try:
+                with _ending_alone(stopped, number, keep_going):
                     stopped[number] = runs[number].note_evaluation(step, program.state(number), results[number], stopped[number])
-                except TrainingError as error:
-                    if not keep_going:
-                        raise
-                    stopped[number] = str(error)
-                    continue
-                done[number] = step
+                    done[number] = step
             stop = parallel.any_process(stop_signal.received)
         pace.restart()
         if stop or None not in stopped:
             break
     ends = [ALL_STEPS_DONE if steps == settings.num_steps else ASKED_TO_STOP for steps in done]
     return [reason or end for reason, end in zip(stopped, ends, strict=True)]
+
+
+@contextlib.contextmanager
+def _ending_alone(stopped: list[str | None], number: int, keep_going: bool) -> Iterator[None]:
+    """Note the TrainingError of a run as the reason why it ended; raise it unless the others keep going."""
+    try:
+        yield
+    except TrainingError as error:
+        if not keep_going:
+            raise
+        stopped[number] = str(error)
 
 
 def _evaluate_initial_models(program: Program, bar: Bar) -> None:

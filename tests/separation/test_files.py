@@ -337,6 +337,12 @@ def test_shifts_that_do_not_divide_the_hop_are_refused(model: TrainedModel, shif
         separate_waveform(model, noise(1, 1000), RATE, shifts=shifts)
 
 
+@pytest.mark.parametrize("rate", [0, 1, 99, 1_000_001])
+def test_rates_that_no_file_may_have_are_refused(model: TrainedModel, rate: int) -> None:
+    with pytest.raises(ValueError, match=f"sample_rate is {rate}; it must be from 100 to 1000000 Hz"):
+        separate_waveform(model, noise(1, 1000), rate)
+
+
 def test_files_are_separated_with_shifts(model: TrainedModel, tmp_path: Path) -> None:
     path = write(tmp_path / "song.wav", noise(2, 20_000))
     target, _ = map(read, separate_file(model, path, tmp_path / "out", SeparationOptions(shifts=2)))
