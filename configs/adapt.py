@@ -4,13 +4,13 @@
     jaxpu train adapt
     jaxpu separate runs/adapt song.mp3 -o separated
 
-`jaxpu suggest starter songs/ -o labels/` proposes the marks; check them, for wrong ones ruin the model. The network is the
-starter's, so there is no warm-up of random parameters: its own masks teach from the first step on, with a lower learning rate
-and fewer steps than in `recordings`. The estimated error of held-out songs is shown from step 0, the starter, on; it should
-fall. The model is for these songs: on others it is worse than the starter.
+`jaxpu suggest starter songs/ -o labels/` proposes the marks; check them, for wrong ones ruin the model. The network is the first
+of the starter's two, so there is no warm-up of random parameters: its own masks teach from the first step on, with a lower
+learning rate and fewer steps than in `recordings`. The estimated error of held-out songs is shown from step 0, that network, on;
+it should fall. The model is for these songs: on others it is worse than the starter.
 
 Hardware: CPU cores.
-Expected score: 2.2 dB more than the starter on the songs that it adapts to, real voices over other music (docs/results.md).
+Expected score: 1.6 dB more than the starter on the songs that it adapts to, real voices over games' music (docs/results.md).
 """
 
 from data_pipeline.config import DataConfig, PatchSpec
