@@ -38,6 +38,7 @@ def test_a_field_of_a_runs_config_that_is_wrong_is_named(
     json_damage: Any, tmp_path: Path, path: tuple[Any, ...], value: Any, named: str
 ) -> None:
     file = tmp_path / "config.json"
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)  # Without one, the config does not matter.
     file.write_text(json.dumps(json_damage.changed(to_json(CONFIG), path, value)))
     with pytest.raises(ConfigError) as caught:
         _keep_config(CONFIG, file)
@@ -50,6 +51,7 @@ def test_every_value_of_a_config_in_turn_is_refused(json_damage: Any, tmp_path: 
     seed = random.randrange(2**32)
     print("seed", seed)
     file = tmp_path / "config.json"
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     for path, value, foreign in random.Random(seed).sample(list(json_damage.variants(to_json(CONFIG))), 300):
         file.write_text(json.dumps(foreign))
         begin, message = time.process_time(), str(file)
