@@ -75,7 +75,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
 
     @property
     def resume_hint(self) -> str:
-        """What is kept, and what to do, where the disk refuses data."""
+        """Words on the checkpoint that remains, and on the remedy, where the disk refuses data."""
         return f"{self.kept}: free some space and rerun the same command to resume."
 
     @property

@@ -111,7 +111,7 @@ def _ensemble(paths: Sequence[Path]) -> TrainedModel:
 
 
 def _must_agree(model: TrainedModel) -> list[tuple[str, Any]]:
-    """What the networks of an ensemble have in common: names and values."""
+    """Names and values of all that the networks of an ensemble must share."""
     config = model.config
     return [
         ("target", " and ".join(config.data.target)),

@@ -1,4 +1,4 @@
-"""What a user decides about a separation."""
+"""Options of a separation, for files and for waveforms."""
 
 import dataclasses
 import os
