@@ -45,7 +45,7 @@ help: ## list the commands
 
 setup: ffmpeg .venv/ready ## make .venv from requirements.lock and install ffmpeg (the commands below do it by themselves)
 
-demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song (3 to 10 minutes; DEMO_ARGS=...)
+demo: setup ## synthesize a small corpus, train on it, evaluate, separate a song (2 to 10 minutes; DEMO_ARGS=...)
 	.venv/bin/jaxpu demo $(DEMO_ARGS)
 
 results: setup ## run the experiments of docs/results.md that have not been run yet (CORPUS=DIR RESULTS_ARGS=...)

@@ -6,7 +6,7 @@ The first half of the steps is plain `remix`. The last checkpoint separates, bec
 (docs/methods.md).
 
 Hardware: 2 CPU cores.
-Expected score: +7.2 dB SI-SDR improvement on the test songs (docs/results.md).
+Expected score: +7.1 dB SI-SDR improvement on the test songs (docs/results.md).
 """
 
 from data_pipeline.config import DataConfig, PatchSpec

@@ -33,7 +33,7 @@ from jaxpu.config_files import config_names
 
 USAGE = """jaxpu: separate one sound from recordings, without ever having that sound alone.
 
-Try it on a small synthetic corpus (3 to 10 minutes on 2 CPU cores):
+Try it on a small synthetic corpus (2 to 10 minutes on 2 CPU cores):
   jaxpu demo
 
 Train on your own recordings, in which you marked passages without the target sound in Audacity:

@@ -21,7 +21,7 @@ EXAMPLES = """\
 class DemoArguments:
     """Run the full pipeline on a small synthetic corpus: synthesize, prepare, train, evaluate, separate.
 
-    It takes 3 to 10 minutes on 2 CPU cores. Run the same command again to resume.
+    It takes 2 to 10 minutes on 2 CPU cores. Run the same command again to resume.
 
     Attributes:
         config: configuration of the data and the run.
