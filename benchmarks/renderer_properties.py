@@ -2,10 +2,9 @@
 
     python benchmarks/renderer_properties.py --songs NAME=CORPUS ... --work DIR [--without reverberation ...]
 
-Songs without a property are otherwise the same: what it draws is drawn, and dropped.  With each kind of songs a smaller network of
-`rendered_songs` is trained, once for each seed.  A CORPUS has the layout of MUSDB18-HQ; its test songs are scored.  The table goes
-to benchmarks/results/measured/renderer-properties.json, with the rows of other properties that it has.  A run that was killed
-resumes.
+Songs without a property are otherwise the same: what it draws is drawn, and dropped.  With each kind of songs a smaller network
+of `rendered_songs` is trained, once for each seed.  A CORPUS has the layout of MUSDB18-HQ; its test songs are scored.  The table
+of all that --work holds goes to benchmarks/results/measured/renderer-properties.json.  A run that was killed resumes.
 """
 
 import argparse

@@ -218,7 +218,7 @@ def _silence_warning(sets: _Sets) -> str | None:
     means = sets.means("silent_share")
     return (
         f"Recordings without the target are silent for {means['positive']:.0%} of the time, those with it for "
-        f"{means['unlabeled']:.0%}. Cut the silence; --data.activity-on mixture leaves out silent clips."
+        f"{means['unlabeled']:.0%}. Cut the silence."
     )
 
 

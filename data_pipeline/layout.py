@@ -39,7 +39,7 @@ class PreparedTrack:
         name: name of the track in its source.
         split: "train" or "validation".
         seconds: duration.
-        clips: number of non-overlapping clips.
+        clips: number of whole clips; those of marked passages overlap.
         kept: number of active clips by signal.  Signals that the source does not have are absent.
     """
 
@@ -98,7 +98,7 @@ class Comparison(TypedDict):
 
 
 class Info(TypedDict):
-    """Content of jaxpu.json: `shards` has the names of the TFRecord files by index, `files` the sizes of all files."""
+    """Content of jaxpu.json: `shards` has the names of the TFRecord files by index, `files` their sizes and that of the index."""
 
     format: int
     fingerprint: str

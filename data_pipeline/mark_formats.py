@@ -7,7 +7,7 @@ a CSV table lists the passages of many recordings.
 import csv
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from data_pipeline.errors import DataError, shown
@@ -17,6 +17,9 @@ LEAST_REST_S = 3.0
 
 REST_MARGIN_S = 0.7
 """Margin between a mark and the notes around it, since notes follow the voice only roughly."""
+
+# Longer lines are no rows of a table.
+_MAX_ROW = 10_000
 
 Format = Literal["Audacity labels", "UltraStar notes", "CSV"]
 
@@ -55,6 +58,8 @@ def decode_text(data: bytes) -> str:
     """Decode a text file: UTF-8 or UTF-16 with or without byte-order mark, else Windows' Western code page, as old songs have."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
+    if b"\0" in data[:2]:  # Every second byte of Latin letters and digits.
+        return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -62,17 +67,20 @@ def decode_text(data: bytes) -> str:
 
 
 def format_of(text: str) -> Format | None:
-    """Tell the format of a file by its content; None if it holds no marks."""
+    """Tell the format of a file by its content; None if it holds no marks.
+
+    Half of the lines of a label track or a table are enough, so that reading it names those that are wrong.
+    """
     lines = [line.strip() for line in _lines(text) if line.strip()]
     if any(re.match(r"#(BPM|TITLE|ARTIST|MP3|AUDIO|GAP)\s*:", line, re.IGNORECASE) for line in lines[:50]):
         return "UltraStar notes"
     lines = [line for line in lines if not line.startswith("\\")]
     if not lines:
         return None
-    if all(_is_number(field) for field in lines[0].split("\t")[:2]) and "\t" in lines[0]:
+    if 2 * sum(map(_is_label, lines)) >= len(lines):
         return "Audacity labels"
-    fields = _row(lines[0])
-    return "CSV" if _is_header(fields) or _is_passage(fields) else None
+    rows = [_row(line) for line in lines]
+    return "CSV" if _is_header(rows[0]) or 2 * sum(map(_is_passage, rows)) >= len(rows) else None
 
 
 def read_marks(text: str, where: str) -> list[MarkedRecording]:
@@ -110,7 +118,9 @@ def _labels(text: str, where: str) -> Iterator[Mark]:
             continue
         fields = line.split("\t")
         if len(fields) < 2 or not all(map(_is_number, fields[:2])):
-            raise DataError(f"{where}, line {number}: is {shown(line)}; it must be begin, end and text, separated by tabs.")
+            raise DataError(
+                f"{where}, line {number}: is {shown(line)}; it must be begin, end and text, separated by tabs, in seconds."
+            )
         yield _checked(_number(fields[0]), _number(fields[1]), number, where)
 
 
@@ -118,11 +128,17 @@ def _table(text: str, where: str) -> list[MarkedRecording]:
     """Passages of a CSV table with the columns file, begin, end; a first line with these names is skipped."""
     found: dict[str, MarkedRecording] = {}
     rows = [(number, line, fields) for number, line in enumerate(_lines(text), 1) if any(fields := _row(line))]
-    for number, line, fields in rows[1:] if rows[0][2][0].casefold() == "file" else rows:
+    num_columns = len(rows.pop(0)[2]) if rows[0][2][0].casefold() == "file" else 3
+    for number, line, fields in rows:
         if not _is_passage(fields) or not fields[0]:
             raise DataError(
                 f"{where}, line {number}: is {shown(line)}; it must be file, begin, end, with times in seconds or as "
                 "[hours:]minutes:seconds."
+            )
+        if _has_decimal_commas(line, fields, num_columns):
+            raise DataError(
+                f"{where}, line {number}: is {shown(line)}, with more numbers than begin and end. Write decimal points, or "
+                "separate the columns by semicolons."
             )
         passage = _checked(_seconds(fields[1]), _seconds(fields[2]), number, where)
         found.setdefault(fields[0], MarkedRecording(fields[0], [], number)).marks.append(passage)
@@ -131,9 +147,16 @@ def _table(text: str, where: str) -> list[MarkedRecording]:
 
 def _row(line: str) -> list[str]:
     """Fields of a line, separated by tabs, by semicolons (where the comma is the decimal point), or by commas."""
+    if len(line) > _MAX_ROW:
+        return []
     rows = [[field.strip() for field in next(csv.reader([line], delimiter=each), [])] for each in "\t;,"]
     # A name or a note may contain the other separators.
     return next((row for row in rows if _is_header(row) or _is_passage(row)), max(rows, key=len))
+
+
+def _is_label(line: str) -> bool:
+    fields = line.split("\t")
+    return len(fields) >= 2 and all(_is_number(field) or _is_time(field) for field in fields[:2])
 
 
 def _is_header(fields: list[str]) -> bool:
@@ -142,6 +165,12 @@ def _is_header(fields: list[str]) -> bool:
 
 def _is_passage(fields: list[str]) -> bool:
     return len(fields) >= 3 and all(map(_is_time, fields[1:3]))
+
+
+def _has_decimal_commas(line: str, fields: list[str], num_columns: int) -> bool:
+    """Whether commas seem to separate the decimals of a row's numbers as well as its columns."""
+    numbers = [field for field in fields[1:] if field]
+    return not set("\t;") & set(line) and len(numbers) >= num_columns and all(map(str.isdigit, numbers))
 
 
 def _rests(text: str, where: str) -> MarkedRecording:
@@ -187,6 +216,19 @@ def _rests(text: str, where: str) -> MarkedRecording:
     return MarkedRecording(tags.get("AUDIO") or tags.get("MP3"), [*passages, *_rest(end_s, None, where)])
 
 
+def merged(marks: Iterable[Mark]) -> list[Mark]:
+    """Marks in order; those that overlap or touch are one."""
+    found: list[Mark] = []
+    for mark in sorted(marks, key=lambda each: each.begin_s):
+        last = found[-1] if found else None
+        if last is not None and (last.end_s is None or mark.begin_s <= last.end_s):
+            ends = (last.end_s, mark.end_s)
+            found[-1] = dataclasses.replace(last, end_s=None if None in ends else max(end for end in ends if end is not None))
+        else:
+            found.append(mark)
+    return found
+
+
 def _rest(begin_s: float | None, end_s: float | None, where: str) -> list[Mark]:
     """The mark between two notes, if they are far enough apart; None for the start or the end of the recording."""
     if end_s is not None and end_s - (begin_s or 0.0) < LEAST_REST_S:
@@ -196,9 +238,11 @@ def _rest(begin_s: float | None, end_s: float | None, where: str) -> list[Mark]:
 
 
 def _checked(begin_s: float, end_s: float, number: int, where: str) -> Mark:
-    if not 0 <= begin_s <= end_s:
+    if not 0 <= begin_s < end_s:
+        point = " Remove it, or in Audacity select the passage before you press Ctrl+B." if begin_s == end_s else ""
         raise DataError(
             f"{where}, line {number}: goes from {begin_s:g} s to {end_s:g} s; a passage begins at 0 s or later and ends later."
+            + point
         )
     return Mark(begin_s, end_s, f"{where}, line {number}")
 

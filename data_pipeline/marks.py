@@ -23,9 +23,9 @@ class Marks:
     """The marks of a folder of recordings.
 
     Attributes:
-        passages: by recording, merged and in order; recordings without marks are absent.
+        passages: by recording, in order of their beginnings; recordings without marks are absent.
         formats: number of recordings with marks, by format.
-        left_out: text files without marks.
+        left_out: files without marks.
     """
 
     passages: dict[Path, tuple[Mark, ...]] = dataclasses.field(default_factory=dict)
@@ -38,7 +38,7 @@ class Marks:
         text = f"{path}: {formats}, {sum(map(len, self.passages.values()))} passages"
         if self.left_out:
             more = ", ..." if len(self.left_out) > 1 else ""
-            text += f"; left out {len(self.left_out)} text files without marks ({self.left_out[0].name}{more})"
+            text += f"; left out {len(self.left_out)} files without marks ({self.left_out[0].name}{more})"
         return text
 
 
@@ -53,7 +53,7 @@ def find_marks(path: Path, folder: Path, recordings: Sequence[Path]) -> Marks:
         recordings: all recordings of the folder.
 
     Raises:
-        DataError: there are no marks, or some are wrong; every file and line is named.
+        DataError: there are no marks, or some are wrong; every file and line is named.  A folder cannot be read.
     """
     if not path.exists():
         raise DataError(f"{path}: does not exist. Give a folder of label tracks, or a CSV table.")
@@ -61,12 +61,16 @@ def find_marks(path: Path, folder: Path, recordings: Sequence[Path]) -> Marks:
     names = _Names(folder, recordings)
     marked_by: dict[Path, Path] = {}
     for file in _files(path):
+        if path.is_dir() and not file.name.lower().endswith(SUFFIXES):
+            if path != folder:
+                marks.left_out.append(file)
+            continue
         try:
             for recording, passages in _marks_of(file, path, names, marks).items():
                 if recording in marked_by:
                     raise DataError(f"{file} and {marked_by[recording]} both mark {recording}. Remove one of them.")
                 marked_by[recording] = file
-                marks.passages[recording] = _merged(passages)
+                marks.passages[recording] = tuple(sorted(passages, key=lambda mark: mark.begin_s))
         except DataError as error:
             errors.append(str(error))
     if errors:
@@ -80,34 +84,42 @@ def find_marks(path: Path, folder: Path, recordings: Sequence[Path]) -> Marks:
 
 
 def _files(path: Path) -> list[Path]:
-    """Files that may hold marks, sorted; hidden files and folders are left out."""
+    """Files of a folder, sorted; hidden files and folders, and what is no file, are left out."""
     if path.is_file():
         return [path]
-    found, seen = [], set[str]()
-    for parent, folders, files in os.walk(path, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or choose another folder of marks.")
+
+    found, seen = list[Path](), set[str]()
+    for parent, folders, files in os.walk(path, followlinks=True, onerror=unreadable):
         if (real := os.path.realpath(parent)) in seen:  # A link to a folder above has no end.
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
-    return sorted(found)
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file() or not file.exists())  # A broken link is an error later.
 
 
 class _Names:
     """Recordings by the names that files of marks give them: paths inside the folder, with or without the suffix."""
 
     def __init__(self, folder: Path, recordings: Sequence[Path]) -> None:
+        self._by_path: dict[PurePosixPath, Path] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_folder: dict[PurePosixPath, list[Path]] = {}
         for path in recordings:
             inside = PurePosixPath(path.relative_to(folder).as_posix())
+            self._by_path[inside] = path
             self._by_folder.setdefault(inside.parent, []).append(path)
             for name in {inside, inside.with_suffix("")}:
                 self._by_name.setdefault(_key(name), []).append(path)
 
     def find(self, name: PurePosixPath, where: str) -> Path:
         """The recording of a name.  Raises DataError if there is none, or more than one."""
+        if name in self._by_path:
+            return self._by_path[name]
         found = self._by_name.get(_key(name), [])
         if len(found) == 1:
             return found[0]
@@ -159,17 +171,3 @@ def _recording(kind: Format, marked: MarkedRecording, inside: PurePosixPath, nam
     if kind == "UltraStar notes":
         return names.of_song(inside.with_suffix(""), marked.recording, str(file))
     return names.find(inside.with_suffix(""), str(file))
-
-
-def _merged(passages: Sequence[Mark]) -> tuple[Mark, ...]:
-    """Passages in order; those that overlap or touch are one."""
-    merged: list[Mark] = []
-    for passage in sorted(passages, key=lambda each: each.begin_s):
-        last = merged[-1] if merged else None
-        if last is not None and (last.end_s is None or passage.begin_s <= last.end_s):
-            ends = (last.end_s, passage.end_s)
-            end_s = None if None in ends else max(end for end in ends if end is not None)
-            merged[-1] = dataclasses.replace(last, end_s=end_s)
-        else:
-            merged.append(passage)
-    return tuple(merged)

@@ -17,6 +17,7 @@ from data_pipeline.audio import Blocks, mean_and_deviation
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
 from data_pipeline.layout import Signal
+from data_pipeline.mark_formats import merged
 from data_pipeline.recordings import Recording, Track
 from data_pipeline.residual import Residual, ResidualMeter, song_parts
 from data_pipeline.tfrecord import writing
@@ -271,12 +272,11 @@ class TrackPatches:
         """First samples of the clips in the marked passages, and the seconds of the passages that are shorter than a clip."""
         spec, starts, lost_s = self._config.patch, [], 0.0
         hop = max(round(self._config.marked_hop * spec.clip_samples), 1)
-        for mark in self._track.passages:
+        for mark in merged(self._track.passages):
             begin = math.ceil(mark.begin_s * spec.sample_rate)
             end = self.num_samples if mark.end_s is None else min(int(mark.end_s * spec.sample_rate), self.num_samples)
             starts.append(np.arange(begin, end - spec.clip_samples + 1, hop))
-            if 0 < end - begin < spec.clip_samples:
-                lost_s += (end - begin) / spec.sample_rate
+            lost_s += max(end - begin, 0) * (end - begin < spec.clip_samples) / spec.sample_rate
         return np.concatenate(starts).astype(np.int64), lost_s
 
     def _marked(self, starts: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ same command resumes.
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import functools
 import math
@@ -111,11 +112,15 @@ def prepare(
     Raises:
         AudioError: the source has no recordings.
         DataError: settings need stems that the source lacks; recordings cannot be used (all are named); no clip is kept; the disk
-            has no room; another process is preparing in the same folder; Beam fails; most marks are doubtful.
+            has no room; `directory` is that of the recordings; another process is preparing in the same folder; Beam fails; most
+            marks are doubtful.
     """
     directory, options = Path(directory), _Options(num_workers, beam_options, skip_bad, progress)
+    _check_apart(source, directory)
     if beam_options is not None:
         directory, source = directory.absolute(), _absolute(source)
+        if set("*?[") & set(str(directory)):
+            raise DataError(f"{directory}: Beam takes the characters *, ? and [ for patterns. Choose another folder (-o).")
     needing_stems = _needing_stems(config)
     if needing_stems and not source.has_stems:
         raise DataError(f"{needing_stems} needs stems, and folders of recordings have none. Choose another value.")
@@ -129,10 +134,23 @@ def prepare(
         work.tracks_folder.mkdir(parents=True, exist_ok=True)
     busy = DataError(f"{directory}: another process is preparing data there. Wait for it, or choose another folder.")
     with locked(work.unfinished, busy):
-        if not is_planned(directory, whole):
+        if is_planned(directory, whole):
+            info = read_info(work.unfinished) or read_info(directory)  # The file is moved last.
+            assert info is not None
+            _check_skipped(info, directory, options)
+        else:
             plan(directory, _make(source, work, check, whole, options), options.say)
         publish(directory)
     return PatchDataset.open(directory)
+
+
+def _check_apart(source: Source, directory: Path) -> None:
+    """Raise DataError if the dataset would lie among its own recordings or marks."""
+    for path in vars(source).values():
+        if isinstance(path, Path) and path.exists() and directory.exists() and path.samefile(directory):
+            raise DataError(
+                f"{directory}: the prepared data would lie among the recordings or marks. Choose another folder (-o)."
+            )
 
 
 def _check_own(unfinished: Path) -> None:
@@ -149,7 +167,8 @@ def _make(source: Source, work: _Work, check: MarksCheck | None, whole: str, opt
     checked = None
     if check is not None and isinstance(source, Folders):
         tracks = [job.track for job in work.jobs]
-        checked = check_marks(tracks, check, work.unfinished / _MARKS_FILE, whole, options.say)
+        places = [mark.where for track in tracks for mark in track.passages]
+        checked = check_marks(tracks, check, work.unfinished / _MARKS_FILE, fingerprint(whole, places), options.say)
         # Planned again, for a song that has lost its marks cannot validate them.
         source = dataclasses.replace(source, left_out=left_out_marks(checked))
         work = _plan_work(source, work.config, work.unfinished)
@@ -225,14 +244,23 @@ def _is_prepared(directory: Path, whole: str, options: _Options) -> bool:
         return False
     if not all(info["counts"][f"validation_{signal}"]["kept"] for signal in SIGNALS):
         return False  # Earlier versions held nothing out of a single recording.
-    skipped = f"{directory}: was prepared without these recordings:\n{_listed(info['skipped'])}\n"
-    if info["skipped"] and not options.skip_bad:
-        raise DataError(f"{skipped}{_BAD_REMEDY} If they can be read by now, delete {directory} first.")
+    _check_skipped(info, directory, options)
     options.say(f"{directory}: already prepared from the same recordings with the same settings.")
-    if info["skipped"]:
-        options.say(f"{skipped}If they can be read by now, delete {directory} and rerun the same command.")
-    shutil.rmtree(directory / UNFINISHED_FOLDER, ignore_errors=True)  # Left over if a kill came just before its removal.
+    unfinished = directory / UNFINISHED_FOLDER
+    if unfinished.is_dir():  # A kill came just before its removal, or another process works there.
+        with contextlib.suppress(DataError), locked(unfinished, DataError("")):
+            shutil.rmtree(unfinished, ignore_errors=True)
     return True
+
+
+def _check_skipped(info: dict[str, Any], directory: Path, options: _Options) -> None:
+    """Print which recordings a finished dataset lacks.  Raises DataError if none may be lacking."""
+    if not info["skipped"]:
+        return
+    skipped = f"{directory}: was prepared without these recordings:\n{_listed(info['skipped'])}\n"
+    if not options.skip_bad:
+        raise DataError(f"{skipped}{_BAD_REMEDY} If they can be read by now, delete {directory} first.")
+    options.say(f"{skipped}If they can be read by now, delete {directory} and rerun the same command.")
 
 
 def _make_tracks(work: _Work, options: _Options) -> list[MadeTrack]:

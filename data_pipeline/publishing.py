@@ -26,6 +26,7 @@ LEAST_FREE_S = 60.0
 """Seconds of target-free material below which `plan` warns."""
 
 _PLAN_FILE = "plan.json"
+_NAMED = 5
 # In the order of publication: TensorFlow Datasets needs the second and third to open a folder, jaxpu the last.
 _METADATA_FILES = (INDEX_FILE, tfds_metadata.FEATURES_FILE, tfds_metadata.INFO_FILE, INFO_FILE)
 
@@ -150,6 +151,7 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
             if filled:
                 shards.add(f"{split}_{signal}", signal, filled, directory)
 
+    _tell_unused(dataset, say)
     comparison = None if dataset.has_stems else _compare(dataset, say)
     if dataset.has_stems:
         _warn_of_songs(dataset, say)
@@ -292,7 +294,8 @@ def _nothing_kept(dataset: MadeDataset, directory: Path, split: str, signal: str
         )
     if dataset.has_stems:
         return DataError(
-            f"{directory}: {name} has no songs. Put songs into the folder train, or directly into the source's folder."
+            f"{directory}: {name} has no songs. Put songs into the folder train; or directly into the source's folder, where it "
+            "has no folder test."
         )
     if signal == "mixture":
         return DataError(f"{directory}: {name} has no recordings with the target. Give more (--with).")
@@ -325,6 +328,14 @@ def _tell_marks(dataset: MadeDataset, counts: dict[str, Any], say: Callable[[str
             f"Warning: there are {free_s / 60:.1f} min of target-free material to train on. Mark more passages, or give more "
             "recordings without the target: a model needs several minutes."
         )
+
+
+def _tell_unused(dataset: MadeDataset, say: Callable[[str], None]) -> None:
+    """Name the recordings of which no clip was kept."""
+    names = [track.name for track in dataset.tracks if not any(track.kept.values())]
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        say(f"No clip was kept of {len(names)} recordings: {', '.join(names[:_NAMED])}{more}.")
 
 
 def _warn_of_songs(dataset: MadeDataset, say: Callable[[str], None]) -> None:

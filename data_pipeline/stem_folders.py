@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.errors import AudioError
-from data_pipeline.recording_files import AUDIO_SUFFIXES
+from data_pipeline.recording_files import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.recordings import Part, Recording, Split, Track
 
 MIXTURE = "mixture"
@@ -44,12 +44,13 @@ def find_songs(root: Path, target: tuple[str, ...], say: Callable[[str], None]) 
     Args:
         root: folder of the songs, or of split folders.
         target: one or more names of stems, not all.
-        say: gets a line with the names that were found, the number of songs that have each, and the songs that are left out.
+        say: gets a line with the names that were found, the number of songs that have each, and what is left out.
 
     Raises:
         AudioError: there are no songs, the target is not among the stems, or a song has two files of one name.
     """
-    files = {song: stem_files(song) for song in song_folders(root)}
+    songs = song_folders(root)
+    files = {song: stem_files(song) for song in songs}
     # Nobody knows what plays in a mixture alone: it would count as free of the target.
     unsplit = [song for song, found in files.items() if [*found] == [MIXTURE]]
     files = {song: found for song, found in files.items() if found and song not in unsplit}
@@ -64,10 +65,21 @@ def find_songs(root: Path, target: tuple[str, ...], say: Callable[[str], None]) 
         raise AudioError(
             f"{root}: has no target {' and '.join(lacking or target)}. Name some of its stems, but not all: {names}."
         )
-    alone = f" Left out, with a mixture alone: {', '.join(song.name for song in unsplit)}." if unsplit else ""
     stems = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
-    say(f"{root}: {len(files)} songs with the stems {stems}.{alone}")
+    left_out = {"with a mixture alone": unsplit, **_left_out(root, songs)}
+    told = (f" Left out, {why}: {', '.join(path.name for path in paths)}." for why, paths in left_out.items() if paths)
+    say(f"{root}: {len(files)} songs with the stems {stems}.{''.join(told)}")
     return [_track(song, root, found, target) for song, found in files.items()]
+
+
+def _left_out(root: Path, songs: list[Path]) -> dict[str, list[Path]]:
+    """Folders and files that look like songs and stems but do not count, by the reason."""
+    outside = [] if songs and songs[0].parent == root else [path for path in root.iterdir() if path.name not in SPLIT_FOLDERS]
+    return {
+        "outside train and test": sorted(path for path in outside if path.is_dir() and stem_files(path)),
+        "without stems of their own": [song for song in songs if not stem_files(song)],
+        "not audio": [path for song in songs for path in sorted(song.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES],
+    }
 
 
 def _track(song: Path, root: Path, files: dict[str, Path], target: tuple[str, ...]) -> Track:

@@ -170,10 +170,11 @@ def _listen(model: TrainedModel, recordings: Sequence[Path], progress: bool) -> 
 def measure(model: TrainedModel, path: Path) -> Energies:
     """Separate a recording and measure the energies of mixture and target.  Raises AudioError if it cannot be read."""
     sample_rate = audio.probe(path).sample_rate
-    size, position = round(FRAME_S * sample_rate), 0
+    position = 0
     sums = np.zeros((2, 0))
     for pair in separated_blocks(model, functools.partial(audio.read_blocks, path), sample_rate, str(path)):
-        frames = np.arange(position, position + pair[0].shape[1]) // size
+        seconds = np.arange(position, position + pair[0].shape[1]) / sample_rate
+        frames = (seconds / FRAME_S).astype(int)  # Not of whole samples: labels would drift.
         sums = np.pad(sums, ((0, 0), (0, int(frames[-1]) + 1 - sums.shape[1])))
         for row, signal in zip(sums, pair, strict=True):
             row[frames[0] :] += np.bincount(frames - frames[0], np.square(signal, dtype=np.float64).sum(0))

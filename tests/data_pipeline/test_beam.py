@@ -65,6 +65,11 @@ def test_the_same_records_as_the_ordinary_preparation(
     assert PatchDataset.open("beamed").fingerprint == ordinary.fingerprint
 
 
+def test_a_folder_that_beam_takes_for_a_pattern_is_refused(folders: Folders, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\[1\]: .*patterns"):
+        prepare(folders, CONFIG, tmp_path / "data[1]", beam_options=(), progress=False)
+
+
 @pytest.mark.slow
 def test_a_pipeline_that_fails_is_an_error_in_a_sentence(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^The Beam pipeline failed: .*Nowhere"):

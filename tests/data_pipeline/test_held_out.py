@@ -190,6 +190,15 @@ def test_a_recording_too_short_for_two_parts_is_refused(tmp_path: Path) -> None:
     assert [dataset.num_clips(split, "mixture") for split in ("train", "validation")] == [1, 1]
 
 
+def test_marks_too_short_for_two_parts_are_refused(tmp_path: Path) -> None:
+    source = folders(tmp_path, [noise(0, 8.0)], [])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0.txt").write_text("1.0\t2.2\t\n")
+    source = Folders(source.with_target, None, tmp_path / "labels")
+    with pytest.raises(DataError, match=r"with_target/0.flac.* has too short marks .*longer marks"):
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+
+
 PREPARE = """
 import sys
 from pathlib import Path

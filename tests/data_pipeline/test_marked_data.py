@@ -59,12 +59,31 @@ def starts(dataset: PatchDataset, split: str, signal: str) -> dict[int, list[flo
     return {track: (index.start[index.track == track] / RATE).tolist() for track in np.unique(index.track).tolist()}
 
 
-@pytest.mark.parametrize("end", [2.0, 2.3], ids=["points", "short passages"])
-def test_marks_shorter_than_a_clip_are_named(songs, end):
+def test_marks_shorter_than_a_clip_are_named(songs):
     for number in range(4):
-        label(songs.parent / "labels" / f"Song {number}.txt", (2.0, end))
+        label(songs.parent / "labels" / f"Song {number}.txt", (2.0, 2.3))
     with pytest.raises(DataError, match=r"no marked passage of the training split is as long as a clip of 0\.50 s"):
         make(songs)
+
+
+def test_clips_lie_across_touching_marks(songs):
+    label(songs.parent / "labels" / "Song 0.txt", (1.0, 1.3), (1.3, 1.6), (1.5, 2.0))
+    label(songs.parent / "labels" / "Song 1.txt", (1.0, 2.0))
+    dataset = make(songs)
+    found = {name: starts for split in ("train", "validation") for name, starts in starts_by_name(dataset, split).items()}
+    assert found["with_target/Song 0.wav"] == found["with_target/Song 1.wav"] != []
+
+
+def starts_by_name(dataset: PatchDataset, split: str) -> dict[str, list[float]]:
+    """First seconds of the positive clips, by the name of the track."""
+    names = {track.id: track.name for track in dataset.tracks(split)}  # type: ignore[arg-type]
+    return {names[track]: found for track, found in starts(dataset, split, "accompaniment").items()}
+
+
+def test_a_recording_of_which_nothing_is_kept_is_named(songs, capsys):
+    write(songs / "Quiet.wav", 1e-5 * np.random.default_rng(0).standard_normal(12 * RATE))
+    make(songs, config=dataclasses.replace(CONFIG, activity_on="mixture"))
+    assert "No clip was kept of 1 recordings: with_target/Quiet.wav." in capsys.readouterr().out
 
 
 def test_everything_marked_is_named(songs):

@@ -1,5 +1,7 @@
 """Marks in files as Audacity, spreadsheets and karaoke editors write them."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +55,11 @@ def test_audacity_labels(text):
         "a/song.mp3,12.5,34.25\na/song.mp3,1:01,80\n",
         "file;begin;end\r\na/song.mp3;12,5;34,25\r\na/song.mp3;1:01,0;1:20\r\n",
         'File,Begin,End,comment\n"a/song.mp3",12.5,34.25,"one, two"\na/song.mp3,61,80,\n\n',
+        "file,begin,end,take\na/song.mp3,12.5,34.25,1\na/song.mp3,61,80,2\n",
         "a/song.mp3\t12.5\t34.25\na/song.mp3\t61\t80\n",
         "\nfile,begin,end,note\na/song.mp3,12.5,34.25,guitar; solo\na/song.mp3,61,80,a\tb\n",
     ],
-    ids=["header", "no header", "semicolons, comma decimals", "quotes, more columns", "tabs", "separators in notes"],
+    ids=["header", "no header", "semicolons, comma decimals", "quotes, more columns", "a number", "tabs", "separators in notes"],
 )
 def test_csv_tables(text):
     assert format_of(text) == "CSV"
@@ -99,6 +102,12 @@ def test_rests_of_a_breath_are_no_marks():
         ("1.0\t2.0\ta\nfive\t6.0\tb\n", ["line 2", "five"]),
         ("-1.0\t2.0\ta\n", ["line 1", "-1"]),
         ("file,begin,end\nsong.mp3,5,4\n", ["line 2", "5 s"]),
+        ("Label Track\n1.0\t2.0\ta\n", ["line 1", "Label Track"]),
+        ("0:01\t0:02\ta\n1.0\t2.0\tb\n", ["line 1", "0:01", "seconds"]),
+        ("recording,start,stop\nsong.mp3,5,6\nsong.mp3,7,8\n", ["line 1", "recording,start,stop"]),
+        ("3.0\t3.0\t\n", ["line 1", "3 s", "Ctrl+B"]),
+        ("file,begin,end\nsong.mp3,1,5,4,5\n", ["line 2", "song.mp3,1,5,4,5", "semicolons"]),
+        ("song.mp3,1,5,4\n", ["line 1", "song.mp3,1,5,4", "semicolons"]),
         ("song.mp3,5,6\nsong.mp3,7\n", ["line 2", "song.mp3,7"]),
         (ULTRASTAR.replace("#BPM:300", "#BPM:fast"), ["#BPM", "fast"]),
         (ULTRASTAR.replace("#GAP:10000", "#GAP:soon"), ["#GAP", "soon"]),
@@ -150,11 +159,14 @@ def test_label_tracks_have_the_names_of_their_recordings(tmp_path, songs, beside
     write(labels / "sub/Cafe\u0301.txt", "0.0\t5.0\tone\n4.0\t6.0\ttwo\n8.0\t9.0\tthree\n")
     write(labels / "Three/song.txt", ULTRASTAR.replace("Nobody", "Bj\xf6rk"), "cp1252")
     write(labels / "license.txt", "All rights reserved.\n")
-    assert found(labels, songs) == {"One.wav": 2, "sub/Mr. Two.wav": 2, "sub/Café.wav": 2, "Three/audio.ogg": 3}
+    write(labels / "four.flac.txt", AUDACITY, "utf-16-le")
+    assert found(labels, songs) == {
+        "One.wav": 2, "sub/Mr. Two.wav": 2, "sub/Café.wav": 3, "Three/audio.ogg": 3, "four.flac": 2
+    }  # fmt: skip
     marks = find_marks(labels, songs, recordings(songs))
-    assert marks.formats == {"Audacity labels": 3, "UltraStar notes": 1}
+    assert marks.formats == {"Audacity labels": 4, "UltraStar notes": 1}
     assert [path.name for path in marks.left_out] == ["license.txt"]
-    assert "9 passages" in marks.summary(labels, 5)
+    assert "12 passages" in marks.summary(labels, 5)
     assert "license.txt" in marks.summary(labels, 5)
 
 
@@ -185,6 +197,46 @@ def test_a_name_that_two_recordings_share_is_refused(songs):
     write(songs / "One.txt", AUDACITY)
     with pytest.raises(DataError, match=r"One\.flac, One\.wav"):
         find_marks(songs, songs, recordings(songs))
+
+
+def test_a_name_with_its_suffix_is_of_one_recording(songs):
+    for name in ("One.wav.flac", "one.wav"):
+        (songs / name).write_bytes(b"")
+    write(songs / "One.wav.txt", AUDACITY)
+    assert found(songs, songs) == {"One.wav": 2}
+
+
+def test_files_of_labels_with_another_suffix_are_told(tmp_path, songs):
+    write(tmp_path / "labels/One.txt", AUDACITY)
+    write(tmp_path / "labels/four.lab", AUDACITY)
+    assert "left out 1 files without marks (four.lab)" in find_marks(tmp_path / "labels", songs, recordings(songs)).summary(
+        songs, 5
+    )
+    write(songs / "One.txt", AUDACITY)
+    assert find_marks(songs, songs, recordings(songs)).left_out == [], "recordings"
+
+
+def test_what_is_no_text_does_not_stop_the_search(songs):
+    write(songs / "One.txt", AUDACITY)
+    write(songs / "notes.txt", "word" * 40_000)
+    os.mkfifo(songs / "pipe.txt")
+    assert found(songs, songs) == {"One.wav": 2}
+
+
+def test_a_folder_of_labels_that_cannot_be_read_is_named(songs):
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        labels = Path(name)
+        labels.chmod(0o755)
+        (labels / "sub").mkdir(mode=0)
+        try:
+            if is_root:  # Who may read everything.
+                os.seteuid(65_534)
+            with pytest.raises(DataError, match=r"sub: cannot be read \(Permission denied\)"):
+                find_marks(labels, songs, [])
+        finally:
+            if is_root:
+                os.seteuid(0)
 
 
 def test_a_folder_without_marks_is_refused(songs):

@@ -131,6 +131,29 @@ def test_the_outcome_is_kept_for_a_preparation_that_was_killed(tmp_path):
     assert heard == [3, 3, 3], "a damaged record"
 
 
+def test_marks_of_a_moved_folder_are_checked_again(songs, monkeypatch):
+    """Their times are the same, but what was left out is known by its file and line."""
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipeline.prepare.plan", lambda *_: 1 / 0)  # Interrupted after the check.
+        with pytest.raises(ZeroDivisionError):
+            make(songs, doubting(WRONG))
+    (songs.parent / "labels").rename(songs.parent / "moved")
+    source = Folders(songs, None, songs.parent / "moved")
+    dataset = prepare(source, CONFIG, songs.parent / "data", num_workers=1, marks_check=doubting(WRONG))
+    assert positives(dataset).get("Song 2.wav", []) == []
+    assert max(positives(dataset)["Song 1.wav"]) < 3.0
+    assert max(positives(dataset)["Song 0.wav"]) > 5.0
+
+
+def test_touching_marks_are_checked_one_by_one(songs):
+    (songs.parent / "labels" / "Song 1.txt").write_text("1.0\t3.25\t\n3.25\t7.0\t\n")
+    dataset = make(songs, doubting([("Song 1.wav", 3.25)]))
+    assert max(positives(dataset)["Song 1.wav"]) <= 3.25 - CONFIG.patch.clip_s
+    checked = dataset.info["marks_check"]
+    assert checked is not None
+    assert [Path(each["where"]).name for each in checked["left_out"]] == ["Song 1.txt, line 2"]
+
+
 def test_a_model_that_doubts_most_marks_is_about_another_sound(songs):
     wrong = [(f"Song {number}.wav", begin) for number in range(4) for begin in (1.0, 5.0)]
     with pytest.raises(DataError, match=r"(?s)in 5 of 8 marks:.*--data\.target.*--no-check-marks"):

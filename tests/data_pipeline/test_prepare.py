@@ -268,6 +268,39 @@ def test_two_preparations_do_not_share_a_folder(prepared, tmp_path):
             prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
 
 
+def test_the_work_of_another_preparation_is_not_removed(prepared, tmp_path):
+    """The folder has data of these recordings; another process prepares others there."""
+    source, straight = prepared
+    shutil.copytree(straight, tmp_path / "data")
+    unfinished = tmp_path / "data" / "unfinished"
+    unfinished.mkdir()
+    with (unfinished / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+        assert unfinished.is_dir()
+    prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    assert not unfinished.exists(), "left over"
+
+
+def test_bad_recordings_are_named_when_a_finished_dataset_is_published(tmp_path, monkeypatch):
+    source = make_corpus(tmp_path / "corpus", num_songs=5, seconds=1.5)
+    (tmp_path / "corpus" / "train" / "Song 0" / "bass.wav").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipeline.prepare.publish", lambda _: 1 / 0)  # Interrupted between plan and publication.
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, CONFIG, tmp_path / "data", num_workers=1, skip_bad=True, progress=False)
+    with pytest.raises(DataError, match=r"was prepared without(.|\n)*Song 0/bass.wav"):
+        prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
+    dataset = prepare(source, CONFIG, tmp_path / "data", num_workers=1, skip_bad=True, progress=False)
+    assert list(dataset.info["skipped"]) == ["Song 0"]
+
+
+def test_data_do_not_lie_among_the_recordings(tmp_path):
+    source = make_corpus(tmp_path / "corpus")
+    with pytest.raises(DataError, match=r"corpus: .*among the recordings.*-o"):
+        prepare(source, CONFIG, tmp_path / "corpus", num_workers=1, progress=False)
+
+
 def test_an_empty_or_wrong_source_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match=rf"{tmp_path}/empty"):

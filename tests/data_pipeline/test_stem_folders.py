@@ -79,6 +79,18 @@ def test_a_song_with_a_mixture_alone_is_left_out(corpus):
     assert said[0].endswith("Left out, with a mixture alone: Unsplit.")
 
 
+def test_what_does_not_count_is_told(corpus, capsys):
+    for name in ("Single", "train/Artist/Song"):
+        (corpus / name).mkdir(parents=True)
+        soundfile.write(corpus / name / "strings.wav", samples(9, "strings"), RATE)
+    (corpus / "train/Song 0/choir.mp4").write_bytes(b"")
+    find_songs(corpus, ("strings",), print)
+    told = capsys.readouterr().out
+    assert "Left out, outside train and test: Single." in told
+    assert "Left out, without stems of their own: Artist." in told
+    assert "Left out, not audio: choir.mp4." in told
+
+
 def test_stems_that_a_song_lacks_are_silent(corpus):
     found = tracks(corpus, "lead guitar")
     assert not read(found["Song 1"].target).any()

@@ -21,6 +21,7 @@ from jaxpu.separation.suggest import (
     doubtful,
     label_tracks,
     marks_check,
+    measure,
     passages,
     suggest,
 )
@@ -54,6 +55,15 @@ def test_how_much_is_kept_is_compared_with_all_recordings():
     found = passages({Path("sung"): energies((30, 0.5)), Path("low"): energies((15, low)), Path("high"): energies((15, high))})
     assert rounded(found[Path("low")]) == [(0.0, 15.0, round(10 * np.log10(low)))]
     assert set(found) == {Path("low")}
+
+
+def test_frames_do_not_drift_where_they_are_not_whole_samples(tmp_path):
+    click = np.zeros(60 * 11_025, np.float32)
+    click[round(59.95 * 11_025)] = 0.5
+    soundfile.write(tmp_path / "click.wav", click, 11_025)
+    mixture = measure(jaxpu.load_model("starter"), tmp_path / "click.wav").mixture
+    assert len(mixture) == 600
+    assert np.argmax(mixture) == 599
 
 
 def test_silence_is_no_example():
