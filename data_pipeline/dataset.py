@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,13 +89,25 @@ class PatchDataset:
         return [] if self.has_stems else [row["id"] for row in self.info["tracks"] if len(row["kept"]) == len(SIGNALS)]
 
     def record(self) -> dict[str, Any]:
-        """The part of `info` that checkpoints keep: amounts, and how many marks were left out, without names of recordings."""
-        record = {"has_stems": self.has_stems, "counts": self.info["counts"]}
+        """The part of `info` that checkpoints keep, without names of recordings.
+
+        Amounts, a digest of where the clips lie, and how many marks were left out.
+        """
+        record = {"has_stems": self.has_stems, "counts": self.info["counts"], "clips": self._digest_of_clips()}
         checked = self.info.get("marks_check")
         if checked is not None:
             number = len(checked["left_out"])
             record["marks_check"] = {"model": checked["model"], "num_marks": checked["num_marks"], "num_left_out": number}
         return record
+
+    def _digest_of_clips(self) -> str:
+        """Hash of the track, the first sample and the activity of every clip."""
+        digest = hashlib.sha256()
+        for name, index in sorted(self._indices.items()):
+            digest.update(name.encode())
+            for values, kind in ((index.track, "<i4"), (index.start, "<i8"), (index.active, "u1")):
+                digest.update(np.ascontiguousarray(values, kind).tobytes())
+        return digest.hexdigest()[:16]
 
     def num_clips(self, split: Split, signal: Signal) -> int:
         """Number of active clips of a signal, from which `batches` draws; 0 if the split has none."""

@@ -116,11 +116,9 @@ def prepare(
             marks are doubtful.
     """
     directory, options = Path(directory), _Options(num_workers, beam_options, skip_bad, progress)
-    _check_apart(source, directory)
     if beam_options is not None:
         directory, source = directory.absolute(), _absolute(source)
-        if set("*?[") & set(str(directory)):
-            raise DataError(f"{directory}: Beam takes the characters *, ? and [ for patterns. Choose another folder (-o).")
+    _check_place(source, directory, options)
     needing_stems = _needing_stems(config)
     if needing_stems and not source.has_stems:
         raise DataError(f"{needing_stems} needs stems, and folders of recordings have none. Choose another value.")
@@ -144,8 +142,10 @@ def prepare(
     return PatchDataset.open(directory)
 
 
-def _check_apart(source: Source, directory: Path) -> None:
-    """Raise DataError if the dataset would lie among its own recordings or marks."""
+def _check_place(source: Source, directory: Path, options: _Options) -> None:
+    """Raise DataError if the dataset would lie among its own recordings or marks, or where Beam cannot write."""
+    if options.beam_options is not None and set("*?[") & set(str(directory)):
+        raise DataError(f"{directory}: Beam takes the characters *, ? and [ for patterns. Choose another folder (-o).")
     for path in vars(source).values():
         if isinstance(path, Path) and path.exists() and directory.exists() and path.samefile(directory):
             raise DataError(

@@ -1,6 +1,7 @@
 """JSON documents that were written elsewhere, or long ago: read within bounds, and checked against their types."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,12 @@ def check_json(value: Any, annotation: Any, where: str, error: type[UserError], 
         decode(annotation, value)
     except UserError as cause:
         raise error(f"{where}: {cause} {remedy}") from cause
+
+
+def finite(value: Any) -> Any:
+    """The value with None instead of infinity and NaN, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

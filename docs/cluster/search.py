@@ -38,6 +38,8 @@ def main() -> None:
         if results["stopped"] == ASKED_TO_STOP:  # By Ctrl-C or the cluster: its score would be that of fewer steps.
             study.stop()
             raise optuna.TrialPruned
+        if config.train.select_by == "last":
+            return -results["estimated_error"]
         # The score that `select_by` names. Held-out losses can be compared if the objective's hyperparameters are equal, as here.
         return results["best_score"]
 

@@ -91,7 +91,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             step: number of steps done.
             state: full training state, a tree of arrays, to resume from.
             variables: the network's variables that separate at this step.
-            score: selection score; higher is better.
+            score: selection score; higher is better, and -inf never the best.
             config: run configuration.
             info: JSON-serialisable description.
 
@@ -120,7 +120,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
             raise WriteError(f"{self._directory}: {refused(self._directory, reason)} {hint}")
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
-        """Load the state and the info of the last checkpoint.
+        """Load the state of the last checkpoint, and its record: `config` and `info`.
 
         Args:
             state: a training state with the shapes and dtypes to expect.
@@ -149,7 +149,7 @@ class RunCheckpoints(contextlib.AbstractContextManager["RunCheckpoints"]):
         leaves = _present_names(_by_name(loaded), wanted)
         # Copies: the training step donates the memory of its state, and cannot do so twice where two names share an array.
         restored = jax.tree.unflatten(jax.tree.structure(state), [jnp.copy(leaves[name]) for name in wanted])
-        return restored, record["info"]
+        return restored, record
 
 
 def has_checkpoint(run_dir: Path) -> bool:

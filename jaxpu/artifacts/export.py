@@ -1,6 +1,7 @@
 """Packaging of a model as an archive to share: parameters or program, config, licence, scores and model card."""
 
 import dataclasses
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.starters import resolved
 from jaxpu.core.network import TrainedModel, networks
 
-_PLACEHOLDER = re.compile(r"\b(?:todo|tbd|fixme|xxx|lorem ipsum|fill in)\b|<[^<>]+>|\{[^{}]+\}|^[\W\d_]*$", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\b(?:todo|tbd|fixme|xxx|lorem ipsum|fill in)\b|<[^<>\s][^<>]*>|\{[^{}]+\}|^[\W\d_]*$", re.IGNORECASE)
+
+_LEVEL = "level of the training mixtures"
 
 
 def export(
@@ -98,15 +101,17 @@ def _ensemble(paths: Sequence[Path]) -> TrainedModel:
     for path, model in zip(paths[1:], models[1:], strict=True):
         for (name, wanted), (_, found) in zip(_must_agree(first), _must_agree(model), strict=True):
             if wanted != found:
+                may = "seed or their training" if name == _LEVEL else "seed, their data or their training"
                 raise ArchiveError(
                     f"{paths[0]} and {path} cannot be an ensemble: the {name} of the first is {wanted}, of the second {found}. "
-                    "Take runs that differ in their seed, their data or their training."
+                    f"Take runs that differ in their {may}."
                 )
     variables = tuple(network for model in models for network in networks(model.variables))
     if len(variables) > archive.MOST_NETWORKS:
         raise ArchiveError(f"The models have {len(variables)} networks; an archive holds at most {archive.MOST_NETWORKS}.")
     uses_stems = list(dict.fromkeys(reason for model in models for reason in model.info["uses_stems"]))
-    info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables)}
+    digest = hashlib.sha256(archive.variables_to_bytes(variables)).hexdigest()[:16]
+    info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables), "parameters": digest}
     return dataclasses.replace(first, variables=variables, info=info)
 
 
@@ -119,7 +124,8 @@ def _must_agree(model: TrainedModel) -> list[tuple[str, Any]]:
         ("network", config.model),
         ("objective", type(config.objective).__name__),
         ("mask", getattr(config.objective, "mask", None)),
-        ("level of the training mixtures", model.training_rms if config.data.patch.level == "reference" else None),
+        ("mixed precision", config.train.mixed_precision),
+        (_LEVEL, model.training_rms if config.data.patch.level == "reference" else None),
     ]
 
 

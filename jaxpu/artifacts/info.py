@@ -16,7 +16,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.dataclass_json import decode
 from data_pipeline.dataset import INFO_FILE, UNFINISHED_FOLDER, PatchDataset
 from data_pipeline.errors import UserError
-from data_pipeline.stored_json import read_json
+from data_pipeline.stored_json import finite, read_json
 from jaxpu.artifacts import archive
 from jaxpu.artifacts.records import ScoresFile
 from jaxpu.artifacts.starters import resolved
@@ -61,13 +61,15 @@ def describe(name: str) -> dict[str, Any]:
 def describe_config(name: str) -> dict[str, Any]:
     """Describe a config, by file or name."""
     path, config = config_path(name), load_config(name)
+    begins = config.train.init_from
+    initial = [f"initial parameters, if {begins} used them (`jaxpu info {shlex.quote(begins)}`)"] if begins else []
     about = ast.get_docstring(ast.parse(path.read_bytes())) or ""
     return {
         "kind": "config",
         "name": path.stem,
         "given": name,
         "about": about,
-        "uses_stems": uses_stems(config),
+        "uses_stems": [*uses_stems(config), *initial],
         "config": to_json(config),
     }
 
@@ -118,8 +120,9 @@ def read_scores(path: Path, info: dict[str, Any]) -> dict[str, Any] | None:
         DescriptionError: it is damaged.
     """
     scores = read_json(path, ScoresFile, DescriptionError, "Evaluate the model again.")
-    scored = {"num_networks": 1, **scores["model"]}
-    if any(scored.get(name) != {"num_networks": 1, **info}[name] for name in ("step", "data_fingerprint", "num_networks")):
+    names = ("step", "data_fingerprint", "num_networks", "score", "results", "parameters")
+    scored, own = ({name: each.get(name) for name in names} for each in (scores["model"], info))
+    if scored != finite(own):
         return None
     methods = {
         name: {"num_tracks": method["num_tracks"], "summary": method["summary"]} for name, method in scores["methods"].items()

@@ -1,5 +1,6 @@
 """A model's network as an ONNX graph, for onnxruntime and what else reads it: STFTs to masks.  Needs the extra `onnx`."""
 
+import dataclasses
 import logging
 
 import jax
@@ -32,7 +33,10 @@ def serialize(model: TrainedModel) -> bytes:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise ArchiveError(f'The format onnx needs jax2onnx ({error}). Install it: pip install "jaxpu[onnx]".') from error
-    mask_fn, variables = make_mask_fn(model.config), jax.device_get(model.variables)
+    # onnxruntime has no convolution in bfloat16; parameters are float32 in any case.
+    precise = dataclasses.replace(model.config.train, mixed_precision=False)
+    mask_fn = make_mask_fn(dataclasses.replace(model.config, train=precise))
+    variables = jax.device_get(model.variables)
 
     def mask(parts: jax.Array) -> jax.Array:
         return mask_fn(variables, jax.lax.complex(parts[..., 0], parts[..., 1]))

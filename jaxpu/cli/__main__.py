@@ -4,14 +4,13 @@ import contextlib
 import difflib
 import errno
 import json
-import math
 import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from data_pipeline.errors import UserError, printable
+from data_pipeline.stored_json import finite
 from jaxpu import __version__
 from jaxpu.cli import (
     compare,
@@ -114,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             answer = _command(argv[0]).run(argv[1:])
-        text = json.dumps(_finite(answer.document), indent=2) if answer.text and as_json else answer.text
+        text = json.dumps(finite(answer.document), indent=2) if answer.text and as_json else answer.text
         return _print(text, answer.status) if text else answer.status
     except KeyboardInterrupt:
         resume = f" {next_line(*argv)}" if argv[0] in RESUMABLE else ""
@@ -158,15 +157,6 @@ def _command(name: str) -> Command:
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UsageError(f"There is no command {name!r}.{hint} It must be one of {', '.join(COMMANDS)}.")
     return COMMANDS[name]
-
-
-def _finite(value: Any) -> Any:
-    """The value with None instead of infinity and NaN, which JSON lacks."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

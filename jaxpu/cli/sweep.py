@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu.training.grid import parse_over
     from jaxpu.training.loop import ASKED_TO_STOP
     from jaxpu.training.sweep import sweep
-    from jaxpu.training.sweep_table import format_table
+    from jaxpu.training.sweep_table import errors_compare, format_table
 
     over = [parse_over(text) for text in arguments.over]
     if len(dict(over)) < len(over):
@@ -77,12 +77,15 @@ def run(args: Sequence[str]) -> Answer:
     table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
     interrupted = any(row["stopped"] == ASKED_TO_STOP for row in table)
     scored = [row for row in table if math.isfinite(row.get("estimated_error", math.nan))]
-    lines = [format_table(table), f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run."]
+    lines = [
+        format_table(table, dict(over)),
+        f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run.",
+    ]
     if interrupted:
         lines.append(next_line("sweep", *args))
     elif not scored:
         lines.append("No run has a score: none reached its first evaluation.")
-    else:
+    elif errors_compare(dict(over)):
         # Held-out losses cannot be compared between hyperparameters; this error can.
         best = min(scored, key=lambda row: row["estimated_error"])
         lines.append(f"The run of the lowest estimated error: {run / best['folder']}.")

@@ -67,6 +67,11 @@ def mean(values: jax.Array, axis_name: str | None = None) -> jax.Array:
     return _sum(values, axis_name) / _sum(jnp.ones_like(values), axis_name)
 
 
+def total(values: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Sum over all values of all devices: float32 of any shape to a scalar."""
+    return _sum(values, axis_name)
+
+
 def weighted_mean(values: jax.Array, weights: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Sum of weights * values over the sum of weights, both over all devices; 0 where all weights are 0."""
     return _sum(weights * values, axis_name) / jnp.maximum(_sum(weights, axis_name), 1e-12)

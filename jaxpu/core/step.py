@@ -18,7 +18,7 @@ import optax
 from jaxpu.config import Config, ConfigError, TrainConfig
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core import metrics
-from jaxpu.core.losses import estimated_error, mean, weighted_mean
+from jaxpu.core.losses import estimated_error, mean, total, weighted_mean
 from jaxpu.core.network import input_shape, make_network
 from jaxpu.core.objectives import Batch, Network, make_objective, mask_statistics
 from jaxpu.core.stft import istft, magnitude
@@ -278,7 +278,7 @@ def make_evaluate_step(config: Config, convolution: ConvolutionForm = "xla") -> 
         (state, batch, key, axis_name=None) to float32 scalars: `loss` of the objective, without dropout; `estimated_error` of
         the mask on mixtures with a positive added; `kept_energy` and `inactive_share` of the mask on plain mixtures; and where
         the batch has a target `si_sdr_improvement` in dB, the mean over clips in which it plays, and `true_kept_energy`, its
-        fraction of the energy.
+        fraction of the energy; `audible_clips` is the number of these clips.
     """
     objective = make_objective(config.objective)
 
@@ -316,5 +316,6 @@ def _scores(config: Config, mask: jax.Array, batch: Batch, axis_name: str | None
     return {
         # Without a sound it is NaN, and NaN times a weight of 0 is NaN.
         "si_sdr_improvement": weighted_mean(jnp.where(audible > 0, improvement, 0.0), audible, axis_name),
+        "audible_clips": total(audible, axis_name),
         "true_kept_energy": weighted_mean(energy / jnp.maximum(mixture_energy, 1e-12), mixture_energy, axis_name),
     }

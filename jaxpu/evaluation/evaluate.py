@@ -22,6 +22,7 @@ from data_pipeline.errors import AudioError, UserError, WriteError
 from data_pipeline.files import available_processors, check_writable
 from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual
+from data_pipeline.stored_json import finite
 from data_pipeline.tracks import Folders, Source, StemSource, Track, find_tracks
 from jaxpu import parallel
 from jaxpu.config_files import load_config
@@ -178,7 +179,7 @@ def _evaluate(
             "target": list(data.target),
             "source": str(source.root),
             "full": options.full,
-            "model": dict(info or {}),
+            "model": finite(info or {}),
             "band_above": "" if info is None else _above_in_words(tracks, data),
             "excerpts": {},
         },

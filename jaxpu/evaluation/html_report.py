@@ -345,13 +345,15 @@ def _paired(first: Evaluated, other: Evaluated) -> str:
     """Difference of two runs over the songs, with a bootstrap confidence interval."""
     improvements = np.array([[run.tracks[name]["si_sdr_improvement"] for name in first.tracks] for run in (first, other)])
     differences = improvements[1] - improvements[0]
-    rng = np.random.default_rng(0)
-    means = rng.choice(differences, (RESAMPLES, len(differences))).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    interval = ""
+    if len(differences) > 1:
+        rng = np.random.default_rng(0)
+        means = rng.choice(differences, (RESAMPLES, len(differences))).mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        interval = f" (95 % interval, songs drawn with replacement: {low:+.2f} to {high:+.2f} dB)"
     return (
-        f"{other.label} − {first.label}: SI-SDR improvement {differences.mean():+.2f} dB (95 % interval, songs drawn with "
-        f"replacement: {low:+.2f} to {high:+.2f} dB). {other.label} is better on {np.sum(differences > 0)} of {len(differences)} "
-        "songs."
+        f"{other.label} − {first.label}: SI-SDR improvement {differences.mean():+.2f} dB{interval}. {other.label} is better on "
+        f"{np.sum(differences > 0)} of {len(differences)} songs."
     )
 
 

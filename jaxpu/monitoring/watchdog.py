@@ -35,9 +35,11 @@ class Watchdog:
 
     Attributes:
         class_prior: of the objective, or None if it has none; used only in the explanation.
+        blank_is_best: blank output is the best constant output for the objective; likewise.
     """
 
     class_prior: float | None = None
+    blank_is_best: bool = False
     _windows: dict[str, collections.deque[float]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(lambda: collections.deque(maxlen=WINDOW_STEPS))
     )
@@ -97,13 +99,14 @@ class Watchdog:
         return sum(window) / len(window) if window else 0.0
 
     def _explain(self, step: int) -> str:
+        share = self._mean("clamped")
+        clamped = f"; the clamp was active in {share:.0%} of the steps" if share else ""
         side = "louder" if self.positive_level_db > 0 else "quieter"
         message = (
             f"Step {step}: the output is blank. Over the last {WINDOW_STEPS} steps the mask kept {self.kept_energy:.2%} of the "
             f"energy; judging by the recording levels the target accounts for about {self.target_share:.1%}. The network "
-            f"classified {self._mean('inactive_share'):.1%} of the bins as target inactive; the clamp was active in "
-            f"{self._mean('clamped'):.0%} of the steps. The recordings without the target are "
-            f"{abs(self.positive_level_db):.1f} dB {side} than the mixtures."
+            f"classified {self._mean('inactive_share'):.1%} of the bins as target inactive{clamped}. The recordings without the "
+            f"target are {abs(self.positive_level_db):.1f} dB {side} than the mixtures."
         )
         if self.class_prior is None:
             if self.positive_level_db > -0.5:
@@ -112,7 +115,7 @@ class Watchdog:
                     "Set the objective's positive_gain_db to estimate, or prepare the data with a common level."
                 )
             return message + " Check that they are as loud as the accompaniment in the mixtures."
-        if self.class_prior > 0.5:
+        if self.blank_is_best:
             message += (
                 f" Likely reason: with a class prior of {self.class_prior:g}, above 1/2, blank output is the best constant "
                 "output, and the sigmoid loss has no gradient there."

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
 from data_pipeline.progress import Bar, progress_bar
 from jaxpu import parallel
@@ -23,7 +22,7 @@ from jaxpu.core.step import TrainState, make_evaluate_step, make_train_step
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.memory import enough_memory
 from jaxpu.training.pace import Pace
-from jaxpu.training.run import Run, TrainingError, open_data, open_run
+from jaxpu.training.run import Run, TrainingError, mean_results, open_data, open_run
 
 LOG_EVERY = 20
 """Steps between reads of the statistics from the device; reading every step would make the device wait for the host."""
@@ -150,7 +149,10 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
             results = _evaluated(program, bar, speed)
             for number in due:
                 with _ending_alone(stopped, number, keep_going):
-                    stopped[number] = runs[number].note_evaluation(step, program.state(number), results[number], stopped[number])
+                    scheduled = evaluate_now or stopped[number] is not None
+                    stopped[number] = runs[number].note_evaluation(
+                        step, program.state(number), results[number], stopped[number], scheduled=scheduled
+                    )
                     done[number] = step
             stop = parallel.any_process(stop_signal.received)
         pace.restart()
@@ -177,7 +179,7 @@ def _evaluate_initial_models(program: Program, bar: Bar) -> None:
     if starting:
         results = _evaluated(program, bar, {})
         for number in starting:
-            program.runs[number].note_evaluation(0, program.state(number), results[number], None)
+            program.runs[number].note_evaluation(0, program.state(number), results[number], None, scheduled=True)
 
 
 def _evaluated(program: Program, bar: Bar, speed: Mapping[str, float]) -> list[dict[str, float]]:
@@ -225,7 +227,7 @@ class OneRun:
         """See `Program`."""
         batches = self.runs[0].validation_batches()
         evaluated = jax.device_get([self._evaluate(self._state, batch, key) for batch, key in batches])
-        return [{name: float(np.mean([item[name] for item in evaluated])) for name in evaluated[0]}]
+        return [{name: float(value) for name, value in mean_results(evaluated).items()}]
 
     def state(self, number: int) -> TrainState:
         """See `Program`."""

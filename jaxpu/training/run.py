@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,25 +13,21 @@ import numpy as np
 
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import UserError
-from data_pipeline.files import locked, write_text, writing
-from data_pipeline.stored_json import read_json
+from data_pipeline.files import locked, writing
 from jaxpu import parallel
-from jaxpu.artifacts.checkpoints import RunCheckpoints, has_checkpoint
-from jaxpu.config import Config, ConfigError, uses_stems
-from jaxpu.config_files import from_json, to_json
+from jaxpu.artifacts.checkpoints import RunCheckpoints
+from jaxpu.config import Config, ConfigError, PUConfig, uses_stems
+from jaxpu.config_files import from_json
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import INIT_STREAM, TrainState, init_state, separation_variables
 from jaxpu.estimation.resolve import ESTIMATORS, with_estimates
 from jaxpu.monitoring.run_log import RunLog
 from jaxpu.monitoring.watchdog import Watchdog
 from jaxpu.training.initial import initial_state
+from jaxpu.training.kept_config import FREE_SPACE, check_continues, keep_config
 
 # Streams of random numbers, folded into the run's key so that they never meet.
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
-
-
-FREE_SPACE = "Free some space and rerun the same command, or choose another folder (--run)."
-"""The remedy when the disk refuses the first files of a run."""
 
 BLANK_OUTPUT = "blank output"
 """Why a run ended that was asked to stop on blank output."""
@@ -98,7 +93,7 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     if any(other != everywhere[0] for other in everywhere):
         raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
     with locked_run(run_dir):
-        _by_first_process(lambda: _keep_config(config, run_dir / "config.json"))
+        _by_first_process(lambda: keep_config(config, run_dir / "config.json"))
         with contextlib.ExitStack() as stack:
             with writing(run_dir, FREE_SPACE):
                 checkpoints = stack.enter_context(RunCheckpoints(run_dir))
@@ -150,6 +145,7 @@ class Run:
         train_key: key of the run; every training step folds its number into it.
         results: of the last evaluation.
         best_score: of all evaluations, by the config's criterion.
+        uses_stems: for what it uses stems, in words.
     """
 
     def __init__(
@@ -159,13 +155,13 @@ class Run:
         self._dataset = dataset
         self._checkpoints = checkpoints
         self._log = log
-        self._watchdog = Watchdog(getattr(config.objective, "class_prior", None))
+        self._watchdog = Watchdog(getattr(config.objective, "class_prior", None), _blank_is_best(config))
         self._estimates = estimates
-        self._uses_stems = uses_stems(config)
+        self.uses_stems = uses_stems(config)
         key = jax.random.key(config.train.seed)
         self.train_key, self._evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
         self.results: dict[str, Any] = {}
-        self.best_score, self._evaluations_since_best = -math.inf, 0
+        self.best_score, self._evaluations_since_best = -sys.float_info.max, 0  # JSON lacks infinity.
 
     def start(self) -> tuple[TrainState, str | None]:
         """The state before the first step or of the last checkpoint, and why the run has ended already, if it has."""
@@ -174,16 +170,19 @@ class Run:
         stopped = None
         if self._checkpoints.latest_step is None:
             state, reasons = initial_state(self.config)
-            self._uses_stems += reasons
+            self.uses_stems += reasons
         else:
-            state, info = self._checkpoints.restore(init_state(self.config))
+            state, record = self._checkpoints.restore(init_state(self.config))
+            # The file config.json may be missing.
+            check_continues(from_json(record["config"]), self.config, self._log.path.parent)
+            info = record["info"]
             same = info["data_fingerprint"] == self._dataset.fingerprint
             if not same and not _same_amounts(info.get("data"), self._dataset.record()):
                 raise TrainingError(
                     f"{self._log.path.parent}: its steps so far were trained on other recordings or marks than those in "
                     f"{self._dataset.directory}. Choose another folder (--run)."
                 )
-            self._uses_stems = info["uses_stems"]
+            self.uses_stems = info["uses_stems"]
             self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
             self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))
         with self._logging():
@@ -218,7 +217,9 @@ class Run:
                 self._log.warn(step, warning)
         return BLANK_OUTPUT if warnings and self.config.train.on_blank == "stop" else None
 
-    def note_evaluation(self, step: int, state: TrainState, results: dict[str, float], stopped: str | None) -> str | None:
+    def note_evaluation(
+        self, step: int, state: TrainState, results: dict[str, float], stopped: str | None, *, scheduled: bool
+    ) -> str | None:
         """Log an evaluation and save a checkpoint.
 
         Args:
@@ -226,6 +227,8 @@ class Run:
             state: after that step.
             results: of the evaluation.
             stopped: reason, known before this evaluation, for which the run has to end; None where there is none.
+            scheduled: the run would be evaluated after this step without an interruption, too.  Otherwise the checkpoint is there
+                to resume from, and does not count for `train.patience` nor as the best one.
 
         Returns:
             `stopped`, or that `train.patience` is exhausted.
@@ -235,14 +238,21 @@ class Run:
             WriteError: the disk refuses the log or the checkpoint.
         """
         settings = self.config.train
+        if settings.select_by == "si_sdr_improvement" and "si_sdr_improvement" not in results:
+            raise TrainingError(
+                "The target plays in no clip of the validation batches, so that nothing can be scored. Raise train.eval_batches "
+                f"(now {settings.eval_batches}), or select checkpoints by another criterion (train.select_by)."
+            )
         score = selection_score(settings.select_by, results, step)
         if not (math.isfinite(results["loss"]) and math.isfinite(score)):
             found = {"loss": results["loss"], settings.select_by: score}
             raise self._diverged(
                 f"Evaluation after step {step}: {', '.join(f'{name} {value}' for name, value in found.items())}."
             )
-        self._evaluations_since_best = 0 if score > self.best_score else self._evaluations_since_best + 1
-        self.best_score = max(score, self.best_score)
+        counts = scheduled or settings.select_by == "last"
+        if counts:
+            self._evaluations_since_best = 0 if score > self.best_score else self._evaluations_since_best + 1
+            self.best_score = max(score, self.best_score)
         self.results = results
         if stopped is None and settings.patience and self._evaluations_since_best >= settings.patience:
             stopped = f"no better checkpoint in {settings.patience} evaluations"
@@ -252,7 +262,7 @@ class Run:
             "step": step,
             "select_by": settings.select_by,
             "score": score,
-            "uses_stems": self._uses_stems,
+            "uses_stems": self.uses_stems,
             "data_fingerprint": self._dataset.fingerprint,
             "data": self._dataset.record(),
             "best_score": self.best_score,
@@ -263,7 +273,8 @@ class Run:
             "machine": parallel.describe(),
         }
         variables = separation_variables(self.config, state)
-        self._checkpoints.save(step, state=state, variables=variables, score=score, config=self.config, info=info)
+        rank = score if counts else -math.inf
+        self._checkpoints.save(step, state=state, variables=variables, score=rank, config=self.config, info=info)
         return stopped
 
     def train_batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -323,12 +334,39 @@ class Run:
 
 
 def _same_amounts(stored: Mapping[str, Any] | None, present: Mapping[str, Any]) -> bool:
-    """Whether records of data agree in amounts and levels, as far as both have them: earlier versions stored fewer.
+    """Whether records of data agree in amounts, levels and clips, as far as both have them: earlier versions stored fewer.
 
     Then the recordings are taken for the same: copies have other times of change, and so another fingerprint.
     """
     counts, now = (stored or {}).get("counts", {}), present["counts"]
+    if (stored or {}).get("clips", present["clips"]) != present["clips"]:
+        return False
     return all(counts.get(part, {}).get(key, value) == value for part in now for key, value in now[part].items())
+
+
+def _blank_is_best(config: Config) -> bool:
+    """Whether blank output is the best constant output for the objective: PULSE's, with a class prior above 1/2."""
+    objective = config.objective
+    if not isinstance(objective, PUConfig) or objective.surrogate != "sigmoid" or objective.estimator == "balanced":
+        return False
+    return float(objective.class_prior) > 0.5
+
+
+_WEIGHTS = {"si_sdr_improvement": "audible_clips", "kept_energy": "input_energy", "true_kept_energy": "input_energy"}
+
+
+def mean_results(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Means of evaluations over batches of one size, arrays of any shape; without scores of a target that plays in no clip.
+
+    Means over clips or bins with a weight are weighted by the sums of these weights, as if all were one batch.
+    """
+    means = {}
+    for name in batches[0]:
+        values = np.array([item[name] for item in batches], np.float64)
+        weights = np.array([item[_WEIGHTS[name]] for item in batches], np.float64) if name in _WEIGHTS else np.ones_like(values)
+        if name != "audible_clips" and (weights.any() or name != "si_sdr_improvement"):
+            means[name] = (values * weights).sum(0) / np.maximum(weights.sum(0), 1e-12)
+    return means
 
 
 def selection_score(select_by: str, results: dict[str, float], step: int) -> float:
@@ -339,51 +377,3 @@ def selection_score(select_by: str, results: dict[str, float], step: int) -> flo
         "si_sdr_improvement": lambda: results["si_sdr_improvement"],
         "last": lambda: float(step),
     }[select_by]()
-
-
-def _keep_config(config: Config, path: Path) -> None:
-    """Write the config of a run; refuse a folder that belongs to a run whose steps so far would have been others.
-
-    A run without a checkpoint has no such steps: its start failed, and another config may be the remedy.
-    """
-    if path.exists() and has_checkpoint(path.parent):
-        remedy = "Restore it from a copy, or use another folder (--run)."
-        stored = from_json(read_json(path, Config, ConfigError, remedy))
-        if stored == config:
-            return
-        differing = list(_differences(to_json(_as_of(stored, config)), to_json(config)))
-        if differing:
-            extends = config.train.num_steps > stored.train.num_steps
-            hint = ""
-            if extends and config.train.schedule != "constant":
-                hint = f" The {config.train.schedule} schedule depends on train.num_steps, so its steps so far were others."
-            raise ConfigError(
-                f"{path} belongs to a run with another config: {'; '.join(differing)}.{hint} Use another folder (--run), or the "
-                "config of this run."
-            )
-    with writing(path, FREE_SPACE):
-        write_text(path, json.dumps(to_json(config), indent=2))
-
-
-def _as_of(stored: Config, wanted: Config) -> Config:
-    """A stored config with those fields of another that do not change the steps done, so that the run can continue with them.
-
-    More steps do not under a constant learning rate, after a warm-up or not: `jaxpu.core.step.make_optimizer` uses their number
-    for the cosine schedule alone.  The fields of evaluation only decide when a checkpoint is saved and when the run ends, and
-    `clips_at_once` how much memory the steps take.
-    """
-    names = ["eval_every", "eval_batches", "patience", "on_blank", "clips_at_once"]
-    if wanted.train.num_steps > stored.train.num_steps and stored.train.schedule == "constant":
-        names.append("num_steps")
-    changes = {name: getattr(wanted.train, name) for name in names}
-    return dataclasses.replace(stored, train=dataclasses.replace(stored.train, **changes))
-
-
-def _differences(stored: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """The fields in which two configs differ, as JSON, with both values."""
-    if isinstance(stored, dict) and isinstance(wanted, dict) and stored.get("kind") == wanted.get("kind"):
-        for field in stored:
-            yield from _differences(stored[field], wanted[field], f"{name}.{field}" if name else field)
-    elif stored != wanted:
-        kinds = [value.get("kind", value) if isinstance(value, dict) else value for value in (stored, wanted)]
-        yield f"{name} is {kinds[0]!r} there and {kinds[1]!r} here"

@@ -31,7 +31,7 @@ from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
 from jaxpu.training.loop import announce_compilation, train_together
 from jaxpu.training.memory import batch_shapes, steps_that_fit
-from jaxpu.training.run import FREE_SPACE, Run, locked_run, open_data, open_run
+from jaxpu.training.run import FREE_SPACE, Run, locked_run, mean_results, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
 
 
@@ -87,18 +87,19 @@ def sweep(
         grid = make_grid(base, over, num_seeds)
         steps = make_group_steps(base, parallel.convolution_form())
         groups = rectangles(grid, at_once or _number_that_fits(steps[0], base))
-        stopped = _train_groups(groups, dataset, sweep_dir, steps, progress)
+        stopped, used = _train_groups(groups, dataset, sweep_dir, steps, progress)
         table = [make_row(point, stopped.get(point.name), sweep_dir) for row in grid for point in row]
         with writing(sweep_dir, FREE_SPACE):
-            write_table(table, config, over, sweep_dir)
+            write_table(table, config, over, used, sweep_dir)
     return table
 
 
 def _train_groups(
     groups: list[list[list[Point]]], dataset: PatchDataset, sweep_dir: Path, steps: tuple[Any, Any], progress: bool
-) -> dict[str, str]:
-    """Train one group after the other until asked to stop; returns by name why each run ended."""
+) -> tuple[dict[str, str], list[str]]:
+    """Train one group after the other until asked to stop; returns by name why each run ended, and for what runs used stems."""
     stopped: dict[str, str] = {}
+    used: list[str] = []
     if progress:
         announce_compilation()
     with StopSignal() as stop_signal:
@@ -116,9 +117,11 @@ def _train_groups(
                 label = f"group {number} of {len(groups)}, runs: {sum(map(len, group))}"
                 num_steps = group[0][0].config.train.num_steps
                 bar = stack.enter_context(progress_bar(num_steps, label, "step", show=progress))
-                reasons = train_together(ManyRuns(runs, steps), stop_signal, bar, keep_going=True)
+                program = ManyRuns(runs, steps)
+                used += [reason for run in program.runs for reason in run.uses_stems]
+                reasons = train_together(program, stop_signal, bar, keep_going=True)
             stopped |= {point.name: reason for point, reason in zip(itertools.chain(*group), reasons, strict=True)}
-    return stopped
+    return stopped, used
 
 
 @functools.lru_cache(maxsize=2)
@@ -190,7 +193,7 @@ class ManyRuns:
             batches, keys = zip(*rows, strict=True)
             results.append(self._evaluate(self._state, _stack_batches(batches), jnp.stack(keys)))
         values = jax.device_get(results)
-        means = {name: np.mean([item[name] for item in values], 0).ravel().tolist() for name in values[0]}
+        means = {name: value.ravel().tolist() for name, value in mean_results(values).items()}
         return [{name: value[number] for name, value in means.items()} for number in range(len(self.runs))]
 
     def state(self, number: int) -> TrainState:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,22 @@ from jaxpu.training.grid import Point
 from jaxpu.training.loop import ALL_STEPS_DONE, ASKED_TO_STOP
 from jaxpu.training.run import selection_score
 
-NOTE = (
+_NOTE = (
     "Each row is the checkpoint that its run selected, on the validation songs. SI-SDR improvement uses their stems.\n"
     "The held-out loss depends on the objective's hyperparameters: compare it between runs that share them.\n"
     "The estimated error is that of the separation, without stems: lower is better, and 0 is blank output."
 )
+_NOTE_ON_GAINS = "Here it cannot be compared, either: it is measured with positives at each run's positive_gain_db."
+
+
+def note(over: Iterable[str]) -> str:
+    """The sentences below the table of a sweep over these names."""
+    return _NOTE if errors_compare(over) else f"{_NOTE}\n{_NOTE_ON_GAINS}"
+
+
+def errors_compare(over: Iterable[str]) -> bool:
+    """Whether the estimated errors of a sweep over these names can be compared."""
+    return "positive_gain_db" not in over
 
 
 def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, Any]:
@@ -48,14 +59,16 @@ def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, An
     return row | {"stopped": stopped, "folder": point.name}
 
 
-def write_table(table: list[dict[str, Any]], config: Config, over: Mapping[str, Sequence[float]], sweep_dir: Path) -> None:
-    """Write sweep.json and sweep.png, each under a temporary name first."""
+def write_table(
+    table: list[dict[str, Any]], config: Config, over: Mapping[str, Sequence[float]], used: Iterable[str], sweep_dir: Path
+) -> None:
+    """Write sweep.json and sweep.png, each under a temporary name first; `used` is for what runs used stems."""
     summary = {
         "config": to_json(config),
         "over": {name: list(values) for name, values in over.items()},
         "seeds": sorted({row["seed"] for row in table}),
-        "uses_stems": uses_stems(config),
-        "note": NOTE,
+        "uses_stems": list(dict.fromkeys([*uses_stems(config), *used])),
+        "note": note(over),
         "runs": table,
     }
     write_text(sweep_dir / "sweep.json", json.dumps(summary, indent=2))
@@ -63,7 +76,7 @@ def write_table(table: list[dict[str, Any]], config: Config, over: Mapping[str, 
         _plot(table, list(over), temporary)
 
 
-def format_table(table: list[dict[str, Any]]) -> str:
+def format_table(table: list[dict[str, Any]], over: Iterable[str]) -> str:
     """The table as text, with the reasons of runs that did not do all their steps."""
     headings = [name for name in dict.fromkeys(itertools.chain(*table)) if name not in ("stopped", "folder")]
     cells = [headings] + [[f"{row[name]:.4g}" if name in row else "-" for name in headings] for row in table]
@@ -73,7 +86,7 @@ def format_table(table: list[dict[str, Any]]) -> str:
         "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), reason]).rstrip()
         for line, reason in zip(cells, reasons, strict=True)
     ]
-    return "\n".join([*lines, "", NOTE])
+    return "\n".join([*lines, "", note(over)])
 
 
 def _plot(table: list[dict[str, Any]], swept: list[str], path: Path) -> None:

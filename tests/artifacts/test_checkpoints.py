@@ -62,7 +62,8 @@ def test_last_and_best_are_kept_and_come_back_as_they_were(tmp_path: Path) -> No
 
     # Another process goes on from the last one.
     with RunCheckpoints(tmp_path) as checkpoints:
-        state, info = checkpoints.restore(make_state(0))
+        state, record = checkpoints.restore(make_state(0))
+        info = record["info"]
         assert (info["step"], info["score"]) == (40, -1.5)
         assert int(state["step"]) == 40
         assert state["empty"] == {}

@@ -52,11 +52,12 @@ def random_variables(config: Config) -> Any:
     return jax.tree.map(lambda leaf: 3 * leaf, separation_variables(config, init_state(config)))
 
 
-def make_run(path: Path, *, scored: bool = False, seed: int = 3, **settings: Any) -> Path:
+def make_run(path: Path, *, scored: bool = False, seed: int = 3, level_db: float | None = None, **settings: Any) -> Path:
     """A run with random parameters."""
     config = make_config(**settings)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
-    counts = {f"train_{signal}": {"tracks": 11, "kept_s": 1800.0} for signal in ("mixture", "accompaniment")}
+    count = {"tracks": 11, "kept_s": 1800.0, **({} if level_db is None else {"level_db": level_db})}
+    counts = {f"train_{signal}": count for signal in ("mixture", "accompaniment")}
     info = {
         "step": 60,
         "select_by": "held_out_loss",
@@ -256,6 +257,19 @@ def test_scores_of_another_checkpoint_and_existing_folders_are_refused(run: Path
         export(run, tmp_path / "folder.zip", **told)
 
 
+def test_scores_of_another_run_of_the_same_length_and_data_are_refused(run: Path, tmp_path: Path) -> None:
+    info = load_model(run).info
+    told = {"licence": LICENCE, "description": DESCRIPTION}
+    export(run, tmp_path / "model.zip", scores=write_scores(tmp_path / "own.json", info), **told)
+    for name, change in (("score", {"score": -0.24}), ("results", {"results": {"loss": 0.24}})):
+        with pytest.raises(ArchiveError, match="scores of a checkpoint other"):
+            export(run, tmp_path / "model.zip", scores=write_scores(tmp_path / f"{name}.json", info | change), **told)
+
+
+def test_a_description_may_compare(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "model.zip", licence=LICENCE, description="Songs of < 3 min and > 1 min.")
+
+
 def test_a_model_is_not_replaced_by_its_own_program(packed: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(packed, tmp_path / "model.zip"))
     with pytest.raises(ArchiveError, match=r"model\.zip is the model itself, which would be replaced"):
@@ -309,6 +323,8 @@ def test_scores_of_an_ensemble_are_not_those_of_a_run(run: Path, ensemble: Path,
     with pytest.raises(ArchiveError, match=r"A run has no licence, nor have several models together"):
         export(models, tmp_path / "scored.zip", description=DESCRIPTION)
     scores = write_scores(tmp_path / "scores.json", load_model(ensemble).info)
+    with pytest.raises(ArchiveError, match="scores of a checkpoint other"):
+        export([run, run], tmp_path / "scored.zip", scores=scores, **told)
     export(models, tmp_path / "scored.zip", scores=scores, **told)
     assert (
         json.loads(zipfile.ZipFile(tmp_path / "scored.zip").read("model.json"))["scores"]["methods"]["model"]["num_tracks"] == 7
@@ -317,8 +333,11 @@ def test_scores_of_an_ensemble_are_not_those_of_a_run(run: Path, ensemble: Path,
 
 def test_models_that_differ_in_more_than_parameters_are_no_ensemble(run: Path, ensemble: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", level="reference", hop_length=128)
+    louder = make_run(tmp_path / "louder", level_db=-3.0, level="reference")
     with pytest.raises(ArchiveError, match=r"cannot be an ensemble: the STFT of the first is .*hop_length=96.*second.*=128"):
         export([run, other], tmp_path / "model.zip", licence=LICENCE, description=DESCRIPTION)
+    with pytest.raises(ArchiveError, match=r"level of the training mixtures .* Take runs that differ in their seed or their tr"):
+        export([run, louder], tmp_path / "model.zip", licence=LICENCE, description=DESCRIPTION)
     shutil.unpack_archive(ensemble, tmp_path / "unpacked")
     document = json.loads((tmp_path / "unpacked" / "model.json").read_text())
     for number, message in ((0, "has 0 networks, and may have 1 to 64"), (3, "does not fit the network of its config (2/")):

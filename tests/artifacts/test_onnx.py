@@ -1,5 +1,6 @@
 """ONNX graphs: real jax2onnx and onnxruntime give the masks of the network."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -67,6 +68,14 @@ def test_a_graph_gives_the_masks_of_the_network(network: ModelConfig, stereo: bo
         expected = make_mask_fn(model.config)(model.variables, jnp.asarray(parts[..., 0] + 1j * parts[..., 1]))
         assert np.std(expected) > 0.01
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_graph_of_a_network_in_bfloat16_is_float32() -> None:
+    model = make_model(U_NET, stereo=True)
+    half = dataclasses.replace(model.config, train=dataclasses.replace(model.config.train, mixed_precision=True))
+    graph = onnx.serialize(dataclasses.replace(model, config=half))
+    assert graph == onnx.serialize(model)
+    onnxruntime.InferenceSession(graph)
 
 
 def test_a_network_that_cannot_be_translated_is_refused() -> None:

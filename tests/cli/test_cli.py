@@ -138,6 +138,11 @@ def test_a_run_tells_of_its_data_without_them(workshop, capsys):
     assert "train: 2 (0.1 min) with the target, 2 (0.1 min) without it" in capsys.readouterr().out
 
 
+def test_a_config_tells_of_the_stems_of_the_model_that_it_begins_with(capsys):
+    assert run("info", "adapt") == 0
+    assert "used for initial parameters, if starter used them (`jaxpu info starter`)" in capsys.readouterr().out
+
+
 def test_what_cannot_be_separated_is_named_and_the_rest_is_separated(workshop, capsys):
     Path("broken.wav").write_text("no sound")
     assert run("separate", "my run", "songs/0.wav", "broken.wav", "-o", "part", "--json") == 1

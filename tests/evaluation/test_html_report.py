@@ -23,7 +23,7 @@ from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, PatchCNNConfig, RemixConfig, TrainConfig
 from jaxpu.evaluation import excerpts
 from jaxpu.evaluation.evaluate import EvaluationError, EvaluationOptions, evaluate_separator
-from jaxpu.evaluation.html_report import write_comparison
+from jaxpu.evaluation.html_report import Evaluated, _paired, write_comparison
 from jaxpu.evaluation.scoring import score_track
 from jaxpu.monitoring.plots import CURVES
 from jaxpu.training.loop import train
@@ -308,6 +308,17 @@ def test_the_choice_of_songs_is_the_same_for_all_models():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("songs", "has_interval"), [(1, False), (2, True)])
+def test_a_single_song_gives_no_interval(songs, has_interval):
+    def evaluated(label: str, improvement: float) -> Evaluated:
+        tracks = {f"Song {number}": {"si_sdr_improvement": improvement + number} for number in range(songs)}
+        return Evaluated(Path(label), Path(label), label, {"methods": {"model": {"tracks": tracks}}}, [])
+
+    told = _paired(evaluated("a", 1.0), evaluated("b", 2.5))
+    assert told.startswith("b − a: SI-SDR improvement +1.50 dB")
+    assert ("interval" in told) == has_interval
+
+
 def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     scores = json.loads((runs[0] / "evaluation" / "scores.json").read_text())
     other = tmp_path / "other" / "evaluation" / "scores.json"

@@ -20,6 +20,16 @@ def run(watchdog: Watchdog, steps: int, *, first: int = 1, kept_energy: float, *
     return [(step, text) for step, text in spoken if text is not None]
 
 
+def test_the_reason_is_given_where_it_holds() -> None:
+    ((step, told),) = run(Watchdog(class_prior=0.7), FIRST_WARNING, kept_energy=0.0)
+    assert step == FIRST_WARNING
+    assert "Likely reason" not in told, "another surrogate or estimator"
+    assert "clamp" not in told
+    ((_, told),) = run(Watchdog(class_prior=0.7, blank_is_best=True), FIRST_WARNING, kept_energy=0.0, clamped=1.0)
+    assert "with a class prior of 0.7" in told
+    assert "the clamp was active in 100% of the steps" in told
+
+
 def test_silent_on_a_healthy_run() -> None:
     watchdog = Watchdog(class_prior=0.7)
     assert run(watchdog, 5 * WINDOW_STEPS, kept_energy=0.4) == []
@@ -92,7 +102,9 @@ def test_warns_once_within_200_steps_and_again_only_after_a_recovery(healthy: fl
 
 
 def test_warning_gives_the_figures_and_the_likely_reason() -> None:
-    ((step, text),) = run(Watchdog(class_prior=0.7), FIRST_WARNING, kept_energy=0.004, clamped=0.25, inactive_share=0.998)
+    ((step, text),) = run(
+        Watchdog(class_prior=0.7, blank_is_best=True), FIRST_WARNING, kept_energy=0.004, clamped=0.25, inactive_share=0.998
+    )
     assert step == 139
     for figure in ("Step 139", "kept 0.40%", "about 30.0%", "99.8% of the bins", "25% of the steps", "1.5 dB quieter"):
         assert figure in text

@@ -337,9 +337,9 @@ def test_an_evaluation_that_is_not_finite_saves_nothing(data_dir: Path, tmp_path
     config = change(REMIX, select_by="estimated_error")
     with open_run(config, PatchDataset.open(data_dir), tmp_path, progress=False) as run:
         state, _ = run.start()
-        run.note_evaluation(5, state, {"loss": 0.1, "estimated_error": -0.1}, None)
+        run.note_evaluation(5, state, {"loss": 0.1, "estimated_error": -0.1}, None, scheduled=True)
         with pytest.raises(TrainingError, match=r"^Evaluation after step 10: .*nan.*\. The checkpoint of step 5 is kept"):
-            run.note_evaluation(10, state, results, None)
+            run.note_evaluation(10, state, results, None, scheduled=True)
     assert load_model(tmp_path).info["step"] == load_model(tmp_path, which="last").info["step"] == 5
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, TrainConfig
 from jaxpu.estimation.positive_gain import estimate_gain_db
 from jaxpu.estimation.resolve import with_estimates
 from jaxpu.training.loop import train
+from jaxpu.training.run import TrainingError
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +72,21 @@ def test_marks_alone_train_without_an_estimated_gain(folder: Path, tmp_path: Pat
     assert "train: 4 (0.1 min) with the target, marked passages of 4 of them (0.1 min); validation" in to_text(
         describe(str(tmp_path))
     )
+
+
+def test_a_run_does_not_go_on_with_marks_that_were_moved(folder: Path, tmp_path: Path) -> None:
+    """As many clips and seconds as before, of the same recordings."""
+    first = data(folder, without=False)
+    train(CONFIG, first, tmp_path / "run", progress=False)
+    shutil.copytree(folder / "labels", tmp_path / "labels")
+    for path in (tmp_path / "labels").iterdir():
+        path.write_text("0.016000\t1.916000\t\r\n")
+    moved = prepare(
+        Folders(folder / "songs", None, tmp_path / "labels"), CONFIG.data, tmp_path / "moved", num_workers=1, progress=False
+    )
+    assert moved.info["counts"] == PatchDataset.open(first).info["counts"]
+    with pytest.raises(TrainingError, match="other recordings or marks"):
+        train(CONFIG, moved.directory, tmp_path / "run", progress=False)
 
 
 def test_other_recordings_get_the_gain_and_marked_passages_none(folder: Path, tmp_path: Path) -> None:

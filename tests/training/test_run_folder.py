@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 from data_pipeline.config import STEMS, DataConfig, PatchSpec
+from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError, WriteError
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ
@@ -28,7 +29,7 @@ from jaxpu.config import Config, ConfigError, PatchCNNConfig, PUConfig, RemixCon
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
 from jaxpu.training.loop import train
-from jaxpu.training.run import TrainingError, open_data, open_run
+from jaxpu.training.run import TrainingError, mean_results, open_data, open_run
 from jaxpu.training.sweep import sweep
 
 pytestmark = pytest.mark.slow
@@ -186,11 +187,68 @@ def test_more_steps_under_a_cosine_schedule_are_refused_with_the_reason(data_dir
 def test_settings_of_evaluation_and_memory_may_change(data_dir: Path, tmp_path: Path) -> None:
     train(change(patience=1, eval_every=1, learning_rate=0.3), data_dir, tmp_path, progress=False)
     stopped = load_model(tmp_path, which="last").info
-    again = change(eval_every=4, eval_batches=2, on_blank="stop", learning_rate=0.3, clips_at_once=4)
+    again = change(eval_every=4, on_blank="stop", learning_rate=0.3, clips_at_once=4)
     assert train(again, data_dir, tmp_path, progress=False)["step"] == 4
     assert stored_config(tmp_path) == again
     if stopped["step"] < 4:  # Patience no longer ends it.
         assert load_model(tmp_path, which="last").info["step"] == 4
+
+
+def test_scores_of_one_run_are_of_as_many_batches(data_dir: Path, tmp_path: Path) -> None:
+    """More batches may change while no checkpoint is chosen by their scores."""
+    train(CONFIG, data_dir, tmp_path / "scored", progress=False)
+    with pytest.raises(ConfigError, match=r"train\.eval_batches is 1 there and 2 here"):
+        train(change(eval_batches=2), data_dir, tmp_path / "scored", progress=False)
+    last = change(select_by="last", schedule="constant", warmup_steps=0)
+    train(last, data_dir, tmp_path / "last", progress=False)
+    assert train(change(last, eval_batches=2, num_steps=6), data_dir, tmp_path / "last", progress=False)["step"] == 6
+
+
+def test_a_run_whose_config_is_lost_goes_on_with_the_same_alone(data_dir: Path, tmp_path: Path) -> None:
+    train(change(schedule="constant", warmup_steps=0), data_dir, tmp_path, progress=False)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"belongs to a run with another config: train\.learning_rate is 0\.01 there"):
+        train(change(schedule="constant", warmup_steps=0, learning_rate=0.02, num_steps=8), data_dir, tmp_path, progress=False)
+    (tmp_path / "config.json").unlink()
+    assert train(change(schedule="constant", warmup_steps=0, num_steps=8), data_dir, tmp_path, progress=False)["step"] == 8
+
+
+def test_the_checkpoint_of_an_interruption_is_neither_the_best_nor_counted(data_dir: Path, tmp_path: Path) -> None:
+    config = change(patience=2)
+    with open_run(config, open_data(config, data_dir), tmp_path, progress=False) as run:
+        state, _ = run.start()
+        assert run.note_evaluation(1, state, {"loss": 9.0}, None, scheduled=False) is None
+    assert load_model(tmp_path).info["step"] == 1, "the only one"
+    with open_run(config, open_data(config, data_dir), tmp_path, progress=False) as run:
+        state, _ = run.start()
+        assert run.note_evaluation(2, state, {"loss": 1.0}, None, scheduled=True) is None
+        for step, loss in ((3, 2.0), (4, 0.5), (5, 2.0)):
+            assert run.note_evaluation(step, state, {"loss": loss}, None, scheduled=False) is None
+        assert run.best_score == -1.0
+    assert (load_model(tmp_path).info["step"], load_model(tmp_path, which="last").info["step"]) == (2, 5)
+    with open_run(config, open_data(config, data_dir), tmp_path, progress=False) as run:
+        state, stopped = run.start()
+        assert stopped is None
+        assert run.note_evaluation(6, state, {"loss": 1.5}, None, scheduled=True) is None
+        assert run.note_evaluation(8, state, {"loss": 1.2}, None, scheduled=True) == "no better checkpoint in 2 evaluations"
+
+
+def test_results_are_means_over_clips_and_bins() -> None:
+    """As if all batches were one, however the clips in which the target plays fall into them."""
+    first = {"loss": 1.0, "si_sdr_improvement": 6.0, "audible_clips": 3.0, "kept_energy": 0.5, "input_energy": 1.0}
+    second = {"loss": 3.0, "si_sdr_improvement": 0.0, "audible_clips": 0.0, "kept_energy": 0.1, "input_energy": 3.0}
+    assert mean_results([first, second]) == {
+        "loss": 2.0, "si_sdr_improvement": 6.0, "kept_energy": pytest.approx(0.2), "input_energy": 2.0
+    }  # fmt: skip
+    assert "si_sdr_improvement" not in mean_results([second])
+
+
+def test_nothing_to_score_is_said(data_dir: Path, tmp_path: Path) -> None:
+    config = change(select_by="si_sdr_improvement")
+    with open_run(config, PatchDataset.open(data_dir), tmp_path, progress=False) as run:
+        state, _ = run.start()
+        with pytest.raises(TrainingError, match=r"plays in no clip of the validation batches.*train\.select_by"):
+            run.note_evaluation(2, state, {"loss": 1.0}, None, scheduled=True)
 
 
 # Disks
@@ -281,7 +339,7 @@ def test_a_folder_that_is_removed_while_training_is_not_made_again(data_dir: Pat
         state, _ = run.start()
         shutil.rmtree(run_dir)
         with pytest.raises(WriteError, match=rf"{re.escape(str(run_dir))}.*no longer exists"):
-            run.note_evaluation(2, state, {"loss": 1.0}, None)
+            run.note_evaluation(2, state, {"loss": 1.0}, None, scheduled=True)
     assert not run_dir.exists()
 
 

@@ -24,7 +24,17 @@ from data_pipeline.tracks import Musdb18HQ
 from jaxpu import parallel
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.cli.__main__ import main
-from jaxpu.config import BrierPUConfig, Config, ConfigError, MixITConfig, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
+from jaxpu.config import (
+    BrierPUConfig,
+    Config,
+    ConfigError,
+    MixITConfig,
+    PatchCNNConfig,
+    PUConfig,
+    RemixConfig,
+    SupervisedConfig,
+    TrainConfig,
+)
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
 from jaxpu.training.grid import make_grid, parse_over
@@ -130,7 +140,7 @@ def test_runs_differ_and_the_table_says_how(straight: tuple[Path, list[dict[str,
         assert -model.info["score"] == row["held_out_loss"]
         assert row["stopped"] == "all steps done"
         assert {"kept_energy", "true_kept_energy", "si_sdr_improvement"} <= row.keys()
-    heading, first = format_table(table).splitlines()[:2]
+    heading, first = format_table(table, OVER).splitlines()[:2]
     assert heading.split()[:5] == ["class_prior", "seed", "step", "held_out_loss", "estimated_error"]
     assert first.split()[:2] == ["0.3", "0"]
 
@@ -182,7 +192,7 @@ def test_sigterm_saves_and_the_same_command_resumes(
     thread.join()
     assert table[0]["step"] >= 8
     assert table[1] == {"class_prior": 0.9, "seed": 0, "stopped": ASKED_TO_STOP, "folder": second.name}
-    assert ASKED_TO_STOP in format_table(table)
+    assert ASKED_TO_STOP in format_table(table, OVER)
     table = sweep(CONFIG, data_dir, tmp_path, OVER, at_once=1, progress=False)
     assert [row["stopped"] for row in table] == ["all steps done"] * 2
     for run_dir in (first, second):
@@ -237,7 +247,7 @@ def test_runs_that_end_early_leave_the_others_alone(data_dir: Path, tmp_path: Pa
     assert "step" not in failed
     assert patient["stopped"] == "no better checkpoint in 1 evaluations"
     assert [line["step"] for line in read_log(tmp_path / "sweep" / patient["folder"])] == [4, 4, 8, 8]
-    assert "1e+30" in format_table(table)
+    assert "1e+30" in format_table(table, OVER)
     alone = change(config, learning_rate=0.01)
     assert train(alone, data_dir, tmp_path / "alone", progress=False)["stopped"] == whole["stopped"]
     assert_same_run(tmp_path / "sweep" / whole["folder"], tmp_path / "alone", rtol=1e-3, atol=5e-3)
@@ -320,6 +330,24 @@ def test_what_cannot_be_swept_is_refused_by_name(objective: Any, over: dict[str,
     config = Config(data=CONFIG.data, objective=objective)
     with pytest.raises(ConfigError, match=f"^{message}"):
         make_grid(config, over, 1)
+
+
+def test_gains_are_not_ranked_by_an_error_that_they_change(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(dataclasses.replace(CONFIG, objective=SupervisedConfig()), data_dir, "first", progress=False)
+    config = dataclasses.replace(change(CONFIG, num_steps=2, init_from="first"), objective=RemixConfig())
+    Path("gains.py").write_text(
+        "import json\nfrom jaxpu.config_files import from_json\n"
+        f"config = from_json(json.loads({json.dumps(to_json(config))!r}))\n"
+    )
+    assert main(["sweep", "gains.py", "--prepared", str(data_dir), "--over", "positive_gain_db=-40,0"]) == 0
+    printed = capsys.readouterr().out
+    assert "lowest estimated error" not in printed
+    assert "measured with positives at each run's positive_gain_db" in printed
+    summary = json.loads(Path("runs/sweep-gains/sweep.json").read_text())
+    assert summary["uses_stems"] == ["initial parameters (supervised training)"]
 
 
 def test_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
