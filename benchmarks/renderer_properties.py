@@ -113,32 +113,37 @@ def config_of(seed: int, steps: int) -> Config:
 
 
 def table(work: Path, names: list[str], steps: int) -> dict[str, Any]:
-    """The table of all properties that were measured: means over seeds, and differences from songs that lack nothing."""
-    found = {missing: [json.loads(path.read_text()) for path in sorted((work / slug(missing)).glob("scores-*.json"))]
-             for missing in (NOTHING, *WITHOUT)}  # fmt: skip
-    whole = [mean_of(found[NOTHING], name, key) for name in names for key in KEYS]
+    """The table of all that was measured: songs that lack nothing, and the differences of others from them, the worst first."""
+    found = {
+        missing: [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / slug(missing)).glob("scores-*.json"))]
+        for missing in (NOTHING, *WITHOUT)
+    }
+    measures = [(name, key) for name in names for key in KEYS]
+    whole = [[middle(run[name][key], key) for run in found[NOTHING]] for name, key in measures]
+    first = [f"{np.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})" for values in whole]
     rows = []
-    for missing, runs in found.items():
-        if not runs:
-            continue
-        means = [mean_of(runs, name, key) for name in names for key in KEYS]
-        shown = whole if missing == NOTHING else [mean - base for mean, base in zip(means, whole, strict=True)]
-        rows.append([missing, str(len(runs)), *(f"{value:{'.1f' if missing == NOTHING else '+.1f'}}" for value in shown)])
+    for missing in WITHOUT:
+        if runs := found[missing]:
+            means = [np.mean([middle(run[name][key], key) for run in runs]) for name, key in measures]
+            differences = [float(mean - np.mean(values)) for mean, values in zip(means, whole, strict=True)]
+            rows.append((sum(differences), [missing, str(len(runs)), *(f"{each:+.1f}" for each in differences)]))
     return {
         "commands": ["python benchmarks/renderer_properties.py --songs NAME=CORPUS ... --work DIR"],
-        "machine": f"{steps} steps of 6 clips; {NUM_SONGS} songs of {SECONDS:g} s.",
+        "machine": (
+            f"SI-SDR improvement: mean over songs. SDR of museval: median over songs. First row: mean and single seeds; others: "
+            f"differences from it. {steps} steps of 6 clips; {NUM_SONGS} rendered songs of {SECONDS:g} s."
+        ),
         "columns": ["songs lack", "seeds", *(f"{name}, {of}" for name in names for of in KEYS.values())],
-        "rows": rows,
+        "rows": [[NOTHING, str(len(found[NOTHING])), *first], *(cells for _, cells in sorted(rows))],
     }
 
 
-KEYS = {"si_sdr_improvement": "SI-SDR improvement, dB", "sdr_target": "SDR, dB"}
+KEYS = {"si_sdr_improvement": "SI-SDR, dB", "sdr_target": "SDR, dB"}
 
 
-def mean_of(runs: list[dict[str, dict[str, list[float]]]], name: str, key: str) -> float:
-    """Mean over seeds: of the mean over songs of SI-SDR improvement, of the median over songs of SDR."""
-    middle = np.mean if key == "si_sdr_improvement" else np.median
-    return float(np.mean([middle(run[name][key]) for run in runs]))
+def middle(values: list[float], key: str) -> float:
+    """Mean over songs of SI-SDR improvement, median of SDR."""
+    return float(np.mean(values) if key == "si_sdr_improvement" else np.median(values))
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ class Marks:
         text = f"{path}: {formats}, {sum(map(len, self.passages.values()))} passages"
         if self.left_out:
             more = ", ..." if len(self.left_out) > 1 else ""
-            text += f"; left out {len(self.left_out)} files without marks ({self.left_out[0].name}{more})"
+            text += f"; left out, files without marks: {len(self.left_out)} ({self.left_out[0].name}{more})"
         return text
 
 

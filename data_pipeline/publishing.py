@@ -335,7 +335,7 @@ def _tell_unused(dataset: MadeDataset, say: Callable[[str], None]) -> None:
     names = [track.name for track in dataset.tracks if not any(track.kept.values())]
     if names:
         more = ", ..." if len(names) > _NAMED else ""
-        say(f"No clip was kept of {len(names)} recordings: {', '.join(names[:_NAMED])}{more}.")
+        say(f"Recordings of which no clip was kept: {len(names)} ({', '.join(names[:_NAMED])}{more}).")
 
 
 def _warn_of_songs(dataset: MadeDataset, say: Callable[[str], None]) -> None:

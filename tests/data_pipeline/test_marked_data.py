@@ -83,7 +83,7 @@ def starts_by_name(dataset: PatchDataset, split: str) -> dict[str, list[float]]:
 def test_a_recording_of_which_nothing_is_kept_is_named(songs, capsys):
     write(songs / "Quiet.wav", 1e-5 * np.random.default_rng(0).standard_normal(12 * RATE))
     make(songs, config=dataclasses.replace(CONFIG, activity_on="mixture"))
-    assert "No clip was kept of 1 recordings: with_target/Quiet.wav." in capsys.readouterr().out
+    assert "Recordings of which no clip was kept: 1 (with_target/Quiet.wav)." in capsys.readouterr().out
 
 
 def test_everything_marked_is_named(songs):

@@ -209,7 +209,7 @@ def test_a_name_with_its_suffix_is_of_one_recording(songs):
 def test_files_of_labels_with_another_suffix_are_told(tmp_path, songs):
     write(tmp_path / "labels/One.txt", AUDACITY)
     write(tmp_path / "labels/four.lab", AUDACITY)
-    assert "left out 1 files without marks (four.lab)" in find_marks(tmp_path / "labels", songs, recordings(songs)).summary(
+    assert "left out, files without marks: 1 (four.lab)" in find_marks(tmp_path / "labels", songs, recordings(songs)).summary(
         songs, 5
     )
     write(songs / "One.txt", AUDACITY)
