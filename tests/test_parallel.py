@@ -264,7 +264,7 @@ def test_evaluation_on_eight_devices_equals_one() -> None:
     expected = jax.jit(functools.partial(evaluate_step, axis_name=None))(state, batch, KEY)
     actual = parallel.over_devices(evaluate_step)(state, batch, KEY)
     of_masks = {"kept_energy", "inactive_share", "input_energy", "estimated_error"}
-    assert set(actual) == {"loss", "si_sdr_improvement", "true_kept_energy"} | of_masks
+    assert set(actual) == {"loss", "si_sdr_improvement", "audible_clips", "true_kept_energy"} | of_masks
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 

@@ -53,9 +53,10 @@ class PULoss(NamedTuple):
     clamped: jax.Array
 
 
-def _sum(values: jax.Array, axis_name: str | None) -> jax.Array:
-    total = jnp.sum(values)
-    return total if axis_name is None else jax.lax.psum(total, axis_name)
+def total(values: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Sum over all values of all devices: float32 of any shape to a scalar."""
+    own = jnp.sum(values)
+    return own if axis_name is None else jax.lax.psum(own, axis_name)
 
 
 def _weights(logits: jax.Array, weights: jax.Array | None) -> jax.Array:
@@ -64,17 +65,12 @@ def _weights(logits: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 def mean(values: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Mean over all bins of all devices: float32 of any shape to a scalar."""
-    return _sum(values, axis_name) / _sum(jnp.ones_like(values), axis_name)
-
-
-def total(values: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """Sum over all values of all devices: float32 of any shape to a scalar."""
-    return _sum(values, axis_name)
+    return total(values, axis_name) / total(jnp.ones_like(values), axis_name)
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Sum of weights * values over the sum of weights, both over all devices; 0 where all weights are 0."""
-    return _sum(weights * values, axis_name) / jnp.maximum(_sum(weights, axis_name), 1e-12)
+    return total(weights * values, axis_name) / jnp.maximum(total(weights, axis_name), 1e-12)
 
 
 def pu_loss(
