@@ -297,10 +297,55 @@ def without_styles() -> Patches:
 
 
 @contextlib.contextmanager
+def without_tempi() -> Patches:
+    """All songs at 110 beats per minute; what follows from the number of their bars is drawn anew."""
+    draw = songs.draw_style
+
+    def steady(rng: np.random.Generator) -> Any:
+        name, style = draw(rng)
+        return name, dataclasses.replace(style, bpm=(110.0, 110.0))
+
+    with mock.patch.object(songs, "draw_style", steady):
+        yield
+
+
+def scores_changed(change: Callable[[score.Score], score.Score]) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Songs with changed scores."""
+
+    @contextlib.contextmanager
+    def changed() -> Patches:
+        draw = songs.draw_score
+        with mock.patch.object(songs, "draw_score", lambda *args: change(draw(*args))):
+            yield
+
+    return changed
+
+
+def in_c(drawn: score.Score) -> score.Score:
+    """The same on C."""
+    return dataclasses.replace(drawn, key=0)
+
+
+def all_play(drawn: score.Score) -> score.Score:
+    """Every instrument in every section, with the same energy."""
+    sections = (
+        dataclasses.replace(each, energy=0.7, drums=True, bass=True, parts=(True,) * len(each.parts)) for each in drawn.sections
+    )
+    return dataclasses.replace(drawn, sections=tuple(sections))
+
+
+@contextlib.contextmanager
 def without_levels() -> Patches:
     """Every stem at the middle of its levels."""
     middles = {name: (float(np.mean(limits)),) * 2 for name, limits in songs.LEVELS_DB.items()}
     with mock.patch.object(songs, "LEVELS_DB", middles):
+        yield
+
+
+@contextlib.contextmanager
+def without_loudness() -> Patches:
+    """Every song at the middle of the loudness."""
+    with mock.patch.object(songs, "LOUDNESS_DB", (float(np.mean(songs.LOUDNESS_DB)),) * 2):
         yield
 
 
@@ -325,6 +370,10 @@ WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "stereo placement": without_stereo,
     "live playing": without_live_playing,
     "levels of stems": without_levels,
+    "levels of songs": without_loudness,
+    "tempi": without_tempi,
+    "keys": scores_changed(in_c),
+    "sections with fewer instruments": scores_changed(all_play),
     "styles other than pop": without_styles,
     SECOND_FONT: contextlib.nullcontext,
     "voices of espeak-ng": without_program("espeak-ng"),

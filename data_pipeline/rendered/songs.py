@@ -25,6 +25,9 @@ SPLITS = ("train", "test")
 LEVELS_DB = {"drums": (-7.0, 2.0), "bass": (-5.0, 4.0), "other": (-8.0, 1.0), "vocals": (-5.0, 5.0)}
 """Lowest and highest level of a stem, by the root mean square of its sounding samples."""
 
+LOUDNESS_DB = (-24.0, -9.0)
+"""Lowest and highest level of a song, likewise."""
+
 LOW_VOICE, HIGH_VOICE = ((40, 48), (60, 69)), ((50, 58), (69, 79))
 """Ranges, as MIDI numbers, of the lowest and the highest note of a low and of a high voice."""
 
@@ -195,7 +198,7 @@ def _mastered(stems: dict[str, Signal], sample_rate: int, rng: np.random.Generat
             name: signal for name, signal in stems.items() if not signal.any()
         }
     mixture = _sum(stems.values())
-    loudness = np.float32(10 ** (rng.uniform(-24, -9) / 20) / max(effects.active_rms(mixture), 1e-9))
+    loudness = np.float32(10 ** (rng.uniform(*LOUDNESS_DB) / 20) / max(effects.active_rms(mixture), 1e-9))
     # A stem can be louder than the sum, where others cancel it.
     everything = np.concatenate([mixture, *stems.values()])
     gain = loudness * effects.limiter_gain(loudness * everything, sample_rate, _PEAK, float(rng.uniform(0.03, 0.4)))

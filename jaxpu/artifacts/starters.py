@@ -13,6 +13,11 @@ def starter_path(name: str) -> Path:
     return _FOLDER / f"{name}.zip"
 
 
+def starter_of(path: str | Path, target: str) -> str | Path:
+    """The name of the starter of a target in place of `starter`; any other path, and an unknown target's, as it is."""
+    return STARTERS.get(target, path) if str(path) == STARTERS["vocals"] and not Path(path).exists() else path
+
+
 def resolved(path: str | Path) -> Path:
     """The archive of a starter for its name, unless there is a file or folder of that name; any other path as it is."""
     path = Path(path)

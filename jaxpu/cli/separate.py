@@ -12,7 +12,7 @@ from data_pipeline.errors import printable
 from jaxpu.cli.command import DONE, FAILED, Answer, Json, UsageError, parse
 
 EXAMPLES = """\
-  jaxpu separate runs/recordings song.mp3 -o separated
+  jaxpu separate starter song.mp3 -o separated --target drums
   jaxpu separate model.zip songs/ more/*.wav -o separated --format flac
 """
 
@@ -25,9 +25,9 @@ class SeparateArguments:
     out.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
-            `starter-drums`.
+        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu.
         inputs: recordings, and folders of recordings.
+        target: sound to separate; only `starter` has a choice, vocals or drums.
         out: folder for the separated files; inside an input folder it is not searched.
         format: file format: wav, flac, ogg or mp3.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
@@ -41,6 +41,7 @@ class SeparateArguments:
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE_OR_FOLDER...", help_behavior_hint="(required)")
     ]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+    target: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of the model)")] = None
     format: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of a wav or flac recording, else wav)")
     ] = None
@@ -59,12 +60,19 @@ def run(args: Sequence[str]) -> Answer:
     if "" in args:  # Else it would be the current folder.
         raise UsageError("An argument is empty, perhaps a variable of the shell that is not set.")
     from jaxpu.artifacts.checkpoints import load_model
+    from jaxpu.artifacts.starters import STARTERS, starter_of
     from jaxpu.separation.files import separate
     from jaxpu.separation.options import SeparationOptions
     from jaxpu.separation.overlap_add import check_shifts
 
     options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype, shifts=arguments.shifts)
-    model = load_model(arguments.model)
+    model = load_model(arguments.model if arguments.target is None else starter_of(arguments.model, arguments.target))
+    found = " + ".join(model.config.data.target)
+    if arguments.target not in (None, found):
+        raise UsageError(
+            f"--target is {arguments.target}, and {arguments.model} separates {found}. Leave --target out, or give a model of "
+            f"that target; `starter` has {' and '.join(STARTERS)}."
+        )
     try:
         check_shifts(model, arguments.shifts)
     except ValueError as error:

@@ -46,6 +46,24 @@ def test_each_is_small_and_separates_its_target(name):
     assert load_model(name).config.data.target == (TARGETS[name],)
 
 
+def test_an_option_chooses_the_starter_of_a_target(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stems = render_song(99, "test", 1, seconds=4, sound_fonts=(SMALL_FONT,))
+    soundfile.write("song.wav", sum(stem.astype(np.float32) / 32768 for stem in stems.values()).T, 44_100, "FLOAT")
+    assert jaxpu(["separate", "starter-drums", "song.wav", "-o", "named"]) == 0
+    assert jaxpu(["separate", "starter", "song.wav", "-o", "chosen", "--target", "drums"]) == 0
+    assert (tmp_path / "chosen/song/drums.wav").read_bytes() == (tmp_path / "named/song/drums.wav").read_bytes()
+    assert jaxpu(["separate", "starter", "song.wav", "-o", "vocals", "--target", "vocals"]) == 0
+    assert (tmp_path / "vocals/song/vocals.wav").exists()
+    # What a user has under that name is no starter.
+    (tmp_path / "starter").symlink_to(resolved("starter-drums"))
+    for model, target in (("starter", "vocals"), ("starter", "kazoo"), ("starter-drums", "vocals")):
+        capsys.readouterr()
+        assert jaxpu(["separate", model, "song.wav", "-o", "wrong", "--target", target]) == 2
+        assert f"--target is {target}, and {model} separates drums. Leave --target out" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STARTERS.values())
 def test_they_separate_instruments_that_they_have_not_heard(name):
