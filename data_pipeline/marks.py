@@ -74,7 +74,7 @@ def find_marks(path: Path, folder: Path, recordings: Sequence[Path]) -> Marks:
         except DataError as error:
             errors.append(str(error))
     if errors:
-        raise DataError(f"{len(errors)} files of marks cannot be used:\n" + "\n".join(f"  {error}" for error in errors))
+        raise DataError("Files of marks that cannot be used:\n" + "\n".join(f"  {error}" for error in errors))
     if not marks.passages:
         raise DataError(
             f"{path}: holds no marks. For each song, give a label track of Audacity, SONG.txt, that labels the passages without "

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from data_pipeline.errors import UserError
 from jaxpu import onednn
 from jaxpu.config import ConfigError
 from jaxpu.config.cluster import Cluster
@@ -99,9 +100,20 @@ def gather(value: Value) -> list[Value]:
 
 
 def of_first_process(make: Callable[[], Value]) -> Value:
-    """A value that process 0 makes, in all processes; the others wait for it.  It is anything that can be pickled."""
-    (value, *_) = gather(make() if jax.process_index() == 0 else None)
-    return value  # type: ignore[return-value]
+    """A value that process 0 makes, in all processes; the others wait for it.  It is anything that can be pickled.
+
+    Raises what `make` raises in process 0, in all processes: `UserError` or `OSError`.
+    """
+    outcome: Value | UserError | OSError | None = None
+    if jax.process_index() == 0:
+        try:
+            outcome = make()
+        except (UserError, OSError) as error:
+            outcome = error
+    (first, *_) = gather(outcome)
+    if isinstance(first, UserError | OSError):
+        raise first
+    return first  # type: ignore[return-value]
 
 
 def any_process(flag: bool) -> bool:

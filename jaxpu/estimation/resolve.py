@@ -85,19 +85,23 @@ def with_estimates(
     if not wanted:
         return config, {}
     path = run_dir / ESTIMATES_FILE
-    if parallel.process_index() == 0 and (anew or not path.exists()):
-        made = {}
-        for field in wanted:
-            value, details, words = ESTIMATORS[field](dataset, config)
-            made[field] = {"number": value, **details, "data_fingerprint": dataset.fingerprint}
-            if progress:
-                print(words)
-        write_text(path, json.dumps(made, indent=1))
-    found = parallel.of_first_process(lambda: read_json(path, dict[str, Estimate], ConfigError, _REMEDY))
+
+    def made_or_read() -> dict[str, Estimate]:
+        if anew or not path.exists():
+            made = {}
+            for field in wanted:
+                value, details, words = ESTIMATORS[field](dataset, config)
+                made[field] = {"number": value, **details, "data_fingerprint": dataset.fingerprint}
+                if progress:
+                    print(words)
+            write_text(path, json.dumps(made, indent=1))
+        return read_json(path, dict[str, Estimate], ConfigError, _REMEDY)
+
+    found = parallel.of_first_process(made_or_read)
     missing = [field for field in wanted if field not in found]
     if missing:
         raise ConfigError(f"{path}: {missing[0]} is missing. {_REMEDY}")
-    numbers = {field: found[field]["number"] for field in wanted}
+    numbers: dict[str, Any] = {field: found[field]["number"] for field in wanted}
     try:
         return dataclasses.replace(config, objective=dataclasses.replace(config.objective, **numbers)), found
     except ConfigError as error:

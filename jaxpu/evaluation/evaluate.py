@@ -215,7 +215,7 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
         WriteError: the output folder cannot be written.
     """
 
-    def refusal() -> UserError | None:
+    def check() -> None:
         bad = []
         for track in {track.name: track for track in (*tracks, *training)}.values():
             try:
@@ -224,22 +224,16 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
                 bad.append(f"  {error}")
         if bad:
             listed = "\n".join(bad)
-            return AudioError(f"{len(bad)} songs cannot be read:\n{listed}\nRepair these files, or move the songs elsewhere.")
+            raise AudioError(f"Songs that cannot be read:\n{listed}\nRepair these files, or move the songs elsewhere.")
         for folder in (out_dir / MUSEVAL_FOLDER, out_dir / excerpts.FOLDER):  # They will be replaced.
             if folder.exists() and not (out_dir / SCORES_FILE).exists():
-                return EvaluationError(
+                raise EvaluationError(
                     f"{folder}: exists, but {SCORES_FILE} beside it does not, so jaxpu did not write it; it would be replaced. "
                     "Choose another folder (-o), or rename this one."
                 )
-        try:
-            check_writable(out_dir, "Choose another folder (-o).")
-        except UserError as error:
-            return error
-        return None
+        check_writable(out_dir, "Choose another folder (-o).")
 
-    found = parallel.of_first_process(refusal)
-    if found is not None:
-        raise found
+    parallel.of_first_process(check)
 
 
 def _tracks(source: StemSource, data: DataConfig, split: str) -> tuple[list[Track], list[Track]]:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +93,7 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     if any(other != everywhere[0] for other in everywhere):
         raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
     with locked_run(run_dir):
-        _by_first_process(lambda: keep_config(config, run_dir / "config.json"))
+        parallel.of_first_process(lambda: keep_config(config, run_dir / "config.json"))
         with contextlib.ExitStack() as stack:
             with writing(run_dir, FREE_SPACE):
                 checkpoints = stack.enter_context(RunCheckpoints(run_dir))
@@ -119,23 +119,8 @@ def locked_run(run_dir: Path) -> Iterator[None]:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run_dir, busy))
 
-        _by_first_process(lock)
+        parallel.of_first_process(lock)
         yield
-
-
-def _by_first_process(act: Callable[[], None]) -> None:
-    """Let process 0 act; all processes wait for it, and raise the UserError that it raises."""
-
-    def attempt() -> UserError | None:
-        try:
-            act()
-        except UserError as error:
-            return error
-        return None
-
-    refusal = parallel.of_first_process(attempt)
-    if refusal is not None:
-        raise refusal
 
 
 class Run:

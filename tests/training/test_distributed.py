@@ -311,12 +311,13 @@ def test_the_example_for_slurm_is_a_script_whose_command_parses(tmp_path: Path) 
 
 
 BUSY = """
-    import contextlib, sys
+    import contextlib, dataclasses, sys
     from pathlib import Path
 
-    from data_pipeline.errors import DataError
+    from data_pipeline.errors import DataError, WriteError
     from data_pipeline.files import locked
     from jaxpu import parallel
+    from jaxpu.config import PUConfig
     from jaxpu.config.cluster import Cluster
     from jaxpu.config_files import load_config
     from jaxpu.training.loop import train
@@ -333,11 +334,17 @@ BUSY = """
             train(load_config(folder / "config.py"), folder / "data", busy, progress=False)
         except TrainingError as error:
             print("refused:", error)
+        estimated = dataclasses.replace(load_config(folder / "config.py"), objective=PUConfig(class_prior="estimate"))
+        (folder / "unwritable/estimates.json").mkdir(parents=True, exist_ok=True)
+        try:
+            train(estimated, folder / "data", folder / "unwritable", progress=False)
+        except WriteError as error:
+            print("not written:", error)
 """
 
 
 def test_processes_that_train_together_are_refused_together(workplace: Path) -> None:
-    """Process 0 finds the folder locked; the other must not wait for it for ever."""
+    """Process 0 finds the folder locked, and cannot write its estimates; the other must not wait for it for ever."""
     address = f"localhost:{free_port()}"
     processes = [
         start(
@@ -351,6 +358,7 @@ def test_processes_that_train_together_are_refused_together(workplace: Path) -> 
     assert statuses == [0, 0], said
     for words in said:
         assert f"refused: {workplace / 'busy'}: another process is training in this folder" in words
+        assert f"not written: {workplace / 'unwritable'}" in words
 
 
 def test_workers_of_a_search_share_its_study(workplace: Path) -> None:
