@@ -196,10 +196,6 @@ class PatchDataset:
         if with_target and not self.has_stems:
             raise DataError(f"{self.directory}: has no targets, for its source has no stems. Use an objective that needs none.")
         mixture, accompaniment = self.index(split, "mixture"), self.index(split, "accompaniment")
-        if self.has_stems:
-            # With stems, both signals hold the same clips in the same order.
-            assert np.array_equal(mixture.track, accompaniment.track)
-            assert np.array_equal(mixture.start, accompaniment.start)
         unlabeled, positive = np.flatnonzero(mixture.active), np.flatnonzero(accompaniment.active)
         if disjoint_tracks and self.has_stems:
             ids = np.union1d(mixture.track[unlabeled], accompaniment.track[positive])

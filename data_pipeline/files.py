@@ -83,6 +83,16 @@ def writing(path: Path, remedy: str, *, forbidden: str | None = None) -> Iterato
         raise WriteError(f"{path}: {refused(path, error.strerror or str(error))} {told}") from error
 
 
+def writing_data(path: Path) -> contextlib.AbstractContextManager[None]:
+    """`writing` for `jaxpu prepare`, which keeps what it has finished."""
+    return writing(
+        path,
+        "Finished tracks are kept, and no incomplete files remain: free some space, or raise the limit of file sizes, and rerun "
+        "the same command.",
+        forbidden="Choose another folder (-o), or change its permissions.",
+    )
+
+
 def check_writable(folder: Path, remedy: str) -> None:
     """Raise WriteError if nothing can be written to a folder, which need not exist and is not made."""
     existed = folder.is_dir()

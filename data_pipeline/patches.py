@@ -16,11 +16,11 @@ from data_pipeline import activity
 from data_pipeline.audio import Blocks, mean_and_deviation
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError
+from data_pipeline.files import writing_data
 from data_pipeline.layout import Signal
 from data_pipeline.mark_formats import merged
 from data_pipeline.recordings import Recording, Track
 from data_pipeline.residual import Residual, ResidualMeter, song_parts
-from data_pipeline.tfrecord import writing
 
 SILENT_DEVIATION = 1e-4
 """Deviation (-80 dBFS) below which a clip counts as silent when a ratio of two levels is set."""
@@ -221,7 +221,7 @@ class TrackPatches:
         try:
             paths = [self._files[signal] for signal in recordings]
             for path in paths:
-                with writing(path):
+                with writing_data(path):
                     files.append(path.open("wb"))
             for blocks in itertools.zip_longest(*streams):
                 if len({0 if block is None else block.shape[1] for block in blocks}) > 1:
@@ -234,7 +234,7 @@ class TrackPatches:
                             f"{recordings[name].name}: has samples above {MAX_PEAK:g} times full scale. Export it again."
                         )
                     meters[name].add(block)
-                    with writing(path):
+                    with writing_data(path):
                         file.write(np.ascontiguousarray(block.T).data)
                 if "target" in meters and self._config.activity_on == "target":
                     meters["target"].add(blocks[0] - blocks[1])
@@ -245,7 +245,7 @@ class TrackPatches:
             for stream in (*streams, stem_blocks):
                 stream.close()
             for file, path in zip(files, paths, strict=False):
-                with writing(path):
+                with writing_data(path):
                     file.close()
         self.residual = residual.result() if residual is not None else None
         energies = {name: meter.energies for name, meter in meters.items()}
@@ -332,7 +332,7 @@ class TrackPatches:
                     unmixed += remixed is None
                     mixed[number] = (mixture if remixed is None else remixed).T
                 meter.add(mixed.reshape(-1, spec.num_channels).T)
-                with writing(self._files["mixture"]):
+                with writing_data(self._files["mixture"]):
                     file.seek(4 * first * spec.clip_samples * spec.num_channels)
                     file.write(mixed.data)
                     file.flush()

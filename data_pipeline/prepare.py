@@ -24,13 +24,13 @@ from data_pipeline.beam import map_over_beam
 from data_pipeline.config import DataConfig, config_key, fingerprint
 from data_pipeline.dataset import PatchDataset
 from data_pipeline.errors import DataError, failure, printable
-from data_pipeline.files import LOCK_FILE, available_processors, locked
+from data_pipeline.files import LOCK_FILE, available_processors, locked, writing_data
 from data_pipeline.held_out import Stretch, choose_stretches
 from data_pipeline.layout import FORMAT, SIGNALS, UNFINISHED_FOLDER, read_info
 from data_pipeline.marks_check import MarksCheck, check_marks, left_out_marks
 from data_pipeline.progress import progress_bar
 from data_pipeline.publishing import MadeDataset, MadeTrack, is_planned, plan, publish
-from data_pipeline.tfrecord import FRAME_BYTES, writing
+from data_pipeline.tfrecord import FRAME_BYTES
 from data_pipeline.track_records import Job, is_finished, make_track, make_track_once, read_track
 from data_pipeline.tracks import Folders, Source, Track, find_tracks
 from data_pipeline.workers import worker_pool
@@ -128,7 +128,7 @@ def prepare(
     _check_own(work.unfinished)
     if _is_prepared(directory, whole, options):
         return PatchDataset.open(directory)
-    with writing(directory):
+    with writing_data(directory):
         work.tracks_folder.mkdir(parents=True, exist_ok=True)
     busy = DataError(f"{directory}: another process is preparing data there. Wait for it, or choose another folder.")
     with locked(work.unfinished, busy):

@@ -13,14 +13,13 @@ import numpy as np
 from data_pipeline import residual, tfds_metadata
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.errors import DataError
-from data_pipeline.files import write_text
+from data_pipeline.files import write_text, writing_data
 from data_pipeline.folder_check import compare
 from data_pipeline.layout import FORMAT, INDEX_FILE, INFO_FILE, NAME, SIGNALS, SPLITS, UNFINISHED_FOLDER, Index
 from data_pipeline.marks_check import CheckedMarks
 from data_pipeline.recording_statistics import Statistics
 from data_pipeline.stored_json import read_json
 from data_pipeline.tfds_metadata import SplitFiles, write_metadata
-from data_pipeline.tfrecord import writing
 
 LEAST_FREE_S = 60.0
 """Seconds of target-free material below which `plan` warns."""
@@ -156,7 +155,7 @@ def plan(directory: Path, dataset: MadeDataset, say: Callable[[str], None]) -> N
     if dataset.has_stems:
         _warn_of_songs(dataset, say)
     _tell_marks(dataset, counts, say)
-    with writing(unfinished):
+    with writing_data(unfinished):
         np.savez(unfinished / INDEX_FILE, **shards.index)
         splits = [SplitFiles(split, shards.num_bytes(split), lengths) for split, lengths in shards.lengths.items()]
         write_metadata(unfinished, NAME, dataset.config.patch, splits)
@@ -226,7 +225,7 @@ def publish(directory: Path) -> None:
     """Carry out the plan, or the remainder of it.  An older dataset is deleted first; the new one opens only at the end."""
     unfinished = directory / UNFINISHED_FOLDER
     moves = json.loads((unfinished / _PLAN_FILE).read_text(encoding="utf-8"))["moves"]
-    with writing(directory):
+    with writing_data(directory):
         for name in reversed(_METADATA_FILES):
             if (unfinished / name).is_file():  # So the one in its new place belongs to the older dataset.
                 (directory / name).unlink(missing_ok=True)

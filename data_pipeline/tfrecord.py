@@ -8,7 +8,6 @@ in little endian.  The payload is a `tf.train.Example`, a protocol buffer, here 
 (float32), `start` (int64), `stft` (the bytes of the array) and `track` (int64).
 """
 
-import contextlib
 import functools
 import os
 import struct
@@ -19,22 +18,12 @@ from typing import Self
 import google_crc32c
 import numpy as np
 
-from data_pipeline import files
 from data_pipeline.errors import DataError
+from data_pipeline.files import writing_data
 
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
 """Bytes that the framing adds to a payload."""
-
-
-def writing(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Turn an OSError of the body into a WriteError that names the path."""
-    return files.writing(
-        path,
-        "Finished tracks are kept, and no incomplete files remain: free some space, or raise the limit of file sizes, and rerun "
-        "the same command.",
-        forbidden="Choose another folder (-o), or change its permissions.",
-    )
 
 
 def encode_example(*, track: int, start: int, level: float, stft: np.ndarray) -> bytes:
@@ -71,14 +60,14 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.size = 0
-        with writing(path):
+        with writing_data(path):
             self._file = path.open("wb")
 
     def write(self, payload: bytes) -> int:
         """Append a record; return its offset in bytes."""
         offset = self.size
         length = struct.pack("<Q", len(payload))
-        with writing(self._path):
+        with writing_data(self._path):
             self._file.write(length + struct.pack("<I", _masked_crc(length)))
             self._file.write(payload)
             self._file.write(struct.pack("<I", _masked_crc(payload)))
@@ -89,7 +78,7 @@ class RecordWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        with writing(self._path):  # Closing flushes the buffer.
+        with writing_data(self._path):  # Closing flushes the buffer.
             self._file.close()
 
 

@@ -11,11 +11,12 @@ from typing import Any, NotRequired, TypedDict
 
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import DataError, WriteError, failure
+from data_pipeline.files import writing_data
 from data_pipeline.patches import PatchMaker
 from data_pipeline.publishing import MadeTrack, shard_file
 from data_pipeline.recording_statistics import Statistics, StatisticsMeter
 from data_pipeline.stored_json import read_json
-from data_pipeline.tfrecord import RecordWriter, encode_example, writing
+from data_pipeline.tfrecord import RecordWriter, encode_example
 from data_pipeline.tracks import Track
 
 _RESULT_FILE = "result.json"
@@ -56,10 +57,10 @@ def make_track(job: Job, config: DataConfig, folder: Path) -> str | None:
     # A process number would not do: a process on another machine may have the same.
     temporary = folder / f"{job.key}.{secrets.token_hex(8)}"
     try:
-        with writing(temporary):
+        with writing_data(temporary):
             temporary.mkdir()
         result = _write_records(job, config, temporary)
-        with writing(temporary):
+        with writing_data(temporary):
             (temporary / _RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
             temporary.replace(folder / job.key)
     except WriteError:
@@ -74,11 +75,10 @@ def make_track(job: Job, config: DataConfig, folder: Path) -> str | None:
 def _write_records(job: Job, config: DataConfig, folder: Path) -> dict[str, Any]:
     """Write the records of a track; return their description: the fields of `MadeTrack` that are not in the job."""
     scratch = folder / "decoded"
-    with writing(scratch):
+    with writing_data(scratch):
         scratch.mkdir()
     track = _patch_maker(config).track(job.track, scratch)
     rows: dict[str, list[tuple[int, int, bool]]] = {}
-    files: dict[str, int] = {}
     # With stems, positives are the mixtures minus the target: there is nothing to compare, nor in marked passages.
     meter = None if job.track.target else StatisticsMeter(config.patch, len(next(iter(track.starts.values()))))
     with contextlib.ExitStack() as stack:

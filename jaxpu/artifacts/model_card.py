@@ -8,6 +8,7 @@ from jaxpu.artifacts.info import model_rows
 from jaxpu.config import Config
 from jaxpu.config_files import from_json
 from jaxpu.core import band_above
+from jaxpu.core.network import training_level_db
 
 _CARD = """\
 # {target}: a separation model of jaxpu
@@ -120,7 +121,7 @@ def card(document: dict[str, Any], *, form: Form) -> str:
     config: Config = from_json(document["config"])
     patch, reasons = config.data.patch, document["info"]["uses_stems"]
     use = _USE_PARAMETERS.format(version=document["jaxpu"])
-    level_db = (document["info"].get("data") or {}).get("counts", {}).get("train_mixture", {}).get("level_db")
+    level_db = training_level_db(document["info"])
     of_training = "" if patch.level != "reference" or level_db is None else _NEEDS_THE_LEVEL.format(level_db=-level_db)
     if form == "onnx":
         use = _use_of_graph(config) + of_training

@@ -30,9 +30,10 @@ class CompareArguments:
 def run(args: Sequence[str]) -> Answer:
     """Write the page."""
     arguments = parse(CompareArguments, "compare", args, EXAMPLES)
-    if len(arguments.runs) < 2:
-        raise UsageError("Give two or more evaluated runs: jaxpu compare RUN RUN... -o PAGE.")
-    from jaxpu.evaluation.html_report import write_comparison
+    from jaxpu.evaluation.html_report import LETTERS, write_comparison
 
+    if not 2 <= len(arguments.runs) <= len(LETTERS):
+        given = len(arguments.runs)
+        raise UsageError(f"Give 2 to {len(LETTERS)} evaluated runs: jaxpu compare RUN RUN... -o PAGE. These are {given}.")
     write_comparison(arguments.runs, arguments.out)
     return Answer(f"Open {arguments.out} in a browser to look and listen.")

@@ -52,7 +52,7 @@ def demo(config: Config, out: str | Path, *, num_train: int = 24, num_test: int 
     print(f"5/5 Separating {song}", flush=True)
     separated = separate(model, [song], out / "separated").written[song]
     picture = out / "separation.png"
-    _plot(picture, config, song, next(path for path in separated if path.stem != "accompaniment"))
+    _plot(picture, config, song, separated[0])
     lines = [
         "",
         format_table(table),

@@ -76,7 +76,8 @@ class BandAbove:
                 continue
             num_gains = buffer.shape[2] // hop - 1
             gains = self._measure(buffer[:, :, : (num_gains + 1) * hop])
-            self._keep(gains, first=self._gains is None)
+            # The first gain is the last one before.
+            self._gains = gains if self._gains is None else np.concatenate([self._gains, gains[:, 1:]], axis=1)
             ramp = np.arange(hop, dtype=np.float32) / hop
             curve = (gains[:, :-1, None] * (1 - ramp) + gains[:, 1:, None] * ramp).reshape(len(gains), -1)[:, :num_left]
             recording, target = buffer[:, :, hop : hop + curve.shape[1]]
@@ -101,10 +102,6 @@ class BandAbove:
         self._gains, self._first = self._gains[:, passed:], self._first + passed
         known = self._first + np.arange(self._gains.shape[1])
         return np.stack([np.interp(hops, known, gains) for gains in self._gains]).astype(np.float32)
-
-    def _keep(self, gains: np.ndarray, *, first: bool) -> None:
-        """Append gains, of which the first is the last one before."""
-        self._gains = gains if first or self._gains is None else np.concatenate([self._gains, gains[:, 1:]], axis=1)
 
     def _measure(self, pair: np.ndarray) -> np.ndarray:
         """The gains at the ends of hops, by least squares: float32 (channels or 1, hops - 1), from 0 to 1.

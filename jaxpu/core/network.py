@@ -41,9 +41,14 @@ class TrainedModel:
 
         It is a mean of decibels, so that no loud recording outweighs the others.
         """
-        counts = (self.info.get("data") or {}).get("counts", {})
-        level_db = counts.get("train_mixture", {}).get("level_db")
+        level_db = training_level_db(self.info)
         return None if level_db is None else float(10 ** (np.clip(level_db, -200, 200) / 20))
+
+
+def training_level_db(info: dict[str, Any]) -> float | None:
+    """Mean level of the training mixtures in dB, from the recorded facts of a model; None where they lack it."""
+    level_db: float | None = (info.get("data") or {}).get("counts", {}).get("train_mixture", {}).get("level_db")
+    return level_db
 
 
 def networks(variables: Any) -> tuple[Any, ...]:

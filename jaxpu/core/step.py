@@ -21,6 +21,7 @@ from jaxpu.core import metrics
 from jaxpu.core.losses import estimated_error, mean, total, weighted_mean
 from jaxpu.core.network import input_shape, make_network
 from jaxpu.core.objectives import Batch, Network, make_objective, mask_statistics
+from jaxpu.core.objectives.augment import fold_in_each
 from jaxpu.core.stft import istft, magnitude
 
 RECALIBRATE_EVERY = 4
@@ -160,9 +161,8 @@ def make_train_step(config: Config, convolution: ConvolutionForm = "xla") -> Ste
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             def trained(stft: jax.Array, index: jax.Array) -> jax.Array:
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, index)
                 variables = {"params": params, "batch_stats": state.batch_stats}
-                return network.apply(variables, stft, keys, train=True, mutable=["batch_stats"])[0]
+                return network.apply(variables, stft, fold_in_each(dropout_key, index), train=True, mutable=["batch_stats"])[0]
 
             network_in_parts = in_parts(trained, config.train.clips_at_once)
             result = objective.loss(network_in_parts, prepared, loss_key, state.hyperparameters, axis_name)

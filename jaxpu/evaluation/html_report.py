@@ -102,18 +102,16 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
     """Write a page that compares several runs that were evaluated on the same songs.
 
     Args:
-        run_dirs: run directories, archives or names of starters, each evaluated into its default folder.
+        run_dirs: 2 to 10 run directories, archives or names of starters, each evaluated into its default folder.
         path: of the page.
         progress: show a bar.
 
     Raises:
-        EvaluationError: there are fewer than two runs or more than ten; one is not evaluated; or they differ in target, split or
-            songs.
+        EvaluationError: a run is not evaluated; or they differ in target, split or songs.
         AudioError: an excerpt is missing or damaged.
     """
-    if not 2 <= len(run_dirs) <= len(LETTERS):
-        raise EvaluationError(f"{len(run_dirs)} runs cannot be compared; give 2 to {len(LETTERS)} run directories.")
-    runs = [_open(Path(run), default_folder(Path(run)), letter) for run, letter in zip(run_dirs, LETTERS, strict=False)]
+    letters = LETTERS[: len(run_dirs)]
+    runs = [_open(Path(run), default_folder(Path(run)), letter) for run, letter in zip(run_dirs, letters, strict=True)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     _write(runs, Path(path), progress)

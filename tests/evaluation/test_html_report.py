@@ -22,7 +22,7 @@ from data_pipeline.tracks import Musdb18HQ
 from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, PatchCNNConfig, RemixConfig, TrainConfig
 from jaxpu.evaluation import excerpts
-from jaxpu.evaluation.evaluate import EvaluationError, EvaluationOptions, evaluate_separator
+from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate_separator
 from jaxpu.evaluation.html_report import Evaluated, _paired, write_comparison
 from jaxpu.evaluation.scoring import score_track
 from jaxpu.monitoring.plots import CURVES
@@ -345,8 +345,9 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     other.unlink()
     assert main(["compare", str(runs[0]), str(tmp_path / "other")]) == 1
     assert f"`jaxpu evaluate {tmp_path / 'other'} CORPUS --report`" in capsys.readouterr().err
-    with pytest.raises(EvaluationError, match="1 runs cannot be compared; give 2 to 10"):
-        write_comparison(runs[:1], tmp_path / "page.html")
+    for number in (1, 11):
+        assert main(["compare", *[str(runs[0])] * number, "-o", str(tmp_path / "page.html")]) == 2
+        assert f"Give 2 to 10 evaluated runs: jaxpu compare RUN RUN... -o PAGE. These are {number}." in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 

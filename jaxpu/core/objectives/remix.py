@@ -6,8 +6,7 @@ odds that p dominates a bin are r / (1 - r) = s c / (1 - c), with s the posterio
 s = sigmoid(f), the label is compared with r, and the mask is 1 - s.  docs/methods.md has the derivation.
 """
 
-import dataclasses
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +33,7 @@ from jaxpu.core.stft import magnitude
 
 def remix(config: RemixConfig) -> Objective:
     """Remix learning: mixtures with a positive added (see the module)."""
-
-    def loss(network: Network, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters, axis_name: str | None) -> Loss:
-        return remix_loss(network, batch, key, hyperparameters, axis_name, labels=config.labels)
-
+    loss = functools.partial(remix_loss, labels=config.labels)
     return Objective(initial_hyperparameters(config), loss, keep_negative, level=level)
 
 
@@ -64,11 +60,7 @@ def bootstrap(config: BootstrapConfig) -> Objective:
             target_alone=chosen,
         )
 
-    def prepare(
-        state: Any, batch: Batch, separate: Network, hyperparameters: Hyperparameters, key: jax.Array, axis_name: str | None
-    ) -> tuple[Any, Batch, dict[str, jax.Array]]:
-        return teach(state, batch, separate, hyperparameters, key, axis_name, first_step=config.remix_steps)
-
+    prepare = functools.partial(teach, first_step=config.remix_steps)
     hyperparameters = initial_hyperparameters(config)
     return Objective(hyperparameters, loss, keep_negative, level=level, init_state=init_teacher, prepare=prepare)
 
@@ -96,8 +88,11 @@ def pnu(config: PNUConfig) -> Objective:
         value = weight * of_targets.loss + (1 - weight) * of_mixtures.loss
         return Loss(value, of_mixtures.risk, of_mixtures.metrics | {"supervised_loss": of_targets.loss})
 
-    return dataclasses.replace(
-        Objective(initial_hyperparameters(config), loss, keep_negative, level=level),
+    return Objective(
+        initial_hyperparameters(config),
+        loss,
+        keep_negative,
+        level=level,
         needs_target=True,
         target_tracks=config.stem_tracks,
     )

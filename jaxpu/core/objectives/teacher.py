@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpu.core.losses import mean, weighted_mean
+from jaxpu.core.objectives.augment import fold_in_each
 from jaxpu.core.objectives.base import Batch, Hyperparameters, Network, PseudoTarget
 from jaxpu.core.stft import magnitude
 
@@ -145,7 +146,7 @@ def false_positive_ratio(
         float32 scalar; the numerator is a mean over clips.
     """
     of_mixtures = weighted_mean(mask, jnp.square(magnitude(mixture)), axis_name)
-    return mean(_kept_energy(positive_mask, positive), axis_name) / jnp.maximum(of_mixtures, 1e-7)
+    return mean(_masked_share(positive_mask, positive), axis_name) / jnp.maximum(of_mixtures, 1e-7)
 
 
 def with_empty_mixtures(
@@ -176,11 +177,11 @@ def with_empty_mixtures(
         The positives, complex64 (n, channels, frames, bins), and the fraction of the mixtures that is target-free.
     """
     of_all = weighted_mean(mask, jnp.square(magnitude(mixture)), axis_name)
-    empty = _kept_energy(mask, mixture) < empty_share * of_all  # (n,)
+    empty = _masked_share(mask, mixture) < empty_share * of_all  # (n,)
     if axis_name is not None:
         mixture, empty = (jax.lax.all_gather(array, axis_name, tiled=True) for array in (mixture, empty))
     num_empty = jnp.sum(empty.astype(jnp.float32))
-    drawn = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index), (2,)))(example_index)
+    drawn = jax.vmap(lambda each: jax.random.uniform(each, (2,)))(fold_in_each(key, example_index))
     # The k-th target-free mixture, from 0, is the first one up to which k + 1 are target-free.
     ranks = jnp.floor(drawn[:, 0] * num_empty) + 1
     chosen = jnp.searchsorted(jnp.cumsum(empty.astype(jnp.float32)), ranks).clip(max=len(empty) - 1)
@@ -188,8 +189,8 @@ def with_empty_mixtures(
     return jnp.where(replaced[:, None, None, None], mixture[chosen], positive), num_empty / len(empty)
 
 
-def _kept_energy(mask: jax.Array, stft: jax.Array) -> jax.Array:
-    """Fraction of the energy of each clip that a mask keeps, linear in the mask: (n,)."""
+def _masked_share(mask: jax.Array, stft: jax.Array) -> jax.Array:
+    """Sum of m |x|^2 over the sum of |x|^2 of each clip: float32 (n,)."""
     energy = jnp.square(magnitude(stft))
     return jnp.sum(mask * energy, (1, 2)) / jnp.maximum(jnp.sum(energy, (1, 2)), 1e-12)
 
