@@ -21,7 +21,7 @@ LEG_TESTS := tests/data_pipeline/test_prepare.py tests/data_pipeline/test_lazy_t
 pytest = -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 leg = $(pytest) -m "not slow" $(TEST_ARGS) $(LEG_TESTS)
 
-# A training step frees and takes hundreds of MB: with huge pages it takes a quarter to a third less time
+# A training step frees and takes hundreds of MB: with huge pages it takes a fifth to a third less time
 # (docs/performance.md).  `jaxpu train` asks for them itself; tests and benchmarks do not.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 

@@ -27,7 +27,6 @@ from jaxpu.artifacts.checkpoints import TrainedModel
 from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, SupervisedConfig
 from jaxpu.config_files import load_config
 from jaxpu.core import metrics
-from jaxpu.core.models.patch_cnn import convolutions
 from jaxpu.core.network import make_separate
 from jaxpu.core.step import init_state, make_train_step, separation_variables
 from jaxpu.core.stft import stft
@@ -246,7 +245,7 @@ def torch_training_step(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     layers: list[Any] = []
     channels = 1
-    for width, kernel_size, dilation in convolutions(model):
+    for width, kernel_size, dilation in model.convolutions:
         same = tuple(each * (size // 2) for each, size in zip(dilation, kernel_size, strict=True))
         normalized = model.normalization == "batch"
         layers += [

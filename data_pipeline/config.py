@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, Literal
 
-from data_pipeline.dataclass_json import check_fields, decode
+from data_pipeline.dataclass_json import check_fields
 from data_pipeline.errors import require
 
 STEMS = ("vocals", "drums", "bass", "other")
@@ -91,8 +91,8 @@ class DataConfig:
 
     Attributes:
         patch: parameters of the STFT patches.
-        target: one or more names.  With stems, the stems that make up the target.  Without, the name of the separated files; and
-            vocals are expected to rest now and then where `prepare` compares recordings.
+        target: one or more names.  With stems, the stems that make up the target.  Without, the name of the separated files; for
+            vocals, `prepare` also compares quiet moments of the recordings.
         activity_on: signal whose activity decides which clips are kept; `off` keeps all.  `target` needs stems, so a dataset made
             with it is marked "uses stems".
         activity_detector: `band_split_rnn`, the rule of the band-split RNN paper, or `top_db`, that of `librosa.effects.split`:
@@ -130,16 +130,6 @@ class DataConfig:
 
 def _can_name_a_file(name: str) -> bool:
     return re.search(r"[\x00-\x1f\x7f/\ud800-\udfff]", name) is None and name not in ("", ".", "..")
-
-
-def config_from_json(values: dict[str, Any]) -> DataConfig:
-    """Decode a DataConfig: the inverse of `dataclasses.asdict` and JSON, which turns tuples into lists.
-
-    Raises:
-        UserError: a value is not of its type, or refused.
-    """
-    config: DataConfig = decode(DataConfig, values)
-    return config
 
 
 def config_key(config: DataConfig) -> dict[str, Any]:

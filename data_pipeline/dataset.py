@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.config import DataConfig, PatchSpec, config_from_json
+from data_pipeline.config import DataConfig, PatchSpec
+from data_pipeline.dataclass_json import decode
 from data_pipeline.errors import DataError
 from data_pipeline.layout import (
     INFO_FILE,
@@ -41,7 +42,7 @@ class PatchDataset:
     def __init__(self, directory: Path, info: dict[str, Any], indices: dict[str, Index]) -> None:
         self.directory = directory
         self.info = info
-        self.config = config_from_json(info["config"])
+        self.config: DataConfig = decode(DataConfig, info["config"])
         self.fingerprint: str = info["fingerprint"]
         self.has_stems: bool = info["has_stems"]
         self.uses_stems: str | None = info["uses_stems"]

@@ -57,20 +57,27 @@ def failure(name: object, error: Exception) -> str:
         name: the recording.
         error: any error.  One that is not meant for users is a bug in jaxpu: the message has its type and its place.
     """
-    if isinstance(error, UserError):
-        return str(error)
+    return str(error) if isinstance(error, UserError) else f"{name}: {_reason(error)}"
+
+
+def failure_reason(error: Exception) -> str:
+    """The same without the name of the recording, unless the error has it already."""
+    return str(error) if isinstance(error, UserError) else _reason(error)
+
+
+def _reason(error: Exception) -> str:
     kind, lines = type(error).__name__, str(error).strip().splitlines() or [""]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:  # As XLA says it.
-        return f"{name}: does not fit into memory ({kind}). Close other programs, use fewer processes, or split the recording."
+        return f"does not fit into memory ({kind}). Close other programs, use fewer processes, or split the recording."
     if isinstance(error, OSError):
-        return f"{name}: {lines[0]} ({kind}). Check the recording, the disks and the permissions."
+        return f"{lines[0]} ({kind}). Check the recording, the disks and the permissions."
     ours = [
         f"{module}, line {line}"
         for frame, line in traceback.walk_tb(error.__traceback__)
         if (module := frame.f_globals.get("__name__", "")).partition(".")[0] in ("data_pipeline", "jaxpu")
     ]
     place = ours[-1] if ours else "no place known"
-    return f"{name}: {kind}: {lines[0]} ({place}). This is a bug in jaxpu: please report it with this line."
+    return f"{kind}: {lines[0]} ({place}). This is a bug in jaxpu: please report it with this line."
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from data_pipeline.config import DataConfig, config_from_json
+from data_pipeline.config import DataConfig
+from data_pipeline.dataclass_json import decode
 from data_pipeline.errors import DataError, shown
 from data_pipeline.marks_check import CheckedMarks
 from data_pipeline.stored_arrays import ArrayError, read_arrays
@@ -169,7 +170,7 @@ def _contradictions(info: dict[str, Any]) -> Iterator[str]:
 
 def _patch_bytes(info: dict[str, Any]) -> int:
     """Bytes of a patch, less than those of its record."""
-    spec = config_from_json(info["config"]).patch
+    spec = decode(DataConfig, info["config"]).patch
     return math.prod(spec.patch_shape) * np.dtype(spec.dtype).itemsize
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from data_pipeline.errors import DataError, shown
 
-LEAST_REST_S = 3.0
+MIN_REST_S = 3.0
 """Shortest rest between sung notes that is a mark.  Shorter ones are breaths, with the reverberation of the last note."""
 
 REST_MARGIN_S = 0.7
@@ -231,7 +231,7 @@ def merged(marks: Iterable[Mark]) -> list[Mark]:
 
 def _rest(begin_s: float | None, end_s: float | None, where: str) -> list[Mark]:
     """The mark between two notes, if they are far enough apart; None for the start or the end of the recording."""
-    if end_s is not None and end_s - (begin_s or 0.0) < LEAST_REST_S:
+    if end_s is not None and end_s - (begin_s or 0.0) < MIN_REST_S:
         return []
     begin = 0.0 if begin_s is None else max(begin_s + REST_MARGIN_S, 0.0)
     return [Mark(begin, None if end_s is None else end_s - REST_MARGIN_S, where)]

@@ -12,7 +12,7 @@ from data_pipeline.mark_formats import Mark
 from data_pipeline.recordings import Track
 from data_pipeline.stored_json import read_json
 
-MOST_DOUBTED = 0.5
+MAX_DOUBTED = 0.5
 """If a model doubts more than this fraction of the marks, then it and the marks are about different sounds."""
 
 
@@ -101,7 +101,7 @@ def check_marks(
         write_text(record, json.dumps(_Record(fingerprint=fingerprint, checked=checked), indent=1))
     lines = [f"  {_line(each)}" for each in checked["left_out"]]
     found = f"{check.model} finds the target in {len(lines)} of {checked['num_marks']} marks"
-    if len(lines) > MOST_DOUBTED * checked["num_marks"]:
+    if len(lines) > MAX_DOUBTED * checked["num_marks"]:
         raise DataError(
             f"{found}:\n" + "\n".join(lines) + "\nA mark is a passage without the target. Name a target that "
             f"{check.model} does not separate with --data.target, correct the marks, or take them as they are (--no-check-marks)."

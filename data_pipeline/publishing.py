@@ -21,7 +21,7 @@ from data_pipeline.recording_statistics import Statistics
 from data_pipeline.stored_json import read_json
 from data_pipeline.tfds_metadata import SplitFiles, write_metadata
 
-LEAST_FREE_S = 60.0
+MIN_FREE_S = 60.0
 """Seconds of target-free material below which `plan` warns."""
 
 _PLAN_FILE = "plan.json"
@@ -322,7 +322,7 @@ def _tell_marks(dataset: MadeDataset, counts: dict[str, Any], say: Callable[[str
         )
         say(f"Marked passages: {minutes} for training and validation{lost}.")
     free_s = counts["train_accompaniment"]["kept_s"]
-    if free_s < LEAST_FREE_S and not dataset.has_stems:
+    if free_s < MIN_FREE_S and not dataset.has_stems:
         say(
             f"Warning: there are {free_s / 60:.1f} min of target-free material to train on. Mark more passages, or give more "
             "recordings without the target: a model needs several minutes."

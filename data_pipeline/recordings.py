@@ -185,7 +185,7 @@ class Track:
     passages: tuple[Mark, ...] = ()
 
     def stem(self, name: str) -> Recording:
-        """Return a stem by its name, such as "vocals"."""
+        """Return a stem by its name, such as "vocals"; raise ValueError if there is none of that name."""
         if name not in self.stems:
             raise ValueError(
                 f"{self.name}: has no stem {name!r}; it has {', '.join(self.stems) or 'none: its source has no stems'}."

@@ -48,7 +48,7 @@ def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
     """
     info = _member(archive, name)
     if info.file_size > max_bytes:
-        raise ArrayError(f"{name} has {info.file_size:,} bytes, where at most {max_bytes:,} can be")
+        raise ArrayError(f"{name} has {info.file_size:,} bytes; at most {max_bytes:,} are possible")
     # zipfile reads no more than the size that it announces.
     return archive.read(info)
 
@@ -72,7 +72,7 @@ def read_arrays(file: Path | BinaryIO, wanted: Mapping[str, Kind]) -> dict[str, 
             name = differing[0]
             found = _in_words(_kind(archive, name)) if name in names else "missing"
             expected = _in_words(wanted[name]) if name in wanted else "nothing"
-            raise ArrayError(f"{name} is {found} where {expected} must be ({len(differing)} arrays differ)")
+            raise ArrayError(f"{name} is {found}; it must be {expected} ({len(differing)} arrays differ)")
         return {name: _read(archive, name, kind) for name, kind in wanted.items()}
 
 
@@ -90,7 +90,7 @@ def _kind(archive: zipfile.ZipFile, name: str) -> Kind:
         header = io.BytesIO(file.read(_HEADER_BYTES))
     version = np.lib.format.read_magic(header)
     if version not in ((1, 0), (2, 0)):
-        raise ArrayError(f"{name} has version {version} of NumPy's format, where 1.0 or 2.0 must be")
+        raise ArrayError(f"{name} has version {version} of NumPy's format; it must be 1.0 or 2.0")
     read_header: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(header)
     return shape, dtype

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from jaxpu import onednn
-from jaxpu.core.models.convolution import conv_general_dilated
+from jaxpu.core.models.convolution import choose_convolution
 from jaxpu.onednn.foreign_call import Execution, Handler, Library, Memory, interface_version
 from jaxpu.training.loop import announce_compilation
 
@@ -80,7 +80,7 @@ def test_values_and_gradients_equal_those_of_jax() -> None:
 
 @pytest.mark.parametrize(("dtype", "called"), [(jnp.float32, True), (jnp.bfloat16, False)])
 def test_the_form_of_convolutions_calls_onednn_for_float32(dtype: Any, called: bool) -> None:
-    convolve = conv_general_dilated("onednn", DILATION)
+    convolve = choose_convolution("onednn", DILATION)
     assert convolve is not None
     numbers = ("NHWC", "HWIO", "NHWC")
     program = jax.jit(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", rhs_dilation=DILATION, dimension_numbers=numbers))

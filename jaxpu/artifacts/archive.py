@@ -24,7 +24,7 @@ from jaxpu.artifacts.records import ModelDocument
 FORMAT = 1
 """Version of the format."""
 
-MOST_NETWORKS = 64
+MAX_NETWORKS = 64
 """Networks of an ensemble, at most."""
 
 _MAX_DESCRIPTION_BYTES = 16 << 20
@@ -123,8 +123,8 @@ def read_variables(path: Path, shapes: Any, num_networks: int = 1) -> Any:
     Raises:
         ArchiveError: the archive holds a program, is damaged, or its arrays do not fit the network.
     """
-    if not 1 <= num_networks <= MOST_NETWORKS:
-        raise ArchiveError(f"{path}: has {num_networks} networks, and may have 1 to {MOST_NETWORKS}. {_COPY_AGAIN}")
+    if not 1 <= num_networks <= MAX_NETWORKS:
+        raise ArchiveError(f"{path}: has {num_networks} networks, and may have 1 to {MAX_NETWORKS}. {_COPY_AGAIN}")
     prefixes = [""] if num_networks == 1 else [f"{number}/" for number in range(num_networks)]
     wanted = {
         prefix + name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for prefix in prefixes for name, leaf in _flat(shapes).items()
@@ -164,7 +164,7 @@ def _read(path: Path, name: str, max_bytes: int) -> bytes:
                 raise _missing(path, name, [each.name for each in path.iterdir()])
             size = (path / name).stat().st_size
             if size > max_bytes:
-                raise ArrayError(f"{name} has {size:,} bytes, where at most {max_bytes:,} can be")
+                raise ArrayError(f"{name} has {size:,} bytes; at most {max_bytes:,} are possible")
             return (path / name).read_bytes()
         with opened_zip(path) as archive:
             if name not in archive.namelist():

@@ -107,8 +107,8 @@ def _ensemble(paths: Sequence[Path]) -> TrainedModel:
                     f"Take runs that differ in their {may}."
                 )
     variables = tuple(network for model in models for network in networks(model.variables))
-    if len(variables) > archive.MOST_NETWORKS:
-        raise ArchiveError(f"The models have {len(variables)} networks; an archive holds at most {archive.MOST_NETWORKS}.")
+    if len(variables) > archive.MAX_NETWORKS:
+        raise ArchiveError(f"The models have {len(variables)} networks; an archive holds at most {archive.MAX_NETWORKS}.")
     uses_stems = list(dict.fromkeys(reason for model in models for reason in model.info["uses_stems"]))
     digest = hashlib.sha256(archive.variables_to_bytes(variables)).hexdigest()[:16]
     info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables), "parameters": digest}

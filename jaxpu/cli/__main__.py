@@ -53,12 +53,13 @@ Commands:
   separate MODEL FILE_OR_FOLDER... -o DIR  separate recordings into target and accompaniment
   suggest MODEL FOLDER -o DIR              suggest passages without the target, as label tracks for --marks
   info NAME                                describe a config, prepared data or a model
-  export RUN -o FILE.zip                   package a trained model, with licence and model card
+  export MODEL... -o FILE.zip              package a trained model, with licence and model card
   estimate-prior DATA [CONFIG]             estimate the class prior: the share of bins without the target
   synthesize DIR                           synthesize a small multitrack corpus
   completion bash|zsh                      print a script that completes commands and options with the Tab key
 
-MODEL is a run (a folder such as runs/recordings) or an archive written by `jaxpu export`.
+MODEL is a run (a folder such as runs/recordings), an archive written by `jaxpu export`,
+or `starter` (vocals) or `starter-drums`, which come with jaxpu.
 CONFIG is a Python file, or the name of a config that comes with jaxpu:
 {configs}
 Every field of a config can be set on the command line: jaxpu train baseline --objective.class-prior 0.7

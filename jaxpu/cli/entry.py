@@ -51,9 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start_with_huge_pages() -> None:
     """Start the program again, as the same process, with an allocator that asks for huge pages, unless the user has decided.
 
-    A training step on a CPU frees and takes hundreds of MB, and the system zeroes them page by page: a quarter to a third of its
-    time (docs/performance.md).
-    glibc reads the setting when a process starts; other C libraries ignore it.
+    A training step on a CPU frees and takes hundreds of MB, and the system zeroes them page by page: a fifth to a third of its
+    time (docs/performance.md).  glibc reads the setting when a process starts; other C libraries ignore it.
     """
     given = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and _HUGE_PAGES not in given:

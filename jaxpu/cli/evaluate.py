@@ -27,7 +27,7 @@ class EvaluateArguments:
             `starter-drums`. Or a folder of files that any separator has written: [train|test]/SONG/NAME.wav.
         corpus: root folder of the corpus, with one folder per split.
         out: folder for the scores.
-        target: of separated files, names of the stems that make the target.
+        target: stems that make up the target, if MODEL is a folder of separated files.
         split: songs to score: test, validation or train.
         full: compute museval's filtered metrics too, with SIR and SAR; about 1000 times slower.
         workers: number of processes.

@@ -22,7 +22,7 @@ class ExportArguments:
     """Package a trained model as an archive, with its config, licence, scores and model card.
 
     The other commands take an archive of the format `jaxpu` like a run. Several models become an ensemble: separation averages
-    their masks, and takes as many times as long.
+    their masks, and takes proportionally longer.
 
     Attributes:
         models: run directory; for a program also an archive, or `starter` or `starter-drums`, which come with jaxpu; or several

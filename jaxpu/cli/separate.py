@@ -31,8 +31,7 @@ class SeparateArguments:
         out: folder for the separated files; inside an input folder it is not searched.
         format: file format: wav, flac, ogg or mp3.
         subtype: sample format, such as PCM_16, PCM_24 or FLOAT.
-        shifts: average this many separations, each with its STFT frames moved by an equal share of their distance; it takes as
-            many times as long.
+        shifts: average this many separations, with STFT frames offset by equal fractions of a hop; the time grows in proportion.
         json: print the written files and the failures as one JSON document.
     """
 

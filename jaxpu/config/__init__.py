@@ -21,7 +21,7 @@ from jaxpu.config.objectives import (
     SupervisedConfig,
 )
 
-LARGEST_STEP = 2**31 - 1
+MAX_STEPS = 2**31 - 1
 """Steps are counted by int32."""
 
 
@@ -77,12 +77,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         for field in ("num_steps", "eval_every", "eval_batches"):
-            require(0 < getattr(self, field) <= LARGEST_STEP, self, field, "positive and less than 2^31")
+            require(0 < getattr(self, field) <= MAX_STEPS, self, field, "positive and less than 2^31")
         require(0 < self.batch_size <= 2**20, self, "batch_size", "positive and at most 2^20")
         require(0 <= self.clips_at_once <= 2**20, self, "clips_at_once", "0 or more and at most 2^20")
         require(0 < self.learning_rate <= 1e30, self, "learning_rate", "positive and at most 1e30")
         for field in ("warmup_steps", "patience"):
-            require(0 <= getattr(self, field) <= LARGEST_STEP, self, field, "0 or more and less than 2^31")
+            require(0 <= getattr(self, field) <= MAX_STEPS, self, field, "0 or more and less than 2^31")
         require(
             self.gradient_clip is None or 0 < self.gradient_clip <= 1e30,
             self,

@@ -50,6 +50,8 @@ class PatchCNNConfig:
     dropout_rate: float = 0.2
     features: Literal["scaled", "power", "log"] = "scaled"
 
+    sees_all_channels = False
+
     def __post_init__(self) -> None:
         check_fields(self)
         require(0 < self.channels <= 2**15, self, "channels", "positive and at most 2^15")
@@ -69,20 +71,30 @@ class PatchCNNConfig:
         )
 
     @property
-    def sees_all_channels(self) -> bool:
-        """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
-        return False
+    def convolutions(self) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
+        """(channels, kernel size, dilation) of every convolution but the output layer, in order."""
+        channels = [self.channels * self.growth ** (layer // 2) for layer in range(2 + 2 * self.blocks)]
+        num_wide = 2 + 2 * (self.blocks - self.pointwise_blocks)
+        dilations = self.dilations or ((1, 1),) * num_wide
+        return [
+            (width, self.kernel_size, dilations[layer]) if layer < num_wide else (width, (1, 1), (1, 1))
+            for layer, width in enumerate(channels)
+        ]
+
+    @property
+    def context_frames(self) -> int:
+        """Receptive field: frames on each side that an output frame depends on."""
+        inner = sum(kernel_size[0] // 2 * dilation[0] for _, kernel_size, dilation in self.convolutions)
+        return inner + self.output_kernel_size // 2
 
     def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
         """Parameters without biases, numbers in the largest layer of one clip, and samples of context on each side."""
-        widths = [1, *(self.channels * self.growth ** (layer // 2) for layer in range(2 + 2 * self.blocks))]
-        num_wide = 2 + 2 * (self.blocks - self.pointwise_blocks)
-        kernels = [math.prod(self.kernel_size) if layer < num_wide else 1 for layer in range(2 + 2 * self.blocks)]
-        parameters = sum(kernel * each * following for kernel, each, following in zip(kernels, widths, widths[1:], strict=False))
-        parameters += self.output_kernel_size**2 * widths[-1]
-        dilations = self.dilations or ((1, 1),) * num_wide
-        context = sum(self.kernel_size[0] // 2 * dilation for dilation, _ in dilations) + self.output_kernel_size // 2
-        return parameters, max(widths) * patch.frames * patch.bins, context * patch.hop_length
+        parameters, inputs = 0, 1
+        for width, kernel_size, _ in self.convolutions:
+            parameters, inputs = parameters + math.prod(kernel_size) * inputs * width, width
+        parameters += self.output_kernel_size**2 * inputs
+        largest = max(width for width, _, _ in self.convolutions) * patch.frames * patch.bins
+        return parameters, largest, self.context_frames * patch.hop_length
 
 
 Bands = tuple[tuple[float, int], ...]
@@ -119,6 +131,10 @@ class BandSplitRNNConfig:
     hidden: int = 256
     mask_hidden: int = 512
 
+    sees_all_channels = False
+    context_frames = None
+    """No bound: recurrences see the whole clip."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         require(
@@ -131,11 +147,6 @@ class BandSplitRNNConfig:
         )
         for field in ("channels", "repeats", "hidden", "mask_hidden"):
             require(0 < getattr(self, field) <= 2**15, self, field, "positive and at most 2^15")
-
-    @property
-    def sees_all_channels(self) -> bool:
-        """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
-        return False
 
     def sizes(self, patch: PatchSpec) -> tuple[int, int, int]:
         """Parameters without biases, numbers in the largest layer of one clip, and 0 for the context."""
@@ -156,9 +167,9 @@ class UNetConfig:
     Attributes:
         channels: of the levels, from the highest, which has all bands; each other has half the bands of the one above it.
         convolutions: 3x3 convolutions of a block.
-        dilations: one for each convolution of the lowest level, in place of `convolutions`, in frames and in bands; empty:
+        dilations: of the convolutions of the lowest level, in frames and bands alike; there are as many as dilations.  Empty:
             `convolutions` of them without dilation.
-        bottleneck: a block's dense layer has one unit for as many bands; 0: blocks have none.
+        bottleneck: bands per unit of a block's dense layer; 0: blocks have none.
         bands_per_octave: bands that share an octave; where they would be narrower than a bin, every bin is a band.
     """
 
@@ -167,6 +178,9 @@ class UNetConfig:
     dilations: tuple[int, ...] = ()
     bottleneck: int = 8
     bands_per_octave: float = 36.0
+
+    sees_all_channels = True
+    """One mask is made from all channels; else from each channel or from the downmix."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -177,11 +191,6 @@ class UNetConfig:
         require(valid, self, "dilations", "at most 64 numbers from 1 to 4096")
         require(0 <= self.bottleneck <= 2**20, self, "bottleneck", "from 0 to 2^20")
         require(0.1 <= self.bands_per_octave <= 1e6, self, "bands_per_octave", "from 0.1 to 10^6")
-
-    @property
-    def sees_all_channels(self) -> bool:
-        """Whether it makes one mask from all channels; if not, from each channel or from the downmix."""
-        return True
 
     @property
     def lowest_dilations(self) -> tuple[int, ...]:

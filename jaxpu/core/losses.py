@@ -14,12 +14,12 @@ Scalar = jax.Array | float
 
 
 def sigmoid_loss(margin: jax.Array) -> jax.Array:
-    """sigmoid(-z) for a margin z: bounded and symmetric, l(z) + l(-z) = 1 (Kiryo et al. 2017, section 2)."""
+    """sigmoid(-z) for a margin z, float32 of any shape: bounded, and l(z) + l(-z) = 1 (Kiryo et al. 2017, section 2)."""
     return jax.nn.sigmoid(-margin)
 
 
 def logistic_loss(margin: jax.Array) -> jax.Array:
-    """log(1 + exp(-z)) for a margin z: proper, its minimizer is the posterior's logit."""
+    """log(1 + exp(-z)) for a margin z, float32 of any shape: proper, its minimizer is the posterior's logit."""
     return jax.nn.softplus(-margin)
 
 
@@ -59,10 +59,6 @@ def total(values: jax.Array, axis_name: str | None = None) -> jax.Array:
     return own if axis_name is None else jax.lax.psum(own, axis_name)
 
 
-def _weights(logits: jax.Array, weights: jax.Array | None) -> jax.Array:
-    return jnp.ones_like(logits) if weights is None else weights
-
-
 def mean(values: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Mean over all bins of all devices: float32 of any shape to a scalar."""
     return total(values, axis_name) / total(jnp.ones_like(values), axis_name)
@@ -78,8 +74,8 @@ def pu_loss(
     unlabeled_logits: jax.Array,
     *,
     class_prior: Scalar,
-    positive_weights: jax.Array | None = None,
-    unlabeled_weights: jax.Array | None = None,
+    positive_weights: jax.Array | float = 1.0,
+    unlabeled_weights: jax.Array | float = 1.0,
     surrogate: Callable[[jax.Array], jax.Array] = sigmoid_loss,
     estimator: Estimator = "non_negative",
     beta: Scalar = 0.0,
@@ -105,8 +101,8 @@ def pu_loss(
         positive_logits: float32, any shape; positive logits mean class P (target inactive).
         unlabeled_logits: float32, any shape.
         class_prior: pi, in (0, 1).
-        positive_weights: w of the positive bins, shape of `positive_logits`; 1 where None.
-        unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
+        positive_weights: w of the positive bins, shape of `positive_logits`, or one number.
+        unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`, or one number.
         surrogate: margin loss l.
         estimator: see above.
         beta: tolerance of the clamp, 0 or more.
@@ -119,10 +115,6 @@ def pu_loss(
     Raises:
         ValueError: on an unknown estimator.
     """
-    positive_weights, unlabeled_weights = (
-        _weights(positive_logits, positive_weights),
-        _weights(unlabeled_logits, unlabeled_weights),
-    )
     positive_risk = class_prior * mean(positive_weights * surrogate(positive_logits), axis_name)
     positive_as_negative = class_prior * mean(positive_weights * surrogate(-positive_logits), axis_name)
     negative_risk = mean(unlabeled_weights * surrogate(-unlabeled_logits), axis_name) - positive_as_negative
@@ -153,8 +145,8 @@ def brier_pu_loss(
     unlabeled_logits: jax.Array,
     *,
     class_prior: Scalar,
-    positive_weights: jax.Array | None = None,
-    unlabeled_weights: jax.Array | None = None,
+    positive_weights: jax.Array | float = 1.0,
+    unlabeled_weights: jax.Array | float = 1.0,
     axis_name: str | None = None,
 ) -> jax.Array:
     r"""Squared PU loss of the score s = sigmoid(f) for class P, up to a constant.
@@ -168,14 +160,13 @@ def brier_pu_loss(
         positive_logits: float32, any shape; positive logits mean class P (target inactive).
         unlabeled_logits: float32, any shape.
         class_prior: pi, in (0, 1).
-        positive_weights: w of the positive bins, shape of `positive_logits`; 1 where None.
-        unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`; 1 where None.
+        positive_weights: w of the positive bins, shape of `positive_logits`, or one number.
+        unlabeled_weights: w of the unlabeled bins, shape of `unlabeled_logits`, or one number.
         axis_name: axis of the devices that share the batch.
+
+    Returns:
+        float32 scalar.
     """
-    positive_weights, unlabeled_weights = (
-        _weights(positive_logits, positive_weights),
-        _weights(unlabeled_logits, unlabeled_weights),
-    )
     of_unlabeled = mean(unlabeled_weights * jnp.square(jax.nn.sigmoid(unlabeled_logits)), axis_name)
     of_positive = mean(positive_weights * jax.nn.sigmoid(positive_logits), axis_name)
     return of_unlabeled - 2 * class_prior * of_positive
@@ -191,6 +182,9 @@ def signal_approximation_loss(
         mixture_magnitude: |x|, same shape.
         target_magnitude: |t|, same shape.
         axis_name: axis of the devices that share the batch.
+
+    Returns:
+        float32 scalar.
     """
     return mean(jnp.square(jax.nn.sigmoid(logits) * mixture_magnitude - target_magnitude), axis_name)
 
@@ -217,6 +211,9 @@ def mixit_loss(
         positive_magnitude: |p|, same shape.
         minimum_over: each `example` has the better assignment of its own (Wisdom et al.), or the whole `batch` has one (PULSE).
         axis_name: axis of the devices that share the batch.
+
+    Returns:
+        float32 scalar.
     """
     first, second, third = jnp.moveaxis(jax.nn.sigmoid(logits) * mixture_magnitude[..., None], -1, 0)
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpu.config import BandSplitRNNConfig, Config, ModelConfig, UNetConfig
+from jaxpu.config import BandSplitRNNConfig, Config, UNetConfig
 from jaxpu.config.networks import ConvolutionForm, band_groups, first_bins
-from jaxpu.core.models import patch_cnn
 from jaxpu.core.models.band_split_rnn import BandSplitRNN
 from jaxpu.core.models.patch_cnn import PatchCNN
 from jaxpu.core.models.unet import UNet
@@ -78,13 +77,6 @@ def make_network(
     if isinstance(config.model, BandSplitRNNConfig):
         return BandSplitRNN(config.model, band_groups(config.model, config.data.patch), num_outputs, dtype)
     return PatchCNN(config.model, num_outputs, dtype, axis_name, convolution)
-
-
-def receptive_field_frames(config: ModelConfig) -> int | None:
-    """Frames of context that an output frame depends on, on each side; None where there is no bound."""
-    if isinstance(config, UNetConfig):
-        return config.context_frames
-    return None if isinstance(config, BandSplitRNNConfig) else patch_cnn.context_frames(config)
 
 
 def input_shape(config: Config) -> tuple[int, int, int, int]:
@@ -174,7 +166,7 @@ def make_separate_recordings(config: Config, convolution: ConvolutionForm = "xla
             mean = seen.mean((1, 2), keepdims=True)
             deviation = seen.std((1, 2), keepdims=True, ddof=1)
             # Rounding gives a constant signal a deviation, too.
-            deviation = jnp.where(deviation > 1e-7 * jnp.abs(mean), deviation, 1)
+            deviation = jnp.where(deviation > 1e-6 * jnp.abs(mean), deviation, 1)
 
         def extended(signal: jax.Array) -> jax.Array:
             """Scale to the model's level, and reflect the end up to a whole number of hops, so that every frame is complete."""

@@ -235,7 +235,7 @@ def _tracks(runs: Sequence[Evaluated]) -> str:
         table_row(f"{number} {name}", [(run.tracks[name][key], spec) for run in runs for key, spec in kinds.values()])
         for number, name in enumerate(names, 1)
     ]
-    caption = f"SI-SDR improvement of every song in dB, drawn at {plots.LEAST_DB:g} dB if it is lower; the table has the names."
+    caption = f"SI-SDR improvement of every song in dB, drawn at {plots.MIN_DB:g} dB if it is lower; the table has the names."
     return "\n".join(
         [
             "<section>",

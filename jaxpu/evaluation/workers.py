@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import PatchSpec
-from data_pipeline.errors import UserError
+from data_pipeline.errors import failure_reason
 from data_pipeline.progress import progress_bar
 from data_pipeline.residual import Residual, ResidualMeter, song_parts
 from data_pipeline.tracks import Track
@@ -47,11 +47,11 @@ class Scored:
     residual: Residual | None
 
 
-def reason_of(error: BaseException) -> str:
-    """The message of an error, with its type unless it speaks to the user already."""
+def reason_of(error: Exception) -> str:
+    """Why a job failed, in words."""
     if isinstance(error, concurrent.futures.process.BrokenProcessPool):
         return "a worker process died: it was killed, perhaps for lack of memory. Use fewer workers (--workers)"
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return failure_reason(error)
 
 
 def in_workers(
@@ -80,12 +80,13 @@ def in_workers(
                 bar.update()
             return
         with worker_pool(num_workers) as pool:
-            pending: dict[concurrent.futures.Future[Result], Job] = {}
+            pending: dict[concurrent.futures.Future[Result | Failure], Job] = {}
             remaining = iter(jobs)
             while True:
                 while len(pending) <= num_workers and (drawn := next(remaining, None)) is not None:
+                    attempt: Callable[[], Result | Failure] = functools.partial(_attempt, functools.partial(function, drawn))
                     try:
-                        pending[pool.submit(function, drawn)] = drawn
+                        pending[pool.submit(attempt)] = drawn
                     except concurrent.futures.process.BrokenProcessPool as error:
                         yield drawn, Failure(reason_of(error))
                         bar.update()
@@ -98,6 +99,7 @@ def in_workers(
 
 
 def _attempt(function: Callable[[], Result]) -> Result | Failure:
+    """Run in the process of the job, where an error has its place in the program."""
     try:
         return function()
     except Exception as error:

@@ -30,7 +30,7 @@ CURVES = {
 }
 """The curves of a run: axis label by name in metrics.jsonl."""
 
-LEAST_DB = -20.0
+MIN_DB = -20.0
 """Lower improvements are drawn at this value, in dB: those of blank output would make all others look alike."""
 
 # Legible on light and on dark pages, since the pictures are transparent.
@@ -127,7 +127,7 @@ def plot_improvements(scores: Mapping[str, Sequence[float]]) -> bytes:
     """
 
     def draw(axes: "Axes") -> None:
-        heights = np.maximum(np.array(list(scores.values())), LEAST_DB)  # (methods, tracks)
+        heights = np.maximum(np.array(list(scores.values())), MIN_DB)  # (methods, tracks)
         numbers = np.arange(1, heights.shape[1] + 1)
         axes.vlines(numbers, heights.min(0), heights.max(0), color=_INK, linewidth=0.6)
         for row, name in zip(heights, scores, strict=True):

@@ -17,13 +17,13 @@ RISING = 1.25
 """A network that has learnt little yet keeps little.  No warning while it keeps this many times more in the second half of the
 window than in the first."""
 
-LEAST_TARGET_SHARE = 0.04
+MIN_TARGET_SHARE = 0.04
 """Minimum assumed for the target's share of the energy, since shares estimated from the levels are uncertain."""
 
 
 def target_share(unlabeled_energy: float, positive_energy: float, input_energy: float) -> float:
     """Expected share of the target in the input's energy, from the mean energies of mixtures, positives and input."""
-    return max((unlabeled_energy - positive_energy) / max(input_energy, 1e-12), LEAST_TARGET_SHARE)
+    return max((unlabeled_energy - positive_energy) / max(input_energy, 1e-12), MIN_TARGET_SHARE)
 
 
 @dataclasses.dataclass

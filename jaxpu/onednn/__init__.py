@@ -1,4 +1,4 @@
-"""Convolutions of oneDNN, which on CPUs take a third of the time of XLA's (docs/performance.md).
+"""Convolutions of oneDNN, which on CPUs take a fifth to a third of the time of XLA's (docs/performance.md).
 
 The package `onednn-cpu-gomp` has the library, without an interface to Python.  ctypes prepares its primitives, and XLA executes
 them (`jaxpu.onednn.foreign_call`).

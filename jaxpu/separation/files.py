@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -28,7 +27,7 @@ from jaxpu.separation.inputs import ACCOMPANIMENT, find_inputs
 from jaxpu.separation.options import PCM_STEPS, SeparationOptions
 from jaxpu.separation.overlap_add import Blocks, check_shifts, target_blocks
 
-MOST_CHANNELS = 64
+MAX_CHANNELS = 64
 """A waveform with more channels than these, and than samples, is taken for a transposed one."""
 
 _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s of audio [{elapsed}<{remaining}{postfix}]"
@@ -95,7 +94,7 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
     shape = waveform.shape
     if waveform.ndim != 2 or len(waveform) == 0:
         raise ValueError(f"waveform has shape {shape}; it must be (channels, samples) with at least one channel.")
-    if len(waveform) > max(shape[1], MOST_CHANNELS):
+    if len(waveform) > max(shape[1], MAX_CHANNELS):
         raise ValueError(
             f"waveform has shape {shape}, which looks like (samples, channels); it must be (channels, samples). Pass waveform.T."
         )
@@ -238,7 +237,9 @@ def separate(
 
     Raises:
         AudioError: output would lie among the recordings of an input folder.
+        ValueError: frames cannot be shifted by equal shares of the model's hop.
     """
+    check_shifts(model, options.shifts)
     found = find_inputs(inputs, out_dir)
     report = SeparationReport({}, found.failed)
     if progress and found.lines:
@@ -301,21 +302,19 @@ def separated_blocks(
     Raises:
         AudioError: the target has samples that are NaN or infinite.
     """
-    if options.chunk_s is not None and not 0 < options.chunk_s < math.inf:
-        raise ValueError(f"chunk_s is {options.chunk_s}; it must be positive and finite.")
     check_shifts(model, options.shifts)
     config, rate = model.config, model.config.data.patch.sample_rate
     mean, deviation = _level(model, audio.resample_blocks(read(), sample_rate, rate))
     mixtures, blocks = itertools.tee(read())  # Keeps the samples between the two: a chunk and a bit.
-    heard, blocks = itertools.tee(audio.resample_blocks(blocks, sample_rate, rate))
+    low_mixtures, blocks = itertools.tee(audio.resample_blocks(blocks, sample_rate, rate))
     blocks = (((block.astype(np.float64) - mean) / deviation).astype(np.float32) for block in blocks)
     blocks = (block * np.float32(deviation) for block in target_blocks(model, blocks, options.chunk_s, options.shifts))
     above = None
     if sample_rate > rate:
         above = band_above.BandAbove(rate, one_mask=config.model.sees_all_channels or not config.data.patch.stereo)
         low = _Samples(blocks)
-        blocks = above.differences((block, low.take(block)) for block in heard)
-    del heard  # Else it would keep the whole recording.
+        blocks = above.differences((block, low.take(block)) for block in low_mixtures)
+    del low_mixtures  # Else it would keep the whole recording.
     targets = _Samples(audio.resample_blocks(_reflected_at_end(blocks), rate, sample_rate))
     position = 0
     for mixture in mixtures:

@@ -1,6 +1,7 @@
 """Options of a separation, for files and for waveforms."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class SeparationOptions:
 
     Raises:
         AudioError: the suffix is none of these.
+        ValueError: `chunk_s` is not positive and finite.
     """
 
     suffix: str | None = None
@@ -38,6 +40,8 @@ class SeparationOptions:
     shifts: int = 1
 
     def __post_init__(self) -> None:
+        if self.chunk_s is not None and not 0 < self.chunk_s < math.inf:
+            raise ValueError(f"chunk_s is {self.chunk_s}; it must be positive and finite.")
         if self.suffix is None:
             return
         normal = f".{self.suffix.lower().removeprefix('.')}"

@@ -18,7 +18,7 @@ import numpy as np
 from data_pipeline.config import PatchSpec
 from jaxpu import parallel
 from jaxpu.config import Config
-from jaxpu.core.network import TrainedModel, make_separate, receptive_field_frames
+from jaxpu.core.network import TrainedModel, make_separate
 
 UNBOUNDED_CONTEXT_S = 1.0
 """Context on each side of a chunk, and length of the cross-fade, for networks whose receptive field has no bound."""
@@ -157,7 +157,7 @@ def _chunk_frames(config: Config, chunk_s: float | None, shifts: int) -> tuple[i
     """Frames of a chunk, and frames of context on each of its sides."""
     patch = config.data.patch
     frames_per_s = patch.sample_rate / patch.hop_length
-    context = receptive_field_frames(config.model)
+    context = config.model.context_frames
     if context is None:
         context = math.ceil(UNBOUNDED_CONTEXT_S * frames_per_s)
     # A sample is complete when all frames that cover it are.

@@ -20,15 +20,15 @@ from data_pipeline.progress import progress_bar
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.files import separated_blocks
 
-LEAST_S = 3.0
+MIN_S = 3.0
 """Shortest passage that is suggested."""
 
 MARGIN_S = 0.4
 """Margin on both sides of a passage, towards the target."""
 
 KEPT_SHARE = 0.35
-"""A passage is suggested where the masks keep less than this fraction of the share of energy that they keep on average: the same
-fraction by which `bootstrap` finds empty mixtures (`BootstrapConfig.empty_share`)."""
+"""A passage is suggested where the masks keep less than this fraction of the share of energy that they keep on average, as
+`bootstrap` finds empty mixtures (`BootstrapConfig.empty_share`); the energy is that of the estimate here."""
 
 DOUBTED_SHARE = 0.5
 """A mark is doubted where the masks keep more than this fraction of the share of energy that they keep on average: a person
@@ -234,6 +234,6 @@ def _passages(energies: Energies, limit: float) -> Iterator[Suggestion]:
     for first, last in zip(edges[::2], edges[1::2], strict=True):
         begin_s = first * FRAME_S + (MARGIN_S if first else 0.0)
         end_s = last * FRAME_S - (MARGIN_S if last < len(free) else 0.0)
-        if end_s - begin_s >= LEAST_S:
+        if end_s - begin_s >= MIN_S:
             share = energies.target[first:last].sum() / energies.mixture[first:last].sum()
             yield Suggestion(begin_s, end_s, float(10 * np.log10(max(share, 1e-12))))

@@ -82,8 +82,8 @@ def _check_same_target(config: Config, model: TrainedModel) -> None:
 def _negated(params: dict[str, Any], path: str) -> dict[str, Any]:
     if _LAST_LAYER not in params:
         raise ConfigError(
-            f"train.init_from is {path}, whose positive logits mean what negative ones mean to this config's objective. "
-            "Only the U-Net and the patch CNN can be turned. Take a model of the same objective."
+            f"train.init_from is {path}, whose logits have the opposite sign to those of this config's objective. "
+            "Only those of the U-Net and the patch CNN can be negated. Take a model of the same objective."
         )
     return {**params, _LAST_LAYER: jax.tree.map(jnp.negative, params[_LAST_LAYER])}
 

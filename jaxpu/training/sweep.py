@@ -48,8 +48,8 @@ def sweep(
     """Train every combination of the values with every seed; rerunning the same sweep resumes it.
 
     Writes a folder for each run, as `jaxpu.training.loop.train` does; `estimates.json` if the config leaves a number that is not
-    swept to the data; and at the end `sweep.json` and `sweep.png`.  SIGTERM and SIGINT save the runs that are being trained, and
-    end the sweep with the table of the results so far.  Values and seeds may be added later: finished runs are not repeated.  A
+    swept to the data; and at the end `sweep.json` and `sweep.png`.  SIGTERM, SIGINT and SIGHUP save the runs in training, and end
+    the sweep with the table of the results so far.  Values and seeds may be added later: finished runs are not repeated.  A
     run whose loss is not finite is listed with the reason, and does not end the others.
 
     Args:

@@ -386,7 +386,7 @@ def test_damaged_and_foreign_archives_are_refused(run: Path, packed: Path, tmp_p
     missing, arrays = unpacked("missing"), dict(np.load(packed_parameters(packed, tmp_path)))
     bias = arrays.pop("params/output/bias")
     np.savez(missing / "parameters.npz", **arrays)
-    refused(missing, f"params/output/bias is missing where float32 {bias.shape} must be (1 arrays differ)")
+    refused(missing, f"params/output/bias is missing; it must be float32 {bias.shape} (1 arrays differ)")
     # Nothing in an archive is run: numpy does not unpickle objects.
     pickled = unpacked("pickled")
     np.savez(pickled / "parameters.npz", **(arrays | {"params/output/bias": np.array([model], object)}), allow_pickle=True)

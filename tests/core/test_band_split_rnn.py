@@ -13,7 +13,7 @@ from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import BandSplitRNNConfig, Config, ConfigError, SupervisedConfig, TrainConfig
 from jaxpu.config.networks import PUBLISHED_BANDS, band_groups
 from jaxpu.config_files import load_config
-from jaxpu.core.network import make_network, receptive_field_frames
+from jaxpu.core.network import make_network
 from jaxpu.core.step import init_state, make_train_step
 
 PUBLISHED = PatchSpec(sample_rate=44_100, n_fft=2048, win_length=2048, hop_length=512, clip_samples=132_300)
@@ -265,7 +265,7 @@ def test_forward_pass_equals_numpy_example_by_example(strict_dtypes: None) -> No
                 other = exact.copy()
                 other[changed, changed] *= -3
                 assert np.abs(reference(SMALL, groups, params, other, 2) - expected)[elsewhere, elsewhere].min() > 1e-9
-    assert receptive_field_frames(SMALL) is None
+    assert SMALL.context_frames is None
 
 
 @pytest.mark.slow

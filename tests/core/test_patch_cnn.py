@@ -14,9 +14,10 @@ from scipy.signal import correlate2d
 from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import BandSplitRNNConfig, Config, PatchCNNConfig, TrainConfig, UNetConfig
 from jaxpu.config.networks import ConvolutionForm, ModelConfig
+from jaxpu.core.features import FEATURES
 from jaxpu.core.models.convolution import by_onednn, by_phases, gradient_by_example
-from jaxpu.core.models.patch_cnn import FEATURES, channel_dropout
-from jaxpu.core.network import make_network, receptive_field_frames
+from jaxpu.core.models.patch_cnn import channel_dropout
+from jaxpu.core.network import make_network
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -265,7 +266,7 @@ def test_initial_parameters_are_torchs() -> None:
     ids=["pulse", "supervised", "pointwise", "dilated"],
 )
 def test_receptive_field_is_as_measured(config: PatchCNNConfig) -> None:
-    reach = receptive_field_frames(config)
+    reach = config.context_frames
     assert reach is not None
     frames, changed = 2 * reach + 9, reach + 4
     model, variables = build(config)

@@ -14,7 +14,7 @@ from scipy.signal import correlate2d
 from data_pipeline.config import DataConfig, PatchSpec
 from jaxpu.config import Config, ConfigError, TrainConfig, UNetConfig
 from jaxpu.config.networks import ConvolutionForm, first_bins
-from jaxpu.core.network import make_network, receptive_field_frames
+from jaxpu.core.network import make_network
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -171,7 +171,7 @@ def test_what_is_out_of_phase_is_told_from_what_is_in_phase_in_stereo_alone() ->
 
 @pytest.mark.parametrize("config", [SMALL, UNetConfig(channels=(2, 2, 2), convolutions=2, bands_per_octave=6)])
 def test_receptive_field_is_as_measured(config: UNetConfig) -> None:
-    reach = receptive_field_frames(config)
+    reach = config.context_frames
     assert reach is not None
     frames, changed = 2 * reach + 9, reach + 4
     model, variables = build(config)
@@ -191,7 +191,7 @@ def test_without_a_bottleneck_the_receptive_field_in_frequency_is_bounded() -> N
     config = UNetConfig(channels=(2, 3), convolutions=2, dilations=(1, 2, 4), bottleneck=0, bands_per_octave=1000)
     model, variables = build(config)
     variables = variables | {"params": jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.01, variables["params"])}
-    reach = receptive_field_frames(config)
+    reach = config.context_frames
     assert reach == 1 + 2 + (1 + 2 + 4) + 2
     before = jnp.ones((1, 1, 2 * reach + 1, 33), jnp.complex64)
     after = before.at[:, :, reach, 28].set(1e6)

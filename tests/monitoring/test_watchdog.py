@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxpu.monitoring.watchdog import LEAST_TARGET_SHARE, PATIENCE_STEPS, WINDOW_STEPS, Watchdog
+from jaxpu.monitoring.watchdog import MIN_TARGET_SHARE, PATIENCE_STEPS, WINDOW_STEPS, Watchdog
 
 # A target with 30 % of the energy of the mixtures, which are what the network sees.
 LEVELS = {"input_energy": 1.0, "unlabeled_energy": 1.0, "positive_energy": 0.7}
@@ -37,7 +37,7 @@ def test_silent_on_a_healthy_run() -> None:
 
 
 def test_blank_means_less_than_a_quarter_of_the_targets_energy() -> None:
-    assert Watchdog().target_share == LEAST_TARGET_SHARE
+    assert Watchdog().target_share == MIN_TARGET_SHARE
     watchdog = Watchdog()
     assert len(run(watchdog, FIRST_WARNING, kept_energy=0.25 * 0.3 * 0.99)) == 1
     assert watchdog.target_share == pytest.approx(0.3)

@@ -108,7 +108,7 @@ def test_objectives_differ_in_what_a_positive_logit_means() -> None:
     [
         ("unet", UNetConfig(channels=(2, 4)), RATIO, r"whose network is UNet.*\(2, 3\).*has UNet.*\(2, 4\)"),
         ("unet", U_NET, MixITConfig(), r"whose number of masks is 1; this config has 3"),
-        ("rnn", RNN, BootstrapConfig(remix_steps=0), "Only the U-Net and the patch CNN can be turned"),
+        ("rnn", RNN, BootstrapConfig(remix_steps=0), "Only those of the U-Net and the patch CNN can be negated"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(

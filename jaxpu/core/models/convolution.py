@@ -13,7 +13,7 @@ from jaxpu.config.networks import ConvolutionForm
 Convolution = Callable[..., jax.Array]
 
 
-def conv_general_dilated(form: ConvolutionForm, dilation: tuple[int, int]) -> Convolution | None:
+def choose_convolution(form: ConvolutionForm, dilation: tuple[int, int]) -> Convolution | None:
     """The convolution of a form, for Flax's `nn.Conv`; None is Flax's own, `jax.lax.conv_general_dilated`.
 
     Args:

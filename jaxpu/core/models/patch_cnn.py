@@ -1,6 +1,5 @@
 """The convolutional network of PULSE (Ito & Sugiyama 2023, figure 2; `make_CNN` of the authors' code)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,33 +8,11 @@ import jax.numpy as jnp
 
 from jaxpu.config import PatchCNNConfig
 from jaxpu.config.networks import ConvolutionForm
+from jaxpu.core.features import FEATURES
 from jaxpu.core.models.batch_norm import BatchNorm
-from jaxpu.core.models.convolution import conv_general_dilated, same_padding
+from jaxpu.core.models.convolution import choose_convolution, same_padding
 from jaxpu.core.models.initializers import torch_uniform
 from jaxpu.core.stft import magnitude
-
-LOG_FLOOR = 1e-2
-"""Added to magnitudes before the logarithm; far below audible bins of signals with unit deviation."""
-
-
-def _scaled(magnitudes: jax.Array) -> jax.Array:
-    """|x| / 15, what PULSE's code computes: `torch.abs(x) ** 1/15` divides the first power by 15."""
-    return magnitudes / 15
-
-
-def _power(magnitudes: jax.Array) -> jax.Array:
-    """|x|^(1/15), the power-law compression that the paper on PULSE describes (section 4.1)."""
-    # The floor keeps the derivative finite where a bin is exactly zero.
-    return jnp.maximum(magnitudes, 1e-7) ** (1 / 15)
-
-
-def _log(magnitudes: jax.Array) -> jax.Array:
-    """A third of the logarithm of |x| + 0.01: about zero mean and unit spread for music of unit deviation."""
-    return jnp.log(magnitudes + LOG_FLOOR) / 3
-
-
-FEATURES: dict[str, Callable[[jax.Array], jax.Array]] = {"scaled": _scaled, "power": _power, "log": _log}
-"""Features by name, functions of magnitudes: float32 of any shape to the same."""
 
 
 def channel_dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
@@ -86,7 +63,7 @@ class PatchCNN(nn.Module):
         """
         config = self.config
         x = FEATURES[config.features](magnitude(stft))[..., None].astype(self.dtype)  # (batch, frames, bins, 1)
-        for layer, (channels, kernel_size, dilation) in enumerate(convolutions(config)):
+        for layer, (channels, kernel_size, dilation) in enumerate(config.convolutions):
             x = self._convolution(x, channels, kernel_size, dilation, f"conv_{layer}")
             x = nn.relu(x)
             if config.normalization == "batch":
@@ -111,23 +88,6 @@ class PatchCNN(nn.Module):
             dtype=self.dtype,
             kernel_init=initializer,
             bias_init=initializer,
-            conv_general_dilated=conv_general_dilated(self.convolution, dilation),
+            conv_general_dilated=choose_convolution(self.convolution, dilation),
             name=name,
         )(x)
-
-
-def convolutions(config: PatchCNNConfig) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """(channels, kernel size, dilation) of every convolution but the output layer, in order."""
-    channels = [config.channels * config.growth ** (layer // 2) for layer in range(2 + 2 * config.blocks)]
-    num_wide = 2 + 2 * (config.blocks - config.pointwise_blocks)
-    dilations = config.dilations or ((1, 1),) * num_wide
-    return [
-        (width, config.kernel_size, dilations[layer]) if layer < num_wide else (width, (1, 1), (1, 1))
-        for layer, width in enumerate(channels)
-    ]
-
-
-def context_frames(config: PatchCNNConfig) -> int:
-    """Receptive field: frames on each side that an output frame depends on."""
-    inner = sum((kernel_size[0] // 2) * dilation[0] for _, kernel_size, dilation in convolutions(config))
-    return inner + config.output_kernel_size // 2

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpu.config.networks import ConvolutionForm, UNetConfig
+from jaxpu.core.features import FEATURES
 from jaxpu.core.models.batch_norm import BatchNorm
-from jaxpu.core.models.convolution import conv_general_dilated, same_padding
-from jaxpu.core.models.patch_cnn import FEATURES
+from jaxpu.core.models.convolution import choose_convolution, same_padding
 
 
 class UNet(nn.Module):
@@ -129,7 +129,7 @@ class UNet(nn.Module):
             padding=same_padding(self.convolution, kernel_size, dilations),
             use_bias=False,
             dtype=self.dtype,
-            conv_general_dilated=conv_general_dilated(self.convolution, dilations),
+            conv_general_dilated=choose_convolution(self.convolution, dilations),
             name=name,
         )(x)
         return self._normalized(x, name, train)
