@@ -141,6 +141,19 @@ class _Names:
         return self.find(song.parent / named if named else song, where)
 
 
+def label_tracks(recordings: Sequence[Path], folder: Path) -> dict[Path, PurePosixPath]:
+    """By recording, the path of its label track: its own inside `folder`, with .txt for the suffix.
+
+    Where another recording could have that label track, too, the suffix stays, before the .txt.
+    """
+    inside = {recording: PurePosixPath(recording.relative_to(folder).as_posix()) for recording in recordings}
+    count = Counter(key for path in inside.values() for key in {_key(path), _key(path.with_suffix(""))})
+    return {
+        recording: path.with_suffix(".txt") if count[_key(path.with_suffix(""))] == 1 else path.with_name(f"{path.name}.txt")
+        for recording, path in inside.items()
+    }
+
+
 def _key(name: PurePosixPath) -> str:
     """Equal for names that look equal: composed and decomposed letters, capital and small ones."""
     return unicodedata.normalize("NFC", str(name)).casefold()

@@ -91,11 +91,13 @@ sizes = {{"hop_length": {hop}, "win_length": {win}, "window": "{window}"}}
 waveform, rate = librosa.load("song.wav", sr={rate}, mono={mono})
 waveform = np.tile(np.atleast_2d(waveform), ({channels}, 1))[:{channels}]
 mean, deviation = {level}
-stft = librosa.stft((waveform - mean) / deviation, n_fft={n_fft}, pad_mode="reflect", **sizes)  # ({channels}, bins, frames)
+num_samples = waveform.shape[-1]
+whole_hops = np.pad((waveform - mean) / deviation, ((0, 0), (0, -num_samples % {hop})), mode="reflect")
+stft = librosa.stft(whole_hops, n_fft={n_fft}, pad_mode="reflect", **sizes)  # ({channels}, bins, frames)
 parts = np.stack([stft.real, stft.imag], axis=-1).swapaxes(1, 2)  # ({channels}, frames, bins, 2)
 session = onnxruntime.InferenceSession("{file}")
 (mask,) = session.run(["{output}"], {{"{input}": {examples}}})  # (examples, frames, bins), from 0 to 1
-target = deviation * librosa.istft(mask.swapaxes(1, 2) * stft, n_fft={n_fft}, length=waveform.shape[-1], **sizes)
+target = deviation * librosa.istft(mask.swapaxes(1, 2) * stft, n_fft={n_fft}, length=num_samples, **sizes)
 np.save("target.npy", target)  # ({channels}, samples); the accompaniment is waveform - target
 ```
 

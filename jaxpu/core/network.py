@@ -137,8 +137,9 @@ def make_separate(config: Config, convolution: ConvolutionForm = "xla", shifts: 
         # Recordings are examples, and so are channels, unless the network sees all of them.
         *recordings, channels, frames, bins = seen_spectrum.shape
         seen_at_once, masks = (channels, 1) if config.model.sees_all_channels else (1, channels)
-        # Grids are examples, too.  All but the first end a frame earlier, and get one of zeros.
-        padded = jnp.pad(seen_spectrum, ((0, 0),) * (seen_spectrum.ndim - 2) + ((0, shifts - 1), (0, 0)))
+        # Grids are examples, too.  All but the first end a frame earlier, and get the last one again: a frame of zeros would
+        # change the masks before it.
+        padded = jnp.pad(seen_spectrum, ((0, 0),) * (seen_spectrum.ndim - 2) + ((0, shifts - 1), (0, 0)), mode="edge")
         grids = jnp.stack([padded[..., shift::shifts, :] for shift in range(shifts)])
         grid_frames = grids.shape[-2]
         mask = mask_fn(variables, grids.reshape(-1, seen_at_once, grid_frames, bins))

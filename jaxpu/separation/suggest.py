@@ -3,7 +3,6 @@
 The same energies tell which marks of a person may be wrong.
 """
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from data_pipeline import audio
 from data_pipeline.errors import AudioError, failure, printable
 from data_pipeline.files import check_writable, write_text
 from data_pipeline.mark_formats import Mark
+from data_pipeline.marks import label_tracks
 from data_pipeline.marks_check import Doubt, MarksCheck
 from data_pipeline.progress import progress_bar
 from jaxpu.core.network import TrainedModel
@@ -97,7 +97,7 @@ def suggest(
     Args:
         model: from `jaxpu.load_model`.
         recordings: audio files.
-        folder: folder of the recordings; see `label_tracks`.
+        folder: folder of the recordings; see `data_pipeline.marks.label_tracks`.
         out_dir: folder of the label tracks, made if it does not exist.
         marks: by recording, the marks to check.
         progress: show a bar on standard error.
@@ -119,19 +119,6 @@ def suggest(
         write_text(tracks[path], "".join(lines))
         written[tracks[path]] = found
     return Suggestions(written, failed, doubtful(energies, marks or {}))
-
-
-def label_tracks(recordings: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """By recording, the path of its label track: its own inside `folder`, with .txt for the suffix.
-
-    Recordings that differ in the suffix alone keep it before the .txt, which `data_pipeline.marks` takes, too.
-    """
-    paths = {recording: recording.relative_to(folder) for recording in recordings}
-    count = collections.Counter(path.with_suffix("") for path in paths.values())
-    return {
-        recording: path.with_suffix(".txt" if count[path.with_suffix("")] == 1 else f"{path.suffix}.txt")
-        for recording, path in paths.items()
-    }
 
 
 def marks_check(name: str, load: Callable[[], TrainedModel], *, progress: bool = True) -> MarksCheck:

@@ -382,7 +382,7 @@ def test_damaged_and_foreign_archives_are_refused(run: Path, packed: Path, tmp_p
     document = json.loads((wider / "model.json").read_text())
     document["config"]["model"]["channels"] = 4
     (wider / "model.json").write_text(json.dumps(document))
-    refused(wider, "batch_stats/norm_0/mean is float32 (3,) where float32 (4,) must be")
+    refused(wider, "batch_stats/norm_0/mean is float32 (3,); it must be float32 (4,)")
     missing, arrays = unpacked("missing"), dict(np.load(packed_parameters(packed, tmp_path)))
     bias = arrays.pop("params/output/bias")
     np.savez(missing / "parameters.npz", **arrays)

@@ -110,13 +110,12 @@ def test_the_example_of_the_card_separates_without_jaxpu(network: ModelConfig, s
     (example,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     (folder / "example.py").write_text(example)
     channels = 2 if settings.get("stereo") else 1
-    mixture = np.random.default_rng(5).normal(0.05, 0.2, (channels, 64 * 150)).astype(np.float32)
+    # The last sample lies in a hop of its own: under the tail of one window, if it were the last of the STFT.
+    mixture = np.random.default_rng(5).normal(0.05, 0.2, (channels, 64 * 150 - 1)).astype(np.float32)
     soundfile.write(folder / "song.wav", mixture.T, RATE, subtype="FLOAT")
     subprocess.run([sys.executable, "-c", textwrap.dedent(WITHOUT_JAXPU)], cwd=folder, env=os.environ, check=True)
     expected = separate_waveform(load_model(run), mixture, RATE)
-    # Only the very end differs: jaxpu leaves out the frame after the last sample.
-    inside = np.s_[:, : -load_model(run).config.data.patch.n_fft]
-    np.testing.assert_allclose(np.load(folder / "target.npy")[inside], expected[inside], atol=1e-4)
+    np.testing.assert_allclose(np.load(folder / "target.npy"), expected, atol=1e-4)
     assert np.abs(expected).max() > 0.01
     with pytest.raises(ArchiveError, match="contains no parameters: its ONNX graph runs only outside jaxpu"):
         load_model(folder)

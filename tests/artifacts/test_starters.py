@@ -82,6 +82,18 @@ def test_they_separate_instruments_that_they_have_not_heard(name):
     assert min(improvements) > 0
 
 
+def test_shifts_do_not_harm_the_end_of_a_recording():
+    stems = {stem: signal / 32768 for stem, signal in render_song(99, "test", 1, seconds=9.2, sound_fonts=(SMALL_FONT,)).items()}
+    model, mixture = load_model("starter"), sum(stems.values()).astype(np.float32)
+    for num_samples in (189_630, 339_570, 401_310):
+
+        def error(shifts, num_samples=num_samples):
+            target = separate_waveform(model, mixture[:, :num_samples], 44_100, shifts=shifts)
+            return np.sqrt(np.mean((target - stems["vocals"][:, :num_samples])[:, -2048:] ** 2))
+
+        assert error(2) < error(1) + 0.01
+
+
 def test_an_archive_is_loaded_without_what_training_needs():
     program = "import sys, jaxpu.separation.files, jaxpu; jaxpu.load_model('starter'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()

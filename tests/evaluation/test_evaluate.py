@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -364,8 +365,18 @@ def test_a_separator_that_fails_on_one_song_is_named_with_its_error(corpus, tmp_
         return 0.5 * waveform
 
     table = evaluate_separator(fails_once, DATA, corpus, tmp_path, MODEL_ALONE)
-    assert table.failed_tracks == {"synthetic_test_000": "MemoryError: too long"}
+    (reason,) = table.failed_tracks.values()
+    assert list(table.failed_tracks) == ["synthetic_test_000"]
+    assert reason.startswith("does not fit into memory (MemoryError).")
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_bug_in_a_worker_has_its_place(num_workers):
+    fixed_mask_sums = functools.partial(workers.fixed_mask_sums, target=("vocals",), patch=DATA.patch)
+    found = workers.in_workers(fixed_mask_sums, ["no track"] * 2, num_workers=num_workers, num_jobs=2, title="", progress=False)
+    for _, result in found:
+        assert re.search(r"AttributeError: .* \(jaxpu.evaluation.workers, line \d+\). This is a bug in jaxpu", result.reason)
 
 
 def test_the_command_fails_with_the_scores_of_the_others(corpus, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import subprocess
 import sys
 import warnings
@@ -749,11 +750,20 @@ def test_bad_recordings_do_not_stop_the_good_ones(
 
 def test_a_bug_that_a_recording_meets_is_its_message(model: TrainedModel, tmp_path: Path) -> None:
     paths = [write(tmp_path / "in" / f"{name}.wav", noise(1, 3000)) for name in ("a", "b")]
-    report = separate(model, paths, tmp_path / "out", SeparationOptions(chunk_s=0), progress=False)
+    report = separate(dataclasses.replace(model, variables={}), paths, tmp_path / "out", progress=False)
     assert set(report.failed) == set(paths)
     for path, text in report.failed.items():
-        assert text.startswith(f"{path}: ValueError: chunk_s is 0")
-        assert "(jaxpu.separation.files, line " in text
+        assert text.startswith(f"{path}: ScopeCollectionNotFound: ")
+        assert re.search(r" \(jaxpu\.[a-z_.]+, line \d+\)\. This is a bug in jaxpu: please report it with this line\.$", text)
+
+
+def test_wrong_options_are_errors_of_the_caller(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1, 3000))
+    for chunk_s in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"chunk_s is .*; it must be positive and finite"):
+            SeparationOptions(chunk_s=chunk_s)
+    with pytest.raises(ValueError, match="shifts is 0; it must divide the model's hop"):
+        separate(model, [path], tmp_path / "out", SeparationOptions(shifts=0), progress=False)
 
 
 MEASURE_MEMORY = """

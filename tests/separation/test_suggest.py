@@ -10,7 +10,7 @@ import soundfile
 import jaxpu
 from data_pipeline.errors import AudioError, WriteError
 from data_pipeline.mark_formats import Mark, read_marks
-from data_pipeline.marks import find_marks
+from data_pipeline.marks import find_marks, label_tracks
 from jaxpu.cli.__main__ import main
 from jaxpu.separation.suggest import (
     DOUBTED_SHARE,
@@ -19,7 +19,6 @@ from jaxpu.separation.suggest import (
     Energies,
     Suggestion,
     doubtful,
-    label_tracks,
     marks_check,
     measure,
     passages,
@@ -147,10 +146,23 @@ def test_an_output_folder_that_cannot_be_written_is_named_before_anything_is_hea
 
 
 def test_recordings_of_one_name_have_label_tracks_of_their_own(tmp_path):
-    recordings = [tmp_path / name for name in ("one.wav", "one.flac", "more/one.wav")]
+    expected = {
+        "one.wav": "one.wav.txt",
+        "one.flac": "one.flac.txt",
+        "more/one.wav": "more/one.txt",
+        "two.wav": "two.txt",
+        "two.wav.mp3": "two.wav.mp3.txt",  # As some converters name it.
+        "Three.wav": "Three.wav.txt",
+        "three.flac": "three.flac.txt",
+        "four": "four.txt",
+    }
+    recordings = [tmp_path / name for name in expected]
     tracks = label_tracks(recordings, tmp_path)
-    assert list(map(str, tracks.values())) == ["one.wav.txt", "one.flac.txt", "more/one.txt"]
+    assert {path.name if path.parent == tmp_path else "more/one.wav": str(track) for path, track in tracks.items()} == expected
     for path in (*recordings, *(tmp_path / "labels" / track for track in tracks.values())):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1.0\t2.0\n")
-    assert set(find_marks(tmp_path / "labels", tmp_path, recordings).passages) == set(recordings)
+    for number, track in enumerate(tracks.values()):
+        (tmp_path / "labels" / track).write_text(f"{number}.0\t{number}.5\n")
+    found = find_marks(tmp_path / "labels", tmp_path, recordings).passages
+    assert {recording: marks[0].begin_s for recording, marks in found.items()} == {path: n for n, path in enumerate(recordings)}
