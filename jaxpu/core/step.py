@@ -261,10 +261,9 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
         variables = separation_variables(config, state)
         new = network.apply(variables, unlabeled, train=True, mutable=["batch_stats"])[1]["batch_stats"]
         updates = state.step // RECALIBRATE_EVERY  # so far
-        # Those of a first model are averages already; others are no statistics.
-        kept = (
-            RECALIBRATION_MOMENTUM if config.train.init_from else jnp.minimum(RECALIBRATION_MOMENTUM, updates / (1.0 + updates))
-        )
+        kept = jnp.float32(RECALIBRATION_MOMENTUM)
+        if not config.train.init_from:  # The first statistics are none; those of a first model are averages already.
+            kept = jnp.minimum(kept, updates / (1.0 + updates))
         return optax.incremental_update(new, state.batch_stats, 1 - kept)
 
     return jax.lax.cond(state.step % RECALIBRATE_EVERY == 1, update, lambda: state.batch_stats)
