@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from data_pipeline.errors import CorpusError
 from data_pipeline.rendered.programs import run
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ def play(part: Part, num_samples: int, sample_rate: int, sound_font: Path) -> np
         options = ["-niq", "-g", "0.5", "-r", str(sample_rate), "-O", "float", "-T", "wav", "-F", str(played)]
         # Otherwise every part reads the whole sound font, hundreds of MB.
         options += ["-o", "synth.dynamic-sample-loading=1"]
-        run(["fluidsynth", *options, str(sound_font), str(score)], stdout=subprocess.DEVNULL)
+        said = run(["fluidsynth", *options, str(sound_font), str(score)], stdout=subprocess.DEVNULL).stderr
+        if b"error:" in said:  # Its exit status is 0.
+            reason = said.decode(errors="replace").strip().splitlines()[0]
+            raise CorpusError(f"fluidsynth cannot play with {sound_font}: {reason}. Copy the sound font again.")
         samples = soundfile.read(played, dtype="float32", always_2d=True, frames=num_samples)[0].T
     signal[:, : samples.shape[1]] = samples
     return signal

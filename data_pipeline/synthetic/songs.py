@@ -67,6 +67,8 @@ class _Corpus:
                 f"num_train is {self.num_train} and num_test is {self.num_test}; "
                 "neither may be negative and one must be positive."
             )
+        if self.seed < 0:
+            raise CorpusError(f"seed is {self.seed}; it must be 0 or more.")
         if not 4 <= self.seconds <= 3600:
             raise CorpusError(f"seconds is {self.seconds}; a song must last between 4 and 3600 seconds.")
         highest = HIGHEST_RATES[self.renderer]

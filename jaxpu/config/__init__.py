@@ -83,6 +83,9 @@ class TrainConfig:
         require(0 < self.learning_rate <= 1e30, self, "learning_rate", "positive and at most 1e30")
         for field in ("warmup_steps", "patience"):
             require(0 <= getattr(self, field) <= MAX_STEPS, self, field, "0 or more and less than 2^31")
+        if self.select_by == "last":
+            remedy = "0 where select_by is last, by which every checkpoint is better than the one before; try estimated_error"
+            require(self.patience == 0, self, "patience", remedy)
         require(
             self.gradient_clip is None or 0 < self.gradient_clip <= 1e30,
             self,

@@ -51,14 +51,23 @@ ESTIMATORS: dict[str, Callable[[PatchDataset, Config], tuple[float, dict[str, An
 """Estimators by field; each returns the number, JSON-serialisable details and a sentence."""
 
 
-def are_of_other_data(run_dir: Path, dataset: PatchDataset) -> bool:
-    """Whether the estimates in `run_dir` were made from data that have been prepared again since, so far as they say it.
+def have_another_basis(run_dir: Path, dataset: PatchDataset, config: Config) -> bool:
+    """Whether the estimates in `run_dir` were made from other data or with other settings, so far as they say it.
 
     Raises ConfigError if their file is damaged.
     """
     path = run_dir / ESTIMATES_FILE
-    found = read_json(path, dict[str, Estimate], ConfigError, _REMEDY) if path.exists() else {}
-    return any(each.get("data_fingerprint", dataset.fingerprint) != dataset.fingerprint for each in found.values())
+    found: dict[str, Any] = read_json(path, dict[str, Estimate], ConfigError, _REMEDY) if path.exists() else {}
+    return any(each.get(name, value) != value for each in found.values() for name, value in _basis(dataset, config).items())
+
+
+def _basis(dataset: PatchDataset, config: Config) -> dict[str, Any]:
+    """What estimates are made from, beside the seed."""
+    return {
+        "data_fingerprint": dataset.fingerprint,
+        "disjoint_tracks": config.train.disjoint_tracks,
+        "weight_exponent": class_prior.weight_exponent(config),
+    }
 
 
 def with_estimates(
@@ -91,7 +100,7 @@ def with_estimates(
             made = {}
             for field in wanted:
                 value, details, words = ESTIMATORS[field](dataset, config)
-                made[field] = {"number": value, **details, "data_fingerprint": dataset.fingerprint}
+                made[field] = {"number": value, **details, **_basis(dataset, config)}
                 if progress:
                     print(words)
             write_text(path, json.dumps(made, indent=1))

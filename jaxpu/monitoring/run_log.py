@@ -34,6 +34,7 @@ class _Line(TypedDict):
     step: int
     text: NotRequired[str]
     loss: NotRequired[Measured]
+    interruption: NotRequired[bool]
 
 
 def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def _read_line(text: bytes, where: str) -> dict[str, Any]:
     missing = [name for name in required if name not in line]
     if missing:
         raise LogError(f"{where}: {missing[0]} is missing. {_REMEDY}")
-    numbers = {name: value for name, value in line.items() if name not in ("kind", "step", "text")}
+    numbers = {name: value for name, value in line.items() if name not in ("kind", "step", "text", "interruption")}
     check_json(numbers, dict[str, Measured], where, LogError, _REMEDY)
     return line
 

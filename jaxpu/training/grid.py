@@ -12,6 +12,9 @@ import numpy as np
 from jaxpu.config import Config, ConfigError
 from jaxpu.config.objectives import traced_fields
 
+MAX_VALUES = 10_000
+"""Most values of one hyperparameter."""
+
 
 class Point(NamedTuple):
     """One run of a sweep: the swept values by name, and the config with these values."""
@@ -35,6 +38,8 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
     with contextlib.suppress(ValueError), np.errstate(invalid="ignore"):
         if ":" in values:
             start, stop, count = values.split(":")
+            if int(count) > MAX_VALUES:
+                raise ConfigError(f"--over is {text!r}; COUNT must be at most {MAX_VALUES}.")
             # Rounded, so that .4:.9:6 has the .6 that a user would type.
             numbers = tuple(float(f"{value:.8g}") for value in np.linspace(float(start), float(stop), int(count)))
         else:
@@ -57,6 +62,11 @@ def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: in
             raise ConfigError(f"{name} cannot be swept with {kind}; it must be one of {', '.join([*traced, 'learning_rate'])}.")
     if not over:
         raise ConfigError(f"Say what to sweep: --over NAME=START:STOP:COUNT, one of {', '.join([*traced, 'learning_rate'])}.")
+    if "weight_exponent" in over and getattr(config.objective, "class_prior", None) == "estimate":
+        raise ConfigError(
+            'class_prior is "estimate": a sweep has one estimate for all its runs, and it depends on weight_exponent. Give '
+            "--objective.class-prior a number, or sweep without weight_exponent."
+        )
     if num_seeds < 1:
         raise ConfigError(f"--seeds is {num_seeds}; it must be 1 or more.")
 

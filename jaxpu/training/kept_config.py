@@ -16,19 +16,23 @@ FREE_SPACE = "Free some space and rerun the same command, or choose another fold
 """The remedy when the disk refuses the first files of a run."""
 
 
-def keep_config(config: Config, path: Path) -> None:
-    """Write the config of a run; refuse a folder that belongs to a run whose steps so far would have been others.
+def check_config(config: Config, path: Path) -> None:
+    """Refuse a folder that belongs to a run whose steps so far would have been others.  `path` is that of its config.
 
     A run without a checkpoint has no such steps: its start failed, and another config may be the remedy.
     """
     if path.exists() and has_checkpoint(path.parent):
         remedy = "Restore it from a copy, or use another folder (--run)."
         stored = from_json(read_json(path, Config, ConfigError, remedy))
-        if stored == config:
-            return
         check_continues(stored, config, path)
+
+
+def keep_config(config: Config, path: Path) -> None:
+    """Write the config of a run, unless it is there."""
+    text = json.dumps(to_json(config), indent=2)
     with writing(path, FREE_SPACE):
-        write_text(path, json.dumps(to_json(config), indent=2))
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
 
 def check_continues(stored: Config, config: Config, path: Path) -> None:

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from jaxpu.estimation.resolve import ESTIMATORS, with_estimates
 from jaxpu.monitoring.run_log import RunLog
 from jaxpu.monitoring.watchdog import Watchdog
 from jaxpu.training.initial import initial_state
-from jaxpu.training.kept_config import FREE_SPACE, check_continues, keep_config
+from jaxpu.training.kept_config import FREE_SPACE, check_config, check_continues, keep_config
 
 # Streams of random numbers, folded into the run's key so that they never meet.
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
@@ -93,14 +94,15 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     if any(other != everywhere[0] for other in everywhere):
         raise ConfigError("The processes were started with different configs or data. Start all with the same command.")
     with locked_run(run_dir):
-        parallel.of_first_process(lambda: keep_config(config, run_dir / "config.json"))
+        parallel.of_first_process(lambda: check_config(config, run_dir / "config.json"))
         with contextlib.ExitStack() as stack:
             with writing(run_dir, FREE_SPACE):
                 checkpoints = stack.enter_context(RunCheckpoints(run_dir))
                 log = stack.enter_context(RunLog(run_dir))
                 first = checkpoints.latest_step is None
-                config, estimates = with_estimates(config, dataset, run_dir, anew=first, progress=progress)
-            yield Run(config, dataset, checkpoints, log, estimates)
+                resolved, estimates = with_estimates(config, dataset, run_dir, anew=first, progress=progress)
+            keep = functools.partial(keep_config, config, run_dir / "config.json")
+            yield Run(resolved, dataset, checkpoints, log, estimates, keep)
 
 
 @contextlib.contextmanager
@@ -134,7 +136,13 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, dataset: PatchDataset, checkpoints: RunCheckpoints, log: RunLog, estimates: dict[str, Any]
+        self,
+        config: Config,
+        dataset: PatchDataset,
+        checkpoints: RunCheckpoints,
+        log: RunLog,
+        estimates: dict[str, Any],
+        keep_config: Callable[[], None],
     ) -> None:
         self.config = config
         self._dataset = dataset
@@ -142,6 +150,7 @@ class Run:
         self._log = log
         self._watchdog = Watchdog(getattr(config.objective, "class_prior", None), _blank_is_best(config))
         self._estimates = estimates
+        self._keep_config = keep_config
         self.uses_stems = uses_stems(config)
         key = jax.random.key(config.train.seed)
         self.train_key, self._evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
@@ -170,6 +179,7 @@ class Run:
             self.uses_stems = info["uses_stems"]
             self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
             self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))
+        parallel.of_first_process(self._keep_config)
         with self._logging():
             self._log.start(int(state.step))
         return state, stopped
@@ -242,7 +252,7 @@ class Run:
         if stopped is None and settings.patience and self._evaluations_since_best >= settings.patience:
             stopped = f"no better checkpoint in {settings.patience} evaluations"
         with self._logging():
-            self._log.write("evaluate", step, **results)
+            self._log.write("evaluate", step, **results, **({} if counts else {"interruption": True}))
         info = {
             "step": step,
             "select_by": settings.select_by,

@@ -26,7 +26,7 @@ from jaxpu import parallel
 from jaxpu.config import Config, ConfigError
 from jaxpu.config.networks import ConvolutionForm
 from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_train_step
-from jaxpu.estimation.resolve import are_of_other_data, with_estimates
+from jaxpu.estimation.resolve import have_another_basis, with_estimates
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
 from jaxpu.training.loop import announce_compilation, train_together
@@ -81,7 +81,7 @@ def sweep(
     sweep_dir = Path(sweep_dir)
     with locked_run(sweep_dir):
         # A swept value needs no estimate; an estimate is the same number in all runs.
-        anew = are_of_other_data(sweep_dir, dataset)
+        anew = have_another_basis(sweep_dir, dataset, grid[0][0].config)
         with writing(sweep_dir, FREE_SPACE):
             base, _ = with_estimates(grid[0][0].config, dataset, sweep_dir, anew=anew, progress=progress)
         grid = make_grid(base, over, num_seeds)

@@ -49,7 +49,9 @@ def make_row(point: Point, stopped: str | None, sweep_dir: Path) -> dict[str, An
     needed = "si_sdr_improvement" if select_by == "si_sdr_improvement" else "loss"
     evaluations = [line for line in log if line["kind"] == "evaluate" and needed in line]
     if evaluations:
-        best = max(evaluations, key=lambda line: (selection_score(select_by, line, line["step"]), line["step"]))
+        # Checkpoints of interruptions are not selected while there are others.
+        selectable = [line for line in evaluations if not line.get("interruption")] or evaluations[-1:]
+        best = max(selectable, key=lambda line: (selection_score(select_by, line, line["step"]), line["step"]))
         row |= {"step": best["step"], "held_out_loss": best["loss"]}
         names = ("estimated_error", "kept_energy", "true_kept_energy", "si_sdr_improvement")
         row |= {name: best[name] for name in names if name in best}

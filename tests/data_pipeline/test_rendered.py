@@ -69,6 +69,22 @@ def test_a_corpus_is_written_and_another_font_is_refused(tmp_path):
         synthesize(root, **arguments, sound_fonts=(copy,))
 
 
+@pytest.mark.parametrize("kept", [None, 12, -1])
+def test_what_is_no_whole_sound_font_is_refused(tmp_path, kept):
+    font = tmp_path / "font.sf2"
+    font.write_bytes(b"RIFFxxxxWAVE" if kept is None else SMALL_FONT.read_bytes()[:kept])
+    with pytest.raises(CorpusError, match=r"font\.sf2: is no sound font, or not a whole one"):
+        synthesize(tmp_path / "corpus", renderer="fluidsynth", sound_fonts=(font,))
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_sound_font_that_cannot_be_played_is_an_error(tmp_path):
+    font = tmp_path / "font.sf2"
+    font.write_bytes(SMALL_FONT.read_bytes()[:12] + bytes(SMALL_FONT.stat().st_size))
+    with pytest.raises(CorpusError, match=r"fluidsynth cannot play with .*font\.sf2: fluidsynth: error: "):
+        play(Part((Note(0.0, 0.5, 69, 100),), program=73), RATE, RATE, font)
+
+
 def test_what_is_missing_is_named_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CorpusError, match=r"the program fluidsynth, the program flite, .*font\.sf2\. Install them"):

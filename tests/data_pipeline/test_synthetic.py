@@ -97,6 +97,7 @@ def test_another_corpus_in_the_folder_is_refused(tmp_path):
         ({"seconds": 1.0}, "seconds is 1.0"),
         ({"sample_rate": 100}, "sample_rate is 100"),
         ({"num_workers": 0}, "num_workers is 0"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_impossible_arguments_are_refused_by_name(tmp_path, arguments, message):

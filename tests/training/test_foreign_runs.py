@@ -15,7 +15,7 @@ from jaxpu.config import Config, ConfigError, PUConfig
 from jaxpu.config_files import load_config, to_json
 from jaxpu.estimation.resolve import with_estimates
 from jaxpu.training.grid import make_grid
-from jaxpu.training.kept_config import keep_config
+from jaxpu.training.kept_config import check_config
 from jaxpu.training.loop import ALL_STEPS_DONE
 from jaxpu.training.sweep_table import make_row
 
@@ -41,7 +41,7 @@ def test_a_field_of_a_runs_config_that_is_wrong_is_named(
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)  # Without one, the config does not matter.
     file.write_text(json.dumps(json_damage.changed(to_json(CONFIG), path, value)))
     with pytest.raises(ConfigError) as caught:
-        keep_config(CONFIG, file)
+        check_config(CONFIG, file)
     assert str(file) in str(caught.value)
     assert named in str(caught.value)
 
@@ -56,7 +56,7 @@ def test_every_value_of_a_config_in_turn_is_refused(json_damage: Any, tmp_path: 
         file.write_text(json.dumps(foreign))
         begin, message = time.process_time(), str(file)
         try:
-            keep_config(CONFIG, file)
+            check_config(CONFIG, file)
         except UserError as error:
             message = str(error)
         assert str(file) in message, (path, value)

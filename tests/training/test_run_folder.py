@@ -28,9 +28,11 @@ from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, ConfigError, PatchCNNConfig, PUConfig, RemixConfig, TrainConfig
 from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
+from jaxpu.training.grid import Point
 from jaxpu.training.loop import train
 from jaxpu.training.run import TrainingError, mean_results, open_data, open_run
 from jaxpu.training.sweep import sweep
+from jaxpu.training.sweep_table import make_row
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +103,13 @@ def test_a_run_does_not_go_on_with_other_recordings(data_dir: Path, tmp_path: Pa
     for config in (CONFIG, change(eval_every=1)):  # A run that is finished, too.
         with pytest.raises(TrainingError, match=r"run: its steps so far .* other recordings or marks .*data\. .*--run"):
             train(config, other, tmp_path / "run", progress=False)
+    # What was refused is not kept as the config of the run.
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(TrainingError, match="other recordings or marks"):
+        train(
+            change(schedule="constant", warmup_steps=0, num_steps=CONFIG.train.num_steps), other, tmp_path / "run", progress=False
+        )
+    assert (tmp_path / "run" / "config.json").read_text() == before
     train(CONFIG, data_dir, tmp_path / "run", progress=False)
 
 
@@ -226,6 +235,10 @@ def test_the_checkpoint_of_an_interruption_is_neither_the_best_nor_counted(data_
             assert run.note_evaluation(step, state, {"loss": loss}, None, scheduled=False) is None
         assert run.best_score == -1.0
     assert (load_model(tmp_path).info["step"], load_model(tmp_path, which="last").info["step"]) == (2, 5)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "seed=0").symlink_to(tmp_path)
+    row = make_row(Point({}, config), None, tmp_path / "sweep")
+    assert (row["step"], row["held_out_loss"]) == (2, 1.0)
     with open_run(config, open_data(config, data_dir), tmp_path, progress=False) as run:
         state, stopped = run.start()
         assert stopped is None

@@ -230,6 +230,11 @@ def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path,
         file.write_text(json.dumps(stored))
         sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (gain_db,)}, progress=False)
         assert load_model(tmp_path / "again" / f"gain_db={gain_db},seed=0").config.objective.positive_gain_db == used
+    # So they are with other settings of the estimate.
+    weighted = dataclasses.replace(config, objective=dataclasses.replace(objective, weight_exponent=2.0))
+    file.write_text(json.dumps({"positive_gain_db": {**written["positive_gain_db"], "number": 1.25}}))
+    sweep(weighted, tmp_path / "data", tmp_path / "again", {"gain_db": (3.0,)}, progress=False)
+    assert load_model(tmp_path / "again" / "gain_db=3.0,seed=0").config.objective.positive_gain_db == estimate
     # What is swept is not estimated.
     sweep(config, data_dir, tmp_path / "swept", {"positive_gain_db": (-1.0,)}, progress=False)
     assert not (tmp_path / "swept" / "estimates.json").exists()
@@ -306,6 +311,11 @@ def test_options_that_cannot_be_read_are_refused(text: str) -> None:
         parse_over(text)
 
 
+def test_a_count_that_no_sweep_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"COUNT must be at most 10000"):
+        parse_over("learning_rate=0.1:1:100000000000")
+
+
 def test_the_grid() -> None:
     grid = make_grid(CONFIG, {"gamma": (0.5, 0.5, 1.0), "beta": (0.0,)}, 3)
     assert [[(point.values["gamma"], point.config.train.seed) for point in row] for row in grid] == [
@@ -323,6 +333,11 @@ def test_the_grid() -> None:
         (MixITConfig(), {"batch_size": (8.0,)}, "batch_size cannot be swept .* one of learning_rate"),
         (PUConfig(), {"class_prior": (0.5, 1.5)}, "PUConfig.class_prior is 1.5; it must be between 0 and 1"),
         (PUConfig(), {"learning_rate": (0.0,)}, "TrainConfig.learning_rate is 0.0; it must be positive"),
+        (
+            PUConfig(class_prior="estimate"),
+            {"weight_exponent": (0.0, 1.0)},
+            "class_prior is .estimate.: a sweep has one estimate",
+        ),
         (PUConfig(), {}, "Say what to sweep: --over NAME=START:STOP:COUNT"),
     ],
 )
