@@ -13,7 +13,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from jaxpu.artifacts import archive, onnx, stablehlo
 from jaxpu.artifacts.archive import ArchiveError, Form
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.artifacts.info import describe_run, read_scores
+from jaxpu.artifacts.info import describe_run, members_of, read_scores
 from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.starters import resolved
 from jaxpu.core.network import TrainedModel, networks
@@ -111,7 +111,8 @@ def _ensemble(paths: Sequence[Path]) -> TrainedModel:
         raise ArchiveError(f"The models have {len(variables)} networks; an archive holds at most {archive.MAX_NETWORKS}.")
     uses_stems = list(dict.fromkeys(reason for model in models for reason in model.info["uses_stems"]))
     digest = hashlib.sha256(archive.variables_to_bytes(variables)).hexdigest()[:16]
-    info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables), "parameters": digest}
+    members = [member for model in models for member in members_of(model.config, model.info)]
+    info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables), "members": members, "parameters": digest}
     return dataclasses.replace(first, variables=variables, info=info)
 
 

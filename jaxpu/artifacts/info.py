@@ -8,6 +8,7 @@ import dataclasses
 import re
 import shlex
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,7 @@ def to_text(document: dict[str, Any]) -> str:
 def model_rows(document: dict[str, Any]) -> Rows:
     """Known and unknown facts of a run or an archive."""
     config, info = from_json(document["config"]), document["info"]
-    stopped, data, num_networks = info.get("stopped"), info.get("data"), info.get("num_networks", 1)
+    members, num_networks = members_of(config, info), info.get("num_networks", 1)
     size = f"{document['num_parameters'] // num_networks:,} parameters"
     if num_networks > 1:
         size = f"{num_networks} networks of {size} each, whose masks are averaged"
@@ -152,21 +153,41 @@ def model_rows(document: dict[str, Any]) -> Rows:
         *_target_rows(config.data),
         ("network", f"{size}; {_fields(config.model)}"),
         ("objective", _fields(config.objective)),
-        ("trained", f"{info['step']} of {config.train.num_steps} steps" + (f", stopped: {stopped}" if stopped else "")),
-        ("selected by", f"{info['select_by']} ({info['score']:.4g})"),
+        ("trained", _of_each(members, _trained)),
+        ("selected by", _of_each(members, lambda member: f"{member['select_by']} ({member['score']:.4g})")),
         ("stems", _used(info["uses_stems"])),
     ]
     for field, found in info.get("estimates", {}).items():
         rows.append((field.replace("_", " "), f"{found['number']:.2f}, estimated from the data"))
     return [
         *rows,
-        ("data", _counts(data["counts"]) if data else "unknown: the run is older than this record"),
-        *_check_rows((data or {}).get("marks_check")),
+        ("data", _of_each(members, _data)),
+        *dict.fromkeys(row for member in members for row in _check_rows((member["data"] or {}).get("marks_check"))),
         ("scores", _scores(document["scores"])),
         ("licence", document["licence"] or "none yet: `jaxpu export --licence` sets one"),
         ("about", document["description"] or "nothing yet: `jaxpu export --description` describes the training data"),
         ("jaxpu", document["jaxpu"]),
     ]
+
+
+def members_of(config: Config, info: dict[str, Any]) -> list[dict[str, Any]]:
+    """How the networks of a model were trained, as `jaxpu.artifacts.records.Member`; of older ensembles the first alone."""
+    found = {name: info.get(name) for name in ("step", "select_by", "score", "data", "stopped")}
+    return info.get("members") or [{**found, "num_steps": config.train.num_steps}]
+
+
+def _of_each(members: list[dict[str, Any]], words: Callable[[dict[str, Any]], str]) -> str:
+    """What is said of the networks, each different one once."""
+    return "; ".join(dict.fromkeys(map(words, members)))
+
+
+def _trained(member: dict[str, Any]) -> str:
+    stopped = f", stopped: {member['stopped']}" if member["stopped"] else ""
+    return f"{member['step']} of {member['num_steps']} steps{stopped}"
+
+
+def _data(member: dict[str, Any]) -> str:
+    return _counts(member["data"]["counts"]) if member["data"] else "unknown: the run is older than this record"
 
 
 def _config_rows(document: dict[str, Any]) -> Rows:

@@ -41,10 +41,21 @@ class Estimate(TypedDict):
     data_fingerprint: NotRequired[str]
 
 
+class Member(TypedDict):
+    """Training of one network of an ensemble."""
+
+    step: int
+    num_steps: int
+    select_by: str
+    score: Measured
+    data: TrainingData | None
+    stopped: str | None
+
+
 class ModelInfo(TypedDict):
     """Record of a training, in checkpoints, archives and scores; see `jaxpu.training.run`.
 
-    `num_networks` is that of an ensemble, whose other fields are those of its first network.
+    `num_networks` and `members` are those of an ensemble, whose other fields are those of its first network.
     """
 
     step: int
@@ -55,6 +66,7 @@ class ModelInfo(TypedDict):
     data: NotRequired[TrainingData | None]
     estimates: NotRequired[dict[str, Estimate]]
     num_networks: NotRequired[int]
+    members: NotRequired[list[Member]]
     stopped: NotRequired[str | None]
 
 

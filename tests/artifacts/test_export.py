@@ -20,10 +20,11 @@ import soundfile
 
 from data_pipeline.config import DataConfig, PatchSpec
 from data_pipeline.synthetic.songs import synthesize
+from jaxpu.artifacts import archive
 from jaxpu.artifacts.archive import ArchiveError
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.artifacts.export import export
-from jaxpu.artifacts.info import describe_run
+from jaxpu.artifacts.info import describe_run, model_rows
 from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.stablehlo import serialize
 from jaxpu.cli.__main__ import main
@@ -312,6 +313,22 @@ def test_an_ensemble_says_that_it_is_one(run: Path, ensemble: Path, capsys: pyte
     assert expected in capsys.readouterr().out
     assert expected in zipfile.ZipFile(ensemble).read("README.md").decode()
     assert json.loads(zipfile.ZipFile(ensemble).read("model.json"))["num_parameters"] == 2 * size
+
+
+def test_an_ensemble_says_how_each_network_was_trained(packed: Path, tmp_path: Path) -> None:
+    shutil.unpack_archive(packed, tmp_path / "other")
+    document = json.loads((tmp_path / "other" / "model.json").read_text())
+    document["info"]["step"], document["config"]["train"]["num_steps"] = 9, 90
+    document["info"]["select_by"], document["info"]["data"]["counts"]["train_mixture"]["tracks"] = "last", 5000
+    (tmp_path / "other" / "model.json").write_text(json.dumps(document))
+    export([packed, tmp_path / "other"], tmp_path / "both.zip", licence=LICENCE, description=DESCRIPTION)
+    export([tmp_path / "both.zip", packed], tmp_path / "three.zip", licence=LICENCE, description=DESCRIPTION)
+    own = dict(model_rows(archive.read_description(packed)))
+    for name in ("both.zip", "three.zip"):
+        said = dict(model_rows(archive.read_description(tmp_path / name)))
+        assert said["trained"] == f"{own['trained']}; 9 of 90 steps"
+        assert said["selected by"].startswith(f"{own['selected by']}; last (")
+        assert "5000" in said["data"]
 
 
 def test_scores_of_an_ensemble_are_not_those_of_a_run(run: Path, ensemble: Path, tmp_path: Path) -> None:
