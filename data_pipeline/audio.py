@@ -14,6 +14,7 @@ from data_pipeline import containers, decoders, libsndfile
 from data_pipeline.audio_writer import WRITE_SUFFIXES, Overshoot, Writer
 from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, require_ffmpeg
 from data_pipeline.errors import AudioError
+from data_pipeline.progress import say_once
 
 __all__ = [
     "BLOCK_SAMPLES",
@@ -32,6 +33,9 @@ __all__ = [
 
 # libsndfile reads these; ffmpeg reads all others.
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+
+STEM_SUFFIX = ".stem.mp4"
+"""Suffix of a mixture and its stems, as streams of one file."""
 
 MAX_CHANNELS = 256
 MAX_SAMPLES_PER_BYTE = 10_000
@@ -204,6 +208,11 @@ def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:
     if stream >= len(streams):
         raise AudioError(
             f"{path}: has {len(streams)} audio stream(s), so there is no stream {stream}. Is it a complete .stem.mp4?"
+        )
+    if len(streams) > 1 and not path.name.lower().endswith(STEM_SUFFIX):
+        say_once(
+            f"{path}: has {len(streams)} audio streams, of which the first is read. `ffmpeg -i FILE -map 0:a:1 OUT.wav` extracts "
+            "the second."
         )
     info = streams[stream]
     strict = not containers.is_open_ended(path)

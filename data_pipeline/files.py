@@ -4,12 +4,15 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.errors import UserError, WriteError
+
+_MAX_NAME_BYTES = 200
 
 LOCK_FILE = "lock"
 """Name of the file that `locked` leaves in a folder."""
@@ -22,9 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     The body makes a file or a folder there.  After an error it is removed, and `path` is as it was.  Parent folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:  # With more in front of it, it could be too long.
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix[-10:]
     # Of this process alone, so that two that write the same file do not write into one another's.
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    for left in path.parent.glob(f".partial-*-{glob.escape(path.name)}"):
+    temporary = path.with_name(f".partial-{os.getpid()}-{name}")
+    for left in path.parent.glob(f".partial-*-{glob.escape(name)}"):
         number = left.name.split("-")[1]
         if left == temporary or not (number.isdecimal() and _is_running(int(number))):
             _remove(left)  # Of a process that was killed.
@@ -97,10 +103,12 @@ def check_writable(folder: Path, remedy: str) -> None:
     """Raise WriteError if nothing can be written to a folder, which need not exist and is not made."""
     existed = folder.is_dir()
     with writing(folder, remedy):
-        write_text(folder / ".writable", "")
-        (folder / ".writable").unlink()
+        probe = folder / f".writable-{os.getpid()}"
+        write_text(probe, "")
+        probe.unlink()
         if not existed:
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # Another process has begun to use it.
+                folder.rmdir()
 
 
 def refused(path: Path, reason: str) -> str:

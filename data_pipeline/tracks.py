@@ -20,8 +20,6 @@ from data_pipeline.recording_files import FoundRecordings, check_apart, find_rec
 from data_pipeline.recordings import Part, Recording, Split, Track
 from data_pipeline.stem_folders import MIXTURE, find_songs, song_folders, split_of, stem_files
 
-STEM_SUFFIX = ".stem.mp4"
-
 
 @dataclasses.dataclass(frozen=True)
 class Musdb18:
@@ -90,10 +88,10 @@ def detect_source(path: str | os.PathLike[str]) -> StemSource:
         return Musdb18(root)
     if songs:
         names = {path.name for files in songs.values() for path in files.values()}
-        strict = f"{MIXTURE}.wav" in names and names <= {f"{name}.wav" for name in (MIXTURE, *STEMS)}
+        strict = names == {f"{name}.wav" for name in (MIXTURE, *STEMS)}
         return Musdb18HQ(root) if strict else Stems(root)
     raise AudioError(
-        f"{root}: holds no tracks. MUSDB18 is expected as train/NAME{STEM_SUFFIX} and test/NAME{STEM_SUFFIX}, "
+        f"{root}: holds no tracks. MUSDB18 is expected as train/NAME{audio.STEM_SUFFIX} and test/NAME{audio.STEM_SUFFIX}, "
         "MUSDB18-HQ as train/NAME/mixture.wav with vocals.wav, drums.wav, bass.wav and other.wav beside it, other stems as "
         "train/NAME/STEM.wav. Recordings without stems have options of their own."
     )
@@ -148,7 +146,7 @@ def _musdb_tracks(source: Musdb18 | Musdb18HQ, target: tuple[str, ...]) -> list[
     tracks = []
     for path in _packed_stems(source.root) if isinstance(source, Musdb18) else song_folders(source.root):
         if isinstance(source, Musdb18):
-            name = path.name.removesuffix(STEM_SUFFIX)
+            name = path.name.removesuffix(audio.STEM_SUFFIX)
             parts = {stem: Part(path, description["stem_ids"][stem]) for stem in ("mixture", *STEMS)}
         else:
             name = path.name
@@ -183,8 +181,8 @@ def download_musdb7s(root: str | os.PathLike[str]) -> None:
     try:
         database.download()
         for split in ("train", "test"):
-            if not list((staging / split).glob(f"*{STEM_SUFFIX}")):
-                raise AudioError(f"the archive has no {split}/*{STEM_SUFFIX}")
+            if not list((staging / split).glob(f"*{audio.STEM_SUFFIX}")):
+                raise AudioError(f"the archive has no {split}/*{audio.STEM_SUFFIX}")
         for split in ("train", "test"):
             if not (root / split).exists():
                 (staging / split).rename(root / split)
@@ -215,7 +213,7 @@ def _packed_stems(root: Path) -> list[Path]:
     return [
         path
         for split in ("train", "test")
-        for path in sorted((root / split).glob(f"*{STEM_SUFFIX}"))
+        for path in sorted((root / split).glob(f"*{audio.STEM_SUFFIX}"))
         if not path.name.startswith(".")
     ]
 

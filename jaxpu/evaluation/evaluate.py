@@ -217,7 +217,7 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
 
     def check() -> None:
         bad = []
-        for track in {track.name: track for track in (*tracks, *training)}.values():
+        for track in {(track.split, track.name): track for track in (*tracks, *training)}.values():
             try:
                 track.check(all_stems=True)
             except AudioError as error:

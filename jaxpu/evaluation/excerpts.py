@@ -67,10 +67,12 @@ def write(
         for name, signals, rate in tracks:
             excerpt = loudest_excerpt(signals["target"], rate)
             (partial / name).mkdir(parents=True)
+            # One gain for all, so that none is clipped and their levels can be compared.
+            peak = max(float(np.abs(signals[signal][:, excerpt]).max()) for signal in SIGNALS)
             for signal in SIGNALS:
                 path = partial / name / f"{signal}.flac"
                 with audio.Writer(path, rate, len(signals[signal]), subtype="PCM_16") as writer:
-                    writer.write(signals[signal][:, excerpt])
+                    writer.write(signals[signal][:, excerpt] / np.float32(max(peak, 1.0)))
             seconds = (excerpt.stop - excerpt.start) / rate
             written[name] = {"start_s": excerpt.start / rate, "seconds": seconds, "sample_rate": rate}
         shutil.rmtree(folder, ignore_errors=True)  # A rename replaces only an empty folder.

@@ -165,14 +165,6 @@ class Table:
             }
             for row in self.rows
         }
-        museval, target = self.path.parent / MUSEVAL_FOLDER, "-".join(self.info["target"])
-        with replacing(museval) as partial:
-            for method, by_track in self.tracks.items():
-                for name, scores in by_track.items():
-                    path = partial / method.replace(" ", "_") / self.info["split"] / f"{name}.json"
-                    write_text(path, scores.to_museval_json(name, target))
-            # Its files of other songs would be averaged with these; a rename replaces only an empty folder.
-            shutil.rmtree(museval, ignore_errors=True)
         document = {
             **self.info,
             "excluded_tracks": self.excluded_tracks | self.failed_tracks,
@@ -181,6 +173,14 @@ class Table:
             "methods": methods,
         }
         write_text(self.path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+        museval, target = self.path.parent / MUSEVAL_FOLDER, "-".join(self.info["target"])
+        with replacing(museval) as partial:
+            for method, by_track in self.tracks.items():
+                for name, scores in by_track.items():
+                    path = partial / method.replace(" ", "_") / self.info["split"] / f"{name}.json"
+                    write_text(path, scores.to_museval_json(name, target))
+            # Its files of other songs would be averaged with these; a rename replaces only an empty folder.
+            shutil.rmtree(museval, ignore_errors=True)
 
 
 def _row(method: str, by_track: Mapping[str, TrackScores]) -> Row:

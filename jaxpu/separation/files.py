@@ -169,8 +169,10 @@ def separate_file(
 
 
 def _check_overwrites_none(outputs: Sequence[Path], path: Path, recordings: Set[str]) -> None:
-    """Raise AudioError if an output of `path` would replace one of the recordings, given by their real paths."""
+    """Raise AudioError if an output of `path` would replace one of the recordings, given by their real paths, or a folder."""
     for output in outputs:
+        if output.is_dir():
+            raise AudioError(f"{output}: is a folder, where a file would be written. Choose another output folder or --format.")
         if (real := os.path.realpath(output)) in recordings:
             which = "its own separation" if real == os.path.realpath(path) else f"the separation of {path}"
             raise AudioError(f"{output}: would be overwritten by {which}. Choose another output folder than {output.parent}.")

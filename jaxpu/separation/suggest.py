@@ -5,6 +5,7 @@ The same energies tell which marks of a person may be wrong.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from data_pipeline import audio
 from data_pipeline.errors import AudioError, failure, printable
-from data_pipeline.files import check_writable, write_text
+from data_pipeline.files import check_writable, refused, write_text
 from data_pipeline.mark_formats import Mark
 from data_pipeline.marks import label_tracks
 from data_pipeline.marks_check import Doubt, MarksCheck
@@ -108,16 +109,19 @@ def suggest(
     """
     tracks = {path: out_dir / track for path, track in label_tracks(recordings, folder).items()}
     for track in tracks.values():
-        if track.exists():
+        if os.path.exists(track):  # noqa: PTH110 - False where a name is too long, for which `Path.exists` raises an error.
             raise AudioError(f"{track}: exists, perhaps with your corrections. Choose another folder with -o, or remove it.")
     check_writable(out_dir, "Choose another folder (-o).")  # Now, for listening may take hours.
     energies, failed = _listen(model, recordings, progress)
     written = {}
     for path, found in passages(energies).items():
-        tracks[path].parent.mkdir(parents=True, exist_ok=True)
         lines = (f"{each.begin_s:.6f}\t{each.end_s:.6f}\t{each.kept_db:.0f} dB\n" for each in found)
-        write_text(tracks[path], "".join(lines))
-        written[tracks[path]] = found
+        try:
+            write_text(tracks[path], "".join(lines))
+        except OSError as error:  # Such as a name that is too long with .txt.
+            failed[path] = f"{tracks[path]}: {refused(tracks[path].parent, error.strerror or str(error))}"
+        else:
+            written[tracks[path]] = found
     return Suggestions(written, failed, doubtful(energies, marks or {}))
 
 

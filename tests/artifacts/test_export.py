@@ -267,8 +267,9 @@ def test_scores_of_another_run_of_the_same_length_and_data_are_refused(run: Path
             export(run, tmp_path / "model.zip", scores=write_scores(tmp_path / f"{name}.json", info | change), **told)
 
 
-def test_a_description_may_compare(run: Path, tmp_path: Path) -> None:
-    export(run, tmp_path / "model.zip", licence=LICENCE, description="Songs of < 3 min and > 1 min.")
+@pytest.mark.parametrize("description", ["Songs of < 3 min and > 1 min.", "Entrenado con todo mi material propio."])
+def test_a_description_may_compare_and_be_in_spanish(run: Path, tmp_path: Path, description: str) -> None:
+    export(run, tmp_path / "model.zip", licence=LICENCE, description=description)
 
 
 def test_a_model_is_not_replaced_by_its_own_program(packed: Path, tmp_path: Path) -> None:

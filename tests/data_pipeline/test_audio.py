@@ -319,6 +319,15 @@ def test_a_video_without_sound_is_refused(tmp_path):
         probe(path)
 
 
+@pytest.mark.parametrize(("name", "told"), [("a.mka", True), ("a.stem.mp4", False)])
+def test_streams_that_are_not_read_are_told(tmp_path, capsys, name, told):
+    path = tmp_path / name
+    sines = [word for hertz in (300, 700) for word in ("-f", "lavfi", "-i", f"sine={hertz}:d=0.5")]
+    subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *sines, "-map", "0", "-map", "1", str(path)], check=True)
+    read(path)
+    assert (f"{path}: has 2 audio streams, of which the first is read." in capsys.readouterr().err) == told
+
+
 def test_a_stream_that_is_not_there_is_refused(tmp_path):
     path = encode(tmp_path / "a.m4a")
     with expect(r"has 1 audio stream\(s\), so there is no stream 4", path):

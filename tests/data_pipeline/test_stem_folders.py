@@ -113,11 +113,13 @@ def test_without_split_folders_all_songs_are_for_training(corpus):
 
 
 def test_the_layout_of_musdb18_hq_stays_strict(tmp_path):
-    song = tmp_path / "train" / "Song"
-    song.mkdir(parents=True)
-    for name in ("mixture", "vocals", "drums", "bass"):
-        soundfile.write(song / f"{name}.wav", samples(0, name), RATE)
-    assert detect_source(tmp_path) == Musdb18HQ(tmp_path)
+    names = ("mixture", "vocals", "drums", "bass", "other")
+    for song, stems in (("One", names[:-1]), ("Two", names)):
+        (tmp_path / "train" / song).mkdir(parents=True)
+        for name in stems:
+            soundfile.write(tmp_path / "train" / song / f"{name}.wav", samples(0, name), RATE)
+        # Songs that all lack a stem are no incomplete ones.
+        assert detect_source(tmp_path) == (Musdb18HQ if song == "Two" else Stems)(tmp_path)
     with pytest.raises(AudioError, match=r"other\.wav: does not exist"):
         find_tracks(detect_source(tmp_path), ("vocals",), validation_share=0.3, seed=0)[0].check()
 

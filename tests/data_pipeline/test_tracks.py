@@ -61,7 +61,8 @@ def hq(root: Path, train: list[str], test: list[str] = ()) -> Path:
     for split, names in (("train", train), ("test", test)):
         for name in names:
             (root / split / name).mkdir(parents=True)
-            (root / split / name / "mixture.wav").touch()
+            for stem in ("mixture", *STEMS):
+                (root / split / name / f"{stem}.wav").touch()
     return root
 
 
@@ -217,7 +218,7 @@ def test_a_length_that_only_decoding_tells_is_no_disagreement(tmp_path):
 def test_a_missing_stem_is_named(tmp_path):
     song(tmp_path / "train" / "A")
     (tmp_path / "train" / "A" / "bass.wav").unlink()
-    track = tracks_of(detect_source(tmp_path))[0]
+    track = tracks_of(Musdb18HQ(tmp_path))[0]
     text = r"bass\.wav: does not exist\. .* this one holds drums.wav, mixture.wav, other.wav, vocals.wav"
     with pytest.raises(AudioError, match=text):
         track.check()

@@ -632,6 +632,14 @@ def test_an_output_that_is_a_folder_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(".partial-*"))
 
 
+def test_a_folder_in_place_of_an_output_is_named_and_no_half_of_a_pair_is_written(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1, 3000))
+    (tmp_path / "out/a/vocals.wav").mkdir(parents=True)
+    report = separate(model, [path], tmp_path / "out", progress=False)
+    assert "vocals.wav: is a folder, where a file would be written" in report.failed[path]
+    assert list((tmp_path / "out/a").iterdir()) == [tmp_path / "out/a/vocals.wav"]
+
+
 def test_stems_are_named_after_the_target(tmp_path: Path) -> None:
     model = make_trained_model()
     data = DataConfig(patch=model.config.data.patch, target=("drums", "bass"))

@@ -138,6 +138,21 @@ def test_label_tracks_have_the_names_of_their_recordings_and_are_never_replaced(
     assert (tmp_path / "labels/one.txt").read_text() == "0.0\t1.0\tmine\n"
 
 
+def test_a_name_that_is_too_long_costs_no_other_label_track(tmp_path, monkeypatch):
+    model = jaxpu.load_model(Path(__file__).parents[1] / "data" / "earlier_model.zip")
+    paths = [tmp_path / "songs" / f"{name}.wav" for name in ("a" * 248, "b" * 251, "c")]
+    paths[0].parent.mkdir()
+    for path in paths:
+        soundfile.write(path, np.zeros(60_000), 8000)
+    rest = [Suggestion(0.0, 4.0, -30.0)]
+    monkeypatch.setattr("jaxpu.separation.suggest.passages", lambda energies: dict.fromkeys(energies, rest))
+    paths.append(paths[1].with_suffix(".ogg"))  # With its suffix before .txt, the name of a label track is too long.
+    soundfile.write(paths[-1], np.zeros(60_000), 8000)
+    report = suggest(model, paths, tmp_path / "songs", tmp_path / "labels", progress=False)
+    assert set(report.written) == {tmp_path / "labels" / f"{name}.txt" for name in ("a" * 248, "c")}
+    assert "File name too long" in report.failed[paths[1]]
+
+
 def test_an_output_folder_that_cannot_be_written_is_named_before_anything_is_heard(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("jaxpu.separation.suggest.measure", lambda *_: pytest.fail("heard"))
