@@ -49,7 +49,7 @@ class TrainConfig:
         select_by: criterion of the best checkpoint on held-out tracks: their loss (`held_out_loss`), the estimated error of the
             separation (`estimated_error`, docs/methods.md), neither of which needs stems; SI-SDR improvement
             (`si_sdr_improvement`, uses stems); or the `last` step.
-        patience: stop after this many evaluations without improvement; 0 disables it.
+        patience: stop after this many evaluations without improvement; 0 disables it, and `select_by="last"` needs 0.
         on_blank: reaction to blank output: `warn`, or `stop` the run.
         init_from: model whose parameters are those of the first step: run directory, archive, or `starter` or `starter-drums`,
             which come with jaxpu.  Its network and patches must be those of this config.  Empty: random parameters.
