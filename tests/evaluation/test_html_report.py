@@ -293,6 +293,20 @@ def test_the_excerpt_in_which_the_target_is_loudest():
     assert excerpts.loudest_excerpt(target[:, :500], rate) == slice(0, 500)
 
 
+def test_excerpts_beyond_full_scale_keep_their_shape_and_their_ratios(tmp_path):
+    rng = np.random.default_rng(2)
+    waves = {
+        name: rng.normal(0, scale, (2, RATE)).astype(np.float32)
+        for name, scale in zip(excerpts.SIGNALS, (1, 0.5, 0.7), strict=False)
+    }
+    excerpts.write(tmp_path, [("song", waves, RATE)])
+    read = excerpts.read(tmp_path, "song")
+    peak = max(np.abs(wave).max() for wave in waves.values())
+    assert peak > 3
+    for name, wave in waves.items():
+        np.testing.assert_allclose(read[name], wave / peak, atol=2**-15)
+
+
 def test_the_choice_of_songs_is_the_same_for_all_models():
     rng = np.random.default_rng(0)
     target, accompaniment = rng.standard_normal((2, 1, 800))
