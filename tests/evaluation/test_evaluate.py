@@ -373,10 +373,9 @@ def test_a_separator_that_fails_on_one_song_is_named_with_its_error(corpus, tmp_
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_bug_in_a_worker_has_its_place(num_workers):
-    fixed_mask_sums = functools.partial(workers.fixed_mask_sums, target=("vocals",), patch=DATA.patch)
-    found = workers.in_workers(fixed_mask_sums, ["no track"] * 2, num_workers=num_workers, num_jobs=2, title="", progress=False)
+    found = workers.in_workers(solve_fixed_mask, ["no sums"] * 2, num_workers=num_workers, num_jobs=2, title="", progress=False)
     for _, result in found:
-        assert re.search(r"AttributeError: .* \(jaxpu.evaluation.workers, line \d+\). This is a bug in jaxpu", result.reason)
+        assert re.search(r"Error: .* \(jaxpu.evaluation.baselines, line \d+\). This is a bug in jaxpu", result.reason)
 
 
 def test_the_command_fails_with_the_scores_of_the_others(corpus, tmp_path, capsys):
