@@ -39,14 +39,16 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
         if ":" in values:
             start, stop, count = values.split(":")
             if int(count) > MAX_VALUES:
-                raise ConfigError(f"--over is {text!r}; COUNT must be at most {MAX_VALUES}.")
+                raise ValueError
             # Rounded, so that .4:.9:6 has the .6 that a user would type.
             numbers = tuple(float(f"{value:.8g}") for value in np.linspace(float(start), float(stop), int(count)))
         else:
             numbers = tuple(float(value) for value in values.split(","))
         if numbers and all(map(math.isfinite, numbers)):
             return name.replace("-", "_"), numbers
-    raise ConfigError(f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,...")
+    raise ConfigError(
+        f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... with a COUNT of at most {MAX_VALUES}."
+    )
 
 
 def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: int) -> list[list[Point]]:
