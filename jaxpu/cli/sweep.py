@@ -68,24 +68,24 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu.training.sweep import sweep
     from jaxpu.training.sweep_table import errors_compare, format_table
 
-    over = [parse_over(text) for text in arguments.over]
-    if len(dict(over)) < len(over):
+    over = dict(parse_over(text) for text in arguments.over)
+    if len(over) < len(arguments.over):
         raise UsageError(f"--over names a hyperparameter twice: {', '.join(arguments.over)}. Put all its values in one --over.")
     run = arguments.run or Path("runs") / f"sweep-{name}"
     data = arguments.data or Path("data") / name
     check_folders(data, run)
-    table = sweep(arguments.config, data, run, dict(over), num_seeds=arguments.seeds, at_once=arguments.at_once)
+    table = sweep(arguments.config, data, run, over, num_seeds=arguments.seeds, at_once=arguments.at_once)
     interrupted = any(row["stopped"] == ASKED_TO_STOP for row in table)
     scored = [row for row in table if math.isfinite(row.get("estimated_error", math.nan))]
     lines = [
-        format_table(table, dict(over)),
+        format_table(table, over),
         f"Table and plot: {run / 'sweep.json'}, {run / 'sweep.png'}. Every folder in {run} is a run.",
     ]
     if interrupted:
         lines.append(next_line("sweep", *args))
     elif not scored:
         lines.append("No run has a score: none reached its first evaluation.")
-    elif errors_compare(dict(over)):
+    elif errors_compare(over):
         # Held-out losses cannot be compared between hyperparameters; this error can.
         best = min(scored, key=lambda row: row["estimated_error"])
         lines.append(f"The run of the lowest estimated error: {run / best['folder']}.")

@@ -40,7 +40,7 @@ def estimate_gain_db(dataset: PatchDataset, config: Config, *, split: Split = "t
         of_positive.magnitudes.pop(track, None)
     if not of_positive.magnitudes:
         return Estimate(0.0)
-    unlabeled, positive = (np.stack(list(each.magnitudes.values())) for each in (of_unlabeled, of_positive))
+    unlabeled, positive = (each.arrays()[0] for each in (of_unlabeled, of_positive))
 
     def gain_db(chosen: np.ndarray, chosen_positive: np.ndarray) -> np.ndarray:
         return np.array([least_difference_db(unlabeled[chosen].sum(0), positive[chosen_positive].sum(0))])

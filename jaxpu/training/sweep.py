@@ -29,9 +29,10 @@ from jaxpu.core.step import TrainState, init_state, make_evaluate_step, make_tra
 from jaxpu.estimation.resolve import have_another_basis, with_estimates
 from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
+from jaxpu.training.kept_config import FREE_SPACE
 from jaxpu.training.loop import announce_compilation, train_together
 from jaxpu.training.memory import batch_shapes, steps_that_fit
-from jaxpu.training.run import FREE_SPACE, Run, locked_run, mean_results, open_data, open_run
+from jaxpu.training.run import Run, locked_run, mean_results, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
 
 
