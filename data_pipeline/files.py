@@ -20,7 +20,7 @@ LOCK_FILE = "lock"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same suffix, that takes its name when the body ends without an error.
+    """A temporary path beside `path`, which takes its name when the body ends without an error; short suffixes are kept.
 
     The body makes a file or a folder there.  After an error it is removed, and `path` is as it was.  Parent folders are made.
     """

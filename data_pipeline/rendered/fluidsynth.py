@@ -84,8 +84,8 @@ def play(part: Part, num_samples: int, sample_rate: int, sound_font: Path) -> np
         options += ["-o", "synth.dynamic-sample-loading=1"]
         said = run(["fluidsynth", *options, str(sound_font), str(score)], stdout=subprocess.DEVNULL).stderr
         if b"error:" in said:  # Its exit status is 0.
-            reason = said.decode(errors="replace").strip().splitlines()[0]
-            raise CorpusError(f"fluidsynth cannot play with {sound_font}: {reason}. Copy the sound font again.")
+            reason = next(line for line in said.decode(errors="replace").splitlines() if "error:" in line)
+            raise CorpusError(f"fluidsynth cannot play with {sound_font}: {reason}. Perhaps the sound font is damaged.")
         samples = soundfile.read(played, dtype="float32", always_2d=True, frames=num_samples)[0].T
     signal[:, : samples.shape[1]] = samples
     return signal

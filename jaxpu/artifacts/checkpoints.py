@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the only file that names Orbax.
+"""Checkpoints of a run: the only file that imports Orbax.
 
 A run keeps its last checkpoint, to resume from, and its best one, to separate with.  Orbax commits a checkpoint by a rename:
 a process killed during a save leaves the previous checkpoint intact.  Orbax is imported where a run is opened: it takes a quarter

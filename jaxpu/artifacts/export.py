@@ -18,7 +18,7 @@ from jaxpu.artifacts.model_card import card
 from jaxpu.artifacts.starters import resolved
 from jaxpu.core.network import TrainedModel, networks
 
-_PLACEHOLDER = re.compile(r"\b(?:TODO|TBD|FIXME|XXX|(?i:lorem ipsum|fill in))\b|<[^<>\s][^<>]*>|\{[^{}]+\}|^[\W\d_]*$")
+_PLACEHOLDER = re.compile(r"\b(?:TODO|(?i:tbd|fixme|xxx|lorem ipsum|fill in))\b|<[^<>\s][^<>]*>|\{[^{}]+\}|^[\W\d_]*$")
 
 _LEVEL = "level of the training mixtures"
 

@@ -178,7 +178,7 @@ def members_of(config: Config, info: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _of_each(members: list[dict[str, Any]], words: Callable[[dict[str, Any]], str]) -> str:
     """What is said of the networks, each different one once."""
-    return "; ".join(dict.fromkeys(map(words, members)))
+    return " | ".join(dict.fromkeys(map(words, members)))
 
 
 def _trained(member: dict[str, Any]) -> str:

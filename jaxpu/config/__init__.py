@@ -49,7 +49,7 @@ class TrainConfig:
         select_by: criterion of the best checkpoint on held-out tracks: their loss (`held_out_loss`), the estimated error of the
             separation (`estimated_error`, docs/methods.md), neither of which needs stems; SI-SDR improvement
             (`si_sdr_improvement`, uses stems); or the `last` step.
-        patience: stop after this many evaluations without improvement; 0 disables it, and `select_by="last"` needs 0.
+        patience: stop after this many evaluations without improvement; 0 disables it, as `select_by="last"` requires.
         on_blank: reaction to blank output: `warn`, or `stop` the run.
         init_from: model whose parameters are those of the first step: run directory, archive, or `starter` or `starter-drums`,
             which come with jaxpu.  Its network and patches must be those of this config.  Empty: random parameters.
@@ -83,9 +83,6 @@ class TrainConfig:
         require(0 < self.learning_rate <= 1e30, self, "learning_rate", "positive and at most 1e30")
         for field in ("warmup_steps", "patience"):
             require(0 <= getattr(self, field) <= MAX_STEPS, self, field, "0 or more and less than 2^31")
-        if self.select_by == "last":
-            remedy = "0 where select_by is last, by which every checkpoint is better than the one before; try estimated_error"
-            require(self.patience == 0, self, "patience", remedy)
         require(
             self.gradient_clip is None or 0 < self.gradient_clip <= 1e30,
             self,

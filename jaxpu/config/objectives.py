@@ -34,15 +34,9 @@ def _require_moderate(config: Any, *fields: str) -> None:
         require(0 <= getattr(config, field) <= 1000, config, field, "from 0 to 1000")
 
 
-def _require_exponent(config: Any) -> None:
-    # Higher powers of magnitudes, which reach 10^3, leave float32.
-    require(0 <= config.weight_exponent <= 4, config, "weight_exponent", "from 0 to 4")
-
-
 def _require_remix(config: Any) -> None:
     """Check the fields that `remix`, `bootstrap` and `pnu` have in common."""
-    _require_moderate(config, "gain_db", "shift_semitones")
-    _require_exponent(config)
+    _require_moderate(config, "gain_db", "shift_semitones", "weight_exponent")
     gain = config.positive_gain_db
     require(gain == "estimate" or abs(gain) <= 1000, config, "positive_gain_db", "from -1000 to 1000 dB, or 'estimate'")
     require(0 < config.label_frequency < 1, config, "label_frequency", "in (0, 1)")
@@ -75,8 +69,7 @@ class PUConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         _require_class_prior(self)
-        _require_moderate(self, "beta")
-        _require_exponent(self)
+        _require_moderate(self, "beta", "weight_exponent")
         require(0 <= self.gamma <= 1, self, "gamma", "in [0, 1]")
 
 
@@ -98,7 +91,7 @@ class BrierPUConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         _require_class_prior(self)
-        _require_exponent(self)
+        _require_moderate(self, "weight_exponent")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -58,16 +59,17 @@ def have_another_basis(run_dir: Path, dataset: PatchDataset, config: Config) -> 
     """
     path = run_dir / ESTIMATES_FILE
     found: dict[str, Any] = read_json(path, dict[str, Estimate], ConfigError, _REMEDY) if path.exists() else {}
-    return any(each.get(name, value) != value for each in found.values() for name, value in _basis(dataset, config).items())
+    return any(
+        estimate.get(name, value) != value
+        for field, estimate in found.items()
+        for name, value in _basis(field, dataset, config).items()
+    )
 
 
-def _basis(dataset: PatchDataset, config: Config) -> dict[str, Any]:
-    """What estimates are made from, beside the seed."""
-    return {
-        "data_fingerprint": dataset.fingerprint,
-        "disjoint_tracks": config.train.disjoint_tracks,
-        "weight_exponent": class_prior.weight_exponent(config),
-    }
+def _basis(field: str, dataset: PatchDataset, config: Config) -> dict[str, Any]:
+    """What an estimate is made from, beside the seed."""
+    basis = {"data_fingerprint": dataset.fingerprint, "disjoint_tracks": config.train.disjoint_tracks}
+    return basis | ({"weight_exponent": class_prior.weight_exponent(config)} if field == "class_prior" else {})
 
 
 def with_estimates(
@@ -100,7 +102,12 @@ def with_estimates(
             made = {}
             for field in wanted:
                 value, details, words = ESTIMATORS[field](dataset, config)
-                made[field] = {"number": value, **details, **_basis(dataset, config)}
+                if not math.isfinite(value):
+                    raise ConfigError(
+                        f"{field} cannot be estimated from {dataset.directory}: the estimate is {value}. Give a number, or lower "
+                        f"objective.weight_exponent (now {class_prior.weight_exponent(config):g})."
+                    )
+                made[field] = {"number": value, **details, **_basis(field, dataset, config)}
                 if progress:
                     print(words)
             write_text(path, json.dumps(made, indent=1))

@@ -91,8 +91,12 @@ def evaluate(
             scored.
         WriteError: the output folder cannot be written; raised before anything is scored, or with the table in words.
     """
-    separate = functools.partial(separate_waveform, model)
-    return evaluate_separator(separate, model.config.data, source, out_dir, options, info=model.info)
+
+    def estimate(track: Track) -> FloatArray:
+        assert track.mixture is not None
+        return separate_waveform(model, track.mixture.read(), track.mixture.sample_rate)
+
+    return _evaluate(estimate, model.config.data, source, out_dir, options, model.info)
 
 
 def evaluate_separator(
@@ -107,7 +111,7 @@ def evaluate_separator(
     """Score any separator as `evaluate` scores a model.
 
     Args:
-        separate: runs in this process, one track after the other.
+        separate: runs in this process, one track after the other; an exception is a track that failed.
         data: names the target, the STFT of the baselines and the validation tracks.
         source: recordings with stems.
         out_dir: output folder.
@@ -117,7 +121,12 @@ def evaluate_separator(
 
     def estimate(track: Track) -> FloatArray:
         assert track.mixture is not None
-        return separate(track.mixture.read(), track.mixture.sample_rate)
+        try:
+            return separate(track.mixture.read(), track.mixture.sample_rate)
+        except UserError:
+            raise
+        except Exception as error:  # Of the separator, not of jaxpu.
+            raise EvaluationError(f"{type(error).__name__}: {error}") from error
 
     return _evaluate(estimate, data, source, out_dir, options, info)
 
@@ -185,8 +194,7 @@ def _evaluate(
         },
         path=Path(out_dir) / SCORES_FILE,
     )
-    if parallel.process_index() == 0:
-        table.write()  # Before the excerpts: whatever happens to those, the scores are there.
+    parallel.of_first_process(table.write)  # Before the excerpts: whatever happens to those, the scores are there.
     if chosen := excerpts.choose(results.scores[MODEL], options.num_excerpts):
         signals = _signals(estimate, [track for track in tracks if track.name in chosen], data.target, options.progress)
         try:
@@ -194,8 +202,7 @@ def _evaluate(
         except (UserError, OSError) as error:
             raise WriteError(f"{error} The scores are in {table.path}:\n{format_table(table)}") from error
         table = dataclasses.replace(table, info=table.info | {"excerpts": written})
-        if parallel.process_index() == 0:
-            table.write()
+        parallel.of_first_process(table.write)
     return table
 
 

@@ -67,8 +67,8 @@ def write(
         for name, signals, rate in tracks:
             excerpt = loudest_excerpt(signals["target"], rate)
             (partial / name).mkdir(parents=True)
-            # One gain for all, so that none is clipped and their levels can be compared.
-            peak = max(float(np.abs(signals[signal][:, excerpt]).max()) for signal in SIGNALS)
+            # One gain for all, which does not depend on the model: so their levels can be compared.
+            peak = max(float(np.abs(signals[signal][:, excerpt]).max()) for signal in ("mixture", "target"))
             for signal in SIGNALS:
                 path = partial / name / f"{signal}.flac"
                 with audio.Writer(path, rate, len(signals[signal]), subtype="PCM_16") as writer:

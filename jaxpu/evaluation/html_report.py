@@ -107,11 +107,12 @@ def write_comparison(run_dirs: Sequence[str | os.PathLike[str]], path: str | os.
         progress: show a bar.
 
     Raises:
-        EvaluationError: a run is not evaluated; or they differ in target, split or songs.
+        EvaluationError: there are more than ten runs; one is not evaluated; or they differ in target, split or songs.
         AudioError: an excerpt is missing or damaged.
     """
-    letters = LETTERS[: len(run_dirs)]
-    runs = [_open(Path(run), default_folder(Path(run)), letter) for run, letter in zip(run_dirs, letters, strict=True)]
+    if len(run_dirs) > len(LETTERS):
+        raise EvaluationError(f"{len(run_dirs)} runs are too many for a page; compare at most {len(LETTERS)}.")
+    runs = [_open(Path(run), default_folder(Path(run)), letter) for run, letter in zip(run_dirs, LETTERS, strict=False)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     _write(runs, Path(path), progress)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxpu.config import Config, ConfigError
 from jaxpu.config.objectives import traced_fields
 
-MAX_VALUES = 10_000
-"""Most values of one hyperparameter."""
+MAX_RUNS = 10_000
+"""Most runs of a sweep."""
 
 
 class Point(NamedTuple):
@@ -38,7 +38,7 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
     with contextlib.suppress(ValueError), np.errstate(invalid="ignore"):
         if ":" in values:
             start, stop, count = values.split(":")
-            if int(count) > MAX_VALUES:
+            if int(count) > MAX_RUNS:
                 raise ValueError
             # Rounded, so that .4:.9:6 has the .6 that a user would type.
             numbers = tuple(float(f"{value:.8g}") for value in np.linspace(float(start), float(stop), int(count)))
@@ -47,7 +47,7 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
         if numbers and all(map(math.isfinite, numbers)):
             return name.replace("-", "_"), numbers
     raise ConfigError(
-        f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... with a COUNT of at most {MAX_VALUES}."
+        f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... with a COUNT of at most {MAX_RUNS}."
     )
 
 
@@ -64,13 +64,17 @@ def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: in
             raise ConfigError(f"{name} cannot be swept with {kind}; it must be one of {', '.join([*traced, 'learning_rate'])}.")
     if not over:
         raise ConfigError(f"Say what to sweep: --over NAME=START:STOP:COUNT, one of {', '.join([*traced, 'learning_rate'])}.")
-    if "weight_exponent" in over and getattr(config.objective, "class_prior", None) == "estimate":
+    estimated = getattr(config.objective, "class_prior", None) == "estimate" and "class_prior" not in over
+    if "weight_exponent" in over and estimated:
         raise ConfigError(
             'class_prior is "estimate": a sweep has one estimate for all its runs, and it depends on weight_exponent. Give '
             "--objective.class-prior a number, or sweep without weight_exponent."
         )
     if num_seeds < 1:
         raise ConfigError(f"--seeds is {num_seeds}; it must be 1 or more.")
+    num_runs = num_seeds * math.prod(map(len, over.values()))
+    if num_runs > MAX_RUNS:
+        raise ConfigError(f"The values of --over and --seeds make {num_runs:,} runs; a sweep has at most {MAX_RUNS:,}.")
 
     def point(values: dict[str, float], seed: int) -> Point:
         base: Any = config.objective

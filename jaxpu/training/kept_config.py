@@ -31,7 +31,7 @@ def keep_config(config: Config, path: Path) -> None:
     """Write the config of a run, unless it is there."""
     text = json.dumps(to_json(config), indent=2)
     with writing(path, FREE_SPACE):
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)
 
 

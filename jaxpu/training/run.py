@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from data_pipeline.dataset import PatchDataset
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, require
 from data_pipeline.files import locked, writing
 from jaxpu import parallel
 from jaxpu.artifacts.checkpoints import RunCheckpoints
@@ -84,11 +84,14 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     """Open the run in a folder, which is made if it does not exist, and keep other trainings out of it.
 
     Raises:
-        ConfigError: the folder belongs to another config, or the processes differ in config or data.
+        ConfigError: the folder belongs to another config, the processes differ in config or data, or `patience` has no effect.
         TrainingError: another process trains in the folder.
         WriteError: the disk refuses data.
     """
     run_dir = Path(run_dir)
+    if config.train.select_by == "last":  # Not a rule of TrainConfig: models of earlier versions may break it.
+        remedy = "0 where select_by is last, by which every checkpoint is better than the one before; try estimated_error"
+        require(config.train.patience == 0, config.train, "patience", remedy)
     parallel.require_device()
     everywhere = parallel.gather((config, dataset.fingerprint))
     if any(other != everywhere[0] for other in everywhere):

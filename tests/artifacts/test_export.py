@@ -327,8 +327,8 @@ def test_an_ensemble_says_how_each_network_was_trained(packed: Path, tmp_path: P
     own = dict(model_rows(archive.read_description(packed)))
     for name in ("both.zip", "three.zip"):
         said = dict(model_rows(archive.read_description(tmp_path / name)))
-        assert said["trained"] == f"{own['trained']}; 9 of 90 steps"
-        assert said["selected by"].startswith(f"{own['selected by']}; last (")
+        assert said["trained"] == f"{own['trained']} | 9 of 90 steps"
+        assert said["selected by"].startswith(f"{own['selected by']} | last (")
         assert "5000" in said["data"]
 
 

@@ -301,7 +301,7 @@ def test_excerpts_beyond_full_scale_keep_their_shape_and_their_ratios(tmp_path):
     }
     excerpts.write(tmp_path, [("song", waves, RATE)])
     read = excerpts.read(tmp_path, "song")
-    peak = max(np.abs(wave).max() for wave in waves.values())
+    peak = np.abs(waves["mixture"]).max()
     assert peak > 3
     for name, wave in waves.items():
         np.testing.assert_allclose(read[name], wave / peak, atol=2**-15)

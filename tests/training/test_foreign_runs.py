@@ -12,10 +12,10 @@ import pytest
 from data_pipeline.errors import UserError
 from jaxpu.cli.__main__ import main
 from jaxpu.config import Config, ConfigError, PUConfig
-from jaxpu.config_files import load_config, to_json
+from jaxpu.config_files import from_json, load_config, to_json
 from jaxpu.estimation.resolve import with_estimates
 from jaxpu.training.grid import make_grid
-from jaxpu.training.kept_config import check_config
+from jaxpu.training.kept_config import check_config, keep_config
 from jaxpu.training.loop import ALL_STEPS_DONE
 from jaxpu.training.sweep_table import make_row
 
@@ -44,6 +44,14 @@ def test_a_field_of_a_runs_config_that_is_wrong_is_named(
         check_config(CONFIG, file)
     assert str(file) in str(caught.value)
     assert named in str(caught.value)
+
+
+def test_a_damaged_config_of_a_run_without_steps_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(b"\xff\xfe")
+    check_config(CONFIG, file)
+    keep_config(CONFIG, file)
+    assert from_json(json.loads(file.read_text())) == CONFIG
 
 
 def test_every_value_of_a_config_in_turn_is_refused(json_damage: Any, tmp_path: Path) -> None:

@@ -488,7 +488,7 @@ def test_batch_statistics_are_of_what_separates_over_mixtures_as_they_are(init_f
         if number % 4 == 0:
             variables, stft = separation_variables(config, state), decode(batch).unlabeled
             new = network.apply(variables, stft, train=True, mutable=["batch_stats"])[1]["batch_stats"]
-            # Statistics of a first model are worth those of many batches, others nothing.
+            # Statistics of a first model keep four fifths of their weight, others none.
             share = 0.2 if init_from else 1 / (1 + number // 4)
             expected = optax.incremental_update(new, expected, share)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.batch_stats, expected)

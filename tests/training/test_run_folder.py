@@ -122,6 +122,14 @@ def test_estimates_of_a_run_without_steps_are_made_anew(data_dir: Path, tmp_path
     assert gains[0] != gains[1] == gains[2]
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered")
+def test_an_estimate_that_is_no_number_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, objective=PUConfig(class_prior="estimate", weight_exponent=1000.0))
+    with pytest.raises(ConfigError, match=r"class_prior cannot be estimated .* lower objective.weight_exponent \(now 1000\)"):
+        train(config, data_dir, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "estimates.json").exists()
+
+
 # One training at a time
 
 
@@ -239,6 +247,12 @@ def test_the_checkpoint_of_an_interruption_is_neither_the_best_nor_counted(data_
         assert stopped is None
         assert run.note_evaluation(6, state, {"loss": 1.5}, None, scheduled=True) is None
         assert run.note_evaluation(8, state, {"loss": 1.2}, None, scheduled=True) == "no better checkpoint in 2 evaluations"
+
+
+def test_patience_needs_a_score_that_can_stay(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"TrainConfig.patience is 1; it must be 0 where select_by is last"):
+        train(change(patience=1, select_by="last"), data_dir, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_results_are_means_over_clips_and_bins() -> None:

@@ -231,10 +231,10 @@ def test_what_the_data_are_to_say_is_estimated_once_for_all_runs(data_dir: Path,
         sweep(config, tmp_path / "data", tmp_path / "again", {"gain_db": (gain_db,)}, progress=False)
         assert load_model(tmp_path / "again" / f"gain_db={gain_db},seed=0").config.objective.positive_gain_db == used
     # So they are with other settings of the estimate.
-    weighted = dataclasses.replace(config, objective=dataclasses.replace(objective, weight_exponent=2.0))
+    anew = change(config, disjoint_tracks=not config.train.disjoint_tracks)
     file.write_text(json.dumps({"positive_gain_db": {**written["positive_gain_db"], "number": 1.25}}))
-    sweep(weighted, tmp_path / "data", tmp_path / "again", {"gain_db": (3.0,)}, progress=False)
-    assert load_model(tmp_path / "again" / "gain_db=3.0,seed=0").config.objective.positive_gain_db == estimate
+    sweep(anew, tmp_path / "data", tmp_path / "again", {"gain_db": (3.0,)}, progress=False)
+    assert load_model(tmp_path / "again" / "gain_db=3.0,seed=0").config.objective.positive_gain_db != 1.25
     # What is swept is not estimated.
     sweep(config, data_dir, tmp_path / "swept", {"positive_gain_db": (-1.0,)}, progress=False)
     assert not (tmp_path / "swept" / "estimates.json").exists()
@@ -329,6 +329,12 @@ def test_the_grid() -> None:
     ]
     assert grid[2][1].name == "gamma=1.0,beta=0.0,seed=2"
     assert make_grid(CONFIG, {"learning_rate": (0.5,)}, 1)[0][0].config.train.learning_rate == 0.5
+    # A class prior that is swept is not estimated.
+    estimated = Config(data=CONFIG.data, objective=PUConfig(class_prior="estimate"))
+    assert len(make_grid(estimated, {"class_prior": (0.5,), "weight_exponent": (0.0, 1.0)}, 1)[0]) == 2
+    for over, seeds in (({"gamma": tuple(range(101)), "beta": tuple(range(100))}, 1), ({"gamma": (0.5,)}, 10**11)):
+        with pytest.raises(ConfigError, match="a sweep has at most 10,000"):
+            make_grid(CONFIG, over, seeds)
 
 
 @pytest.mark.parametrize(
