@@ -177,7 +177,7 @@ def members_of(config: Config, info: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_each(members: list[dict[str, Any]], words: Callable[[dict[str, Any]], str]) -> str:
-    """What is said of the networks, each different one once."""
+    """Words for the networks of a model; the same words once."""
     return " | ".join(dict.fromkeys(map(words, members)))
 
 

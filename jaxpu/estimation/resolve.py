@@ -67,7 +67,7 @@ def have_another_basis(run_dir: Path, dataset: PatchDataset, config: Config) -> 
 
 
 def _basis(field: str, dataset: PatchDataset, config: Config) -> dict[str, Any]:
-    """What an estimate is made from, beside the seed."""
+    """Data and settings from which an estimate is made, beside the seed."""
     basis = {"data_fingerprint": dataset.fingerprint, "disjoint_tracks": config.train.disjoint_tracks}
     return basis | ({"weight_exponent": class_prior.weight_exponent(config)} if field == "class_prior" else {})
 

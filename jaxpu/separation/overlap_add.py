@@ -63,8 +63,8 @@ def check_shifts(model: TrainedModel, shifts: int) -> None:
     """Raise ValueError if frames cannot be shifted by an equal share of the model's hop."""
     hop = model.config.data.patch.hop_length
     if shifts < 1 or hop % shifts:
-        next_divisor = next(divisor for divisor in range(2, hop + 2) if hop % divisor == 0 or divisor > hop)
-        raise ValueError(f"shifts is {shifts}; it must divide the model's hop of {hop} samples. Give 1 or {next_divisor}.")
+        known = "1 or 2" if hop % 2 == 0 else "1"
+        raise ValueError(f"shifts is {shifts}; it must divide the model's hop of {hop} samples. Give {known}.")
 
 
 class _Chunks:
