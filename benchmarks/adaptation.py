@@ -26,7 +26,7 @@ from data_pipeline.files import available_processors, write_text
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ, find_tracks
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config
+from jaxpu.config import BootstrapConfig, Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.monitoring.run_log import read_log
@@ -104,24 +104,17 @@ def make_material(corpus: Path, work: Path) -> float:
 
 def config_of(way: str, seed: int) -> Config:
     """`adapt`; the same from random parameters, warmed up as in `recordings`; or another config, with as many steps as that."""
-    if way in (RECORDINGS, TWO_FOLDERS):
-        config = load_config("recordings" if way == RECORDINGS else "two_folders")
-        steps = load_config("recordings").train.num_steps
-        remix_steps = config.objective.remix_steps * steps // config.train.num_steps  # type: ignore[union-attr]
-        training = dataclasses.replace(config.train, seed=seed, batch_size=NUM_CLIPS, num_steps=steps)
-        return dataclasses.replace(
-            config,
-            objective=dataclasses.replace(config.objective, remix_steps=remix_steps),  # type: ignore[call-arg]
-            train=training,
-        )
-    config = load_config("adapt")
+    config = load_config({RECORDINGS: "recordings", TWO_FOLDERS: "two_folders"}.get(way, "adapt"))
+    assert isinstance(config.objective, BootstrapConfig)
+    recordings, remix_steps = load_config("recordings").train, config.objective.remix_steps
     training = dataclasses.replace(config.train, seed=seed, batch_size=NUM_CLIPS)
-    if way != ALONE:
-        return dataclasses.replace(config, train=training)
-    rate = load_config("recordings").train.learning_rate
-    objective = dataclasses.replace(config.objective, remix_steps=training.num_steps // 3)  # type: ignore[call-arg]
-    training = dataclasses.replace(training, init_from="", learning_rate=rate)
-    return dataclasses.replace(config, objective=objective, train=training)
+    if way in (RECORDINGS, TWO_FOLDERS):
+        remix_steps = remix_steps * recordings.num_steps // config.train.num_steps
+        training = dataclasses.replace(training, num_steps=recordings.num_steps)
+    elif way == ALONE:
+        remix_steps = training.num_steps // 3
+        training = dataclasses.replace(training, init_from="", learning_rate=recordings.learning_rate)
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, remix_steps=remix_steps), train=training)
 
 
 def run(work: Path, way: str, seed: int) -> tuple[Score, tuple[str, str]]:
@@ -137,8 +130,8 @@ def run(work: Path, way: str, seed: int) -> tuple[Score, tuple[str, str]]:
         sys.exit(f"{way}, seed {seed}: {ASKED_TO_STOP}.")
     logged = {line["step"]: line for line in read_log(work / "runs" / name) if line["kind"] == "evaluate"}
     model = load_model(work / "runs" / name)
-    errors = tuple(f"{logged[step]['estimated_error']:.3f}" for step in (min(logged), model.info["step"]))
-    return score(work / "runs" / name, work, name), errors
+    first, chosen = (f"{logged[step]['estimated_error']:.3f}" for step in (min(logged), model.info["step"]))
+    return score(work / "runs" / name, work, name), (first, chosen)
 
 
 def score(model: str | Path, work: Path, name: str) -> Score:

@@ -106,6 +106,7 @@ def measure_once(recordings: dict[str, Recording], kept: Path) -> Set:
 def measure(recording: Recording) -> Statistics | None:
     """Measure one recording; None if it is too short or silent."""
     config = data_config()
+    assert recording.num_samples is not None
     if recording.num_samples < 4 * config.patch.clip_s * recording.sample_rate:
         return None
     with tempfile.TemporaryDirectory() as scratch:

@@ -90,6 +90,7 @@ def config_of_run(target: str, network: str, way: str, seed: int, steps: int) ->
     if network == U_NET:
         recordings = load_config("recordings")
         assert isinstance(recordings.objective, BootstrapConfig)
+        assert isinstance(config.objective, BootstrapConfig)
         data, shift = dataclasses.replace(config.data, patch=recordings.data.patch), recordings.objective.shift_semitones
         objective = dataclasses.replace(config.objective, shift_semitones=shift)
         config = dataclasses.replace(config, data=data, model=recordings.model, objective=objective)

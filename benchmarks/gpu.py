@@ -15,6 +15,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from data_pipeline.files import write_text
 from jaxpu.artifacts.checkpoints import TrainedModel
-from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, SupervisedConfig
+from jaxpu.config import BootstrapConfig, Config, PatchCNNConfig, PNUConfig, RemixConfig, SupervisedConfig
 from jaxpu.config_files import load_config
 from jaxpu.core import metrics
 from jaxpu.core.network import make_separate
@@ -81,28 +82,27 @@ def main(args: Sequence[str] | None = None) -> None:
     report = Report(arguments.results, arguments.minutes)
     rates: dict[str, float] = {}
     for dtype in (jnp.float32, jnp.bfloat16):
-        report.measure(
-            f"matrix product, {dtype.dtype.name}", lambda dtype=dtype: matrix_rate(dtype, rates, 512 if arguments.small else 8192)
-        )
-    report.measure("memory, read and written", lambda: memory_rate(2**24 if arguments.small else 2**30))
+        size = 512 if arguments.small else 8192
+        report.measure(f"matrix product, {dtype.dtype.name}", partial(matrix_rate, dtype, rates, size))
+    report.measure("memory, read and written", partial(memory_rate, 2**24 if arguments.small else 2**30))
     for name in CONFIGS:
         for mixed in (False, True):
             config = with_train(loaded(name), mixed_precision=mixed, clips_at_once=0)
             config = shrunk(config) if arguments.small else config
-            report.measure(f"step, {name}, {dtype_name(mixed)}", lambda config=config: step_in_words(config, rates))
+            report.measure(f"step, {name}, {dtype_name(mixed)}", partial(step_in_words, config, rates))
     network = loaded("demo_supervised")
     for compiled, mixed in ((False, False), (True, False), (True, True)):
         name = f"torch, network and loss of demo_supervised, channels_last{', compiled' * compiled}, {dtype_name(mixed)}"
-        report.measure(name, lambda compiled=compiled, mixed=mixed: torch_step(network, compiled=compiled, mixed=mixed))
+        report.measure(name, partial(torch_step, network, compiled=compiled, mixed=mixed))
     for clips in CLIPS:
         config = with_train(loaded("musdb18"), batch_size=clips, clips_at_once=0)
         config = shrunk(config) if arguments.small else config
-        report.measure(f"peak memory, musdb18, {clips} + {clips} clips", lambda config=config: peak_memory(config))
+        report.measure(f"peak memory, musdb18, {clips} + {clips} clips", partial(peak_memory, config))
     demo = shrunk(loaded("demo")) if arguments.small else loaded("demo")
-    report.measure(f"{RUNS} runs of demo under vmap, and one after the other", lambda: vmap_in_words(demo))
+    report.measure(f"{RUNS} runs of demo under vmap, and one after the other", partial(vmap_in_words, demo))
     for name in ("recordings", "musdb18"):
         config = shrunk(loaded(name)) if arguments.small else loaded(name)
-        report.measure(f"separation, {name}", lambda config=config: separation_in_words(config, 6 if arguments.small else LONG_S))
+        report.measure(f"separation, {name}", partial(separation_in_words, config, 6 if arguments.small else LONG_S))
     if arguments.songs is not None:
         songs = read_songs(arguments.songs)
         for objective in (SupervisedConfig(loss="ratio_mask", remix_songs=True), BootstrapConfig(labels="ratio")):
@@ -110,11 +110,7 @@ def main(args: Sequence[str] | None = None) -> None:
             config = dataclasses.replace(loaded("musdb18"), objective=objective)
             config = shrunk(config) if arguments.small else config
             seconds = (report.end - time.monotonic()) / (2 if kind == "supervised" else 1) - 20
-            report.measure(
-                f"training of musdb18, {kind}",
-                lambda config=config, seconds=seconds: trained(config, songs, seconds),
-                at_least_s=60,
-            )
+            report.measure(f"training of musdb18, {kind}", partial(trained, config, songs, seconds), at_least_s=60)
 
 
 def dtype_name(mixed: bool) -> str:
@@ -125,7 +121,7 @@ def dtype_name(mixed: bool) -> str:
 def loaded(name: str) -> Config:
     """A config that ships, with levels that need no data."""
     config = load_config(name)
-    if getattr(config.objective, "positive_gain_db", None) != "estimate":
+    if not isinstance(config.objective, RemixConfig | BootstrapConfig | PNUConfig):
         return config
     return dataclasses.replace(config, objective=dataclasses.replace(config.objective, positive_gain_db=0.0))
 
@@ -140,7 +136,7 @@ def shrunk(config: Config) -> Config:
     patch = config.data.patch
     clip_samples = max(4 * patch.hop_length, patch.n_fft)
     model: Any = config.model
-    sizes = {
+    sizes: dict[str, dict[str, Any]] = {
         "PatchCNNConfig": {"channels": 2},
         "UNetConfig": {"channels": (2, 2)},
         "BandSplitRNNConfig": {"channels": 4, "repeats": 1, "hidden": 4, "mask_hidden": 4},

@@ -23,7 +23,7 @@ from data_pipeline.files import available_processors, write_text
 from data_pipeline.prepare import prepare
 from data_pipeline.tracks import Folders, Musdb18HQ, Track, find_tracks
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config
+from jaxpu.config import BootstrapConfig, Config
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.training.loop import ASKED_TO_STOP, train
@@ -171,6 +171,7 @@ def write_labels(path: Path, spans: Spans) -> None:
 def config_of(target: str, seed: int, steps: int, hop: float) -> Config:
     """`recordings` with the demo's network in mono at 11,025 Hz, and fewer clips in a step."""
     config, demo = load_config("recordings"), load_config("demo")
+    assert isinstance(config.objective, BootstrapConfig)
     patch = dataclasses.replace(demo.data.patch, sample_rate=11_025, clip_samples=16_536, level=config.data.patch.level)
     return dataclasses.replace(
         config,
@@ -206,8 +207,10 @@ def run(corpus: Path, work: Path, target: str, way: str, seed: int, steps: int) 
 
 def mean_and_singles(values: list[float]) -> str:
     """The cell of a table: mean, and single values if there are several."""
+    if not values:
+        return ""
     # Adding 0 turns -0.0 into 0.0.
-    mean, *singles = (f"{round(float(value), 1) + 0:.1f}" for value in (np.mean(values), *values)) if values else ("",)
+    mean, *singles = (f"{round(value, 1) + 0:.1f}" for value in (float(np.mean(values)), *values))
     return f"{mean} ({', '.join(singles)})" if len(singles) > 1 else mean
 
 

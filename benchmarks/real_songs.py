@@ -28,7 +28,7 @@ from data_pipeline.prepare import prepare
 from data_pipeline.stem_folders import find_songs
 from data_pipeline.tracks import Folders, Stems
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config, PUConfig, RemixConfig, SupervisedConfig
+from jaxpu.config import Config, ObjectiveConfig, PUConfig, RemixConfig, SupervisedConfig
 from jaxpu.evaluation.baselines import FIXED, MODEL, RATIO
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.evaluation.html_report import write_comparison
@@ -112,7 +112,7 @@ def make_material(songs: Path, band: str, work: Path) -> tuple[float, float]:
 def config_of_way(way: str, seed: int, steps: int) -> Config:
     """A smaller `recordings` with the objective of a way."""
     config = config_of(TARGET, seed, steps, 0.5)
-    objectives = {
+    objectives: dict[str, ObjectiveConfig] = {
         "supervised": SupervisedConfig(loss="ratio_mask", remix_songs=True),
         "remix": RemixConfig(gain_db=6.0, positive_gain_db="estimate"),
         "PULSE's": PUConfig(class_prior="estimate"),

@@ -30,7 +30,7 @@ from data_pipeline.rendered.style import STYLES
 from data_pipeline.synthetic.songs import synthesize
 from data_pipeline.tracks import Musdb18HQ
 from jaxpu.artifacts.checkpoints import load_model
-from jaxpu.config import Config
+from jaxpu.config import Config, UNetConfig
 from jaxpu.config_files import load_config
 from jaxpu.evaluation.evaluate import EvaluationOptions, evaluate
 from jaxpu.training.loop import ASKED_TO_STOP, train
@@ -105,6 +105,7 @@ def prepare_songs(missing: str, folder: Path, config: Config) -> None:
 def config_of(seed: int, steps: int) -> Config:
     """`rendered_songs` with fewer channels, steps and clips."""
     config = load_config("rendered_songs")
+    assert isinstance(config.model, UNetConfig)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, channels=(16, 32)),
