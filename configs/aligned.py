@@ -4,7 +4,7 @@ As there: 16 kHz mono, clips of 50,000 samples with zero mean and unit deviation
 target-to-accompaniment ratio drawn from -5 to 10 dB.
 
     jaxpu prepare aligned --musdb18 PATH_TO_MUSDB18
-    jaxpu train configs/aligned.py
+    jaxpu train aligned
 
 Hardware: one GPU. Not timed on MUSDB18 yet.
 Expected score: blank output, as with configs/baseline.py. Not measured on MUSDB18 yet.

@@ -1,7 +1,7 @@
 """Train the band-split RNN with stems, at its published size, on MUSDB18's vocals (Luo & Yu 2023, arXiv 2209.15174).
 
     jaxpu prepare band_split_rnn --musdb18hq PATH_TO_MUSDB18_HQ
-    jaxpu train configs/band_split_rnn.py
+    jaxpu train band_split_rnn
 
 Another target needs its own bands, too: `--data.target drums --model.bands drums`.
 

@@ -1,7 +1,7 @@
 """Train PULSE on MUSDB18's vocals at 44.1 kHz: its network, its loss and its published hyperparameters.
 
     jaxpu prepare baseline --musdb18 PATH_TO_MUSDB18
-    jaxpu train configs/baseline.py
+    jaxpu train baseline
 
 Hardware: one GPU. Not timed on MUSDB18 yet.
 Expected score: blank output, as on the songs of the quickstart notebook (docs/results.md). Not measured on MUSDB18 yet.

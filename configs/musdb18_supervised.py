@@ -4,7 +4,7 @@
     jaxpu train musdb18_supervised
     jaxpu evaluate runs/musdb18_supervised PATH_TO_MUSDB18_HQ
 
-It is what configs/musdb18.py is compared with.  The prepared data are the same: `jaxpu train musdb18_supervised --prepared
+The reference for configs/musdb18.py.  The prepared data are the same: `jaxpu train musdb18_supervised --prepared
 data/musdb18` uses those.  Targets and accompaniments are drawn from all songs independently, with gains of up to 10 dB.
 
 Hardware: as configs/musdb18.py.  Time: not measured yet.

@@ -1,4 +1,4 @@
-"""Train on your own recordings with the target, with marked passages and maybe other recordings without it. No stems.
+"""Train on your own recordings, with passages marked as target-free, and maybe other recordings without the target. No stems.
 
     jaxpu prepare recordings --with songs/ --marks labels/
     jaxpu train recordings

@@ -1,4 +1,4 @@
-"""Train a model for vocals with the stems of rendered songs, as for `starter`, which comes with jaxpu.
+"""Train a model for vocals with the stems of rendered songs, as `starter`, the model that comes with jaxpu, was trained.
 
     jaxpu prepare rendered_songs --musdb18hq rendered
     jaxpu train rendered_songs

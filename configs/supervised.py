@@ -1,7 +1,7 @@
 """Train PULSE's supervised network and loss on the data of configs/baseline.py, with the true vocals.
 
     jaxpu prepare supervised --musdb18 PATH_TO_MUSDB18
-    jaxpu train configs/supervised.py
+    jaxpu train supervised
 
 The prepared data are the same as the baseline's: `jaxpu train supervised --prepared data/baseline` uses those.
 

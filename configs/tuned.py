@@ -1,7 +1,7 @@
 """Train PULSE on MUSDB18's vocals with longer clips, a longer window, larger kernels and a higher class prior.
 
     jaxpu prepare tuned --musdb18 PATH_TO_MUSDB18
-    jaxpu train configs/tuned.py
+    jaxpu train tuned
 
 Hardware: one GPU. Not timed on MUSDB18 yet.
 Expected score: blank output, as with configs/baseline.py. Not measured on MUSDB18 yet.

@@ -1,4 +1,4 @@
-"""Train on recordings with the target and other recordings without it, where there are no marked passages. No stems.
+"""Train on two folders of recordings, one with the target and one without it; nothing is marked. No stems.
 
     jaxpu prepare two_folders --with songs/ --without instrumentals/
     jaxpu train two_folders
