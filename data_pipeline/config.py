@@ -87,7 +87,7 @@ class PatchSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Settings with which `jaxpu prepare` makes data from a source of recordings.
+    """Settings of `jaxpu prepare`: how recordings become training data.
 
     Attributes:
         patch: parameters of the STFT patches.

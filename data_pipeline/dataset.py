@@ -32,7 +32,7 @@ class PatchDataset:
 
     Attributes:
         directory: folder of the dataset.
-        config: settings with which it was prepared.
+        config: settings that it was prepared with.
         fingerprint: hash of its sources and settings, 16 hexadecimal digits.
         has_stems: whether every mixture comes with its accompaniment, so that there are targets.
         uses_stems: settings that needed stems to choose or make the clips; None if there were none.

@@ -51,7 +51,7 @@ def require(condition: bool, owner: object, field: str, requirement: str) -> Non
 
 
 def failure(name: object, error: Exception) -> str:
-    """The message for a recording that failed, so that the others can go on.
+    """The message for one recording that failed while the others are processed.
 
     Args:
         name: the recording.
@@ -61,7 +61,7 @@ def failure(name: object, error: Exception) -> str:
 
 
 def failure_reason(error: Exception) -> str:
-    """The same without the name of the recording, unless the error has it already."""
+    """The message of `failure` without the name of the recording, unless the error has it already."""
     return str(error) if isinstance(error, UserError) else _reason(error)
 
 

@@ -1,7 +1,7 @@
 """Comparison of recordings with the target and target-free recordings: differences other than the target.
 
 A network that tells the two sets apart learns whatever differs between them.  That should be the target; but a difference in
-level, the low-pass of a codec, or another kind of music serve as well.  Only sources without stems are compared: with stems,
+level, the low-pass of a codec, or another kind of music works as well.  Only sources without stems are compared: with stems,
 positives are mixtures minus the target.
 
 Single measures are compared first.  Then come quiet moments: a target that rests now and then, such as vocals, leaves them to the

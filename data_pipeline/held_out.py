@@ -42,8 +42,8 @@ class Stretch:
 def choose_stretches(made: list[MadeTrack], config: DataConfig) -> list[Stretch]:
     """Choose what to hold out, so that the validation split has active clips of every signal that the training split has.
 
-    That lacks them where a folder has one recording, or where the activity rule drops all clips of those that were drawn.  Of the
-    training tracks of such a signal, the one with the most active clips gives its last ones: the fraction
+    The validation split lacks them where a folder has one recording, or where the activity rule drops all clips of those that
+    were drawn.  Of the training tracks of such a signal, the one with the most active clips gives its last ones: the fraction
     `config.validation_share` of the active clips of all, but at most half of its own.
 
     Args:
@@ -86,7 +86,7 @@ def _clips(track: MadeTrack, signal: Signal, config: DataConfig) -> set[int]:
 
 
 def _ends(track: MadeTrack, lacking: list[Signal], config: DataConfig) -> list[int]:
-    """Active clips of a track with which the held-out part may begin: an active one to train on and a gap lie before them."""
+    """Active clips of a track that the held-out part may begin with: an active one to train on and a gap lie before them."""
     length = config.patch.clip_samples
     active = [
         np.array([start for _, start, active in track.rows.get(signal, []) if active], int)

@@ -74,7 +74,7 @@ class MadeDataset:
     """A finished dataset that is not published yet.
 
     Attributes:
-        config: settings with which it was made.
+        config: settings that it was made with.
         fingerprint: hash of its sources and settings, and of the stretches that are held out.
         source_fingerprint: hash of its sources and settings alone.
         has_stems: whether its source has stems.

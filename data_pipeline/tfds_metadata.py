@@ -1,4 +1,4 @@
-"""The two files by which TensorFlow Datasets opens a folder of TFRecords, written without importing it.
+"""The two files that TensorFlow Datasets opens a folder of TFRecords by, written without importing it.
 
 Its import takes seconds, and fails where its tensorflow-metadata is newer than TensorFlow's protobuf allows, as on Colab.
 """
@@ -39,7 +39,7 @@ def write_metadata(folder: Path, name: str, spec: PatchSpec, splits: Sequence[Sp
 
     Args:
         folder: where.
-        name: of the dataset, with which its files begin.
+        name: of the dataset; the names of its files begin with it.
         spec: parameters of the patches.
         splits: in order.
     """

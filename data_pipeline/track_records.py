@@ -24,7 +24,7 @@ _RESULT_FILE = "result.json"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A track to prepare.  `key` is the name of its folder, and changes with everything on which its records depend."""
+    """A track to prepare.  `key` is the name of its folder, and changes with everything that its records depend on."""
 
     id: int
     key: str

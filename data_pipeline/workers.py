@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, and silently, but not in the middle of their cleaning up, when asked to stop."""
+"""Worker processes that end with their parent.  Asked to stop, they clean up first and end silently."""
 
 import concurrent.futures
 import contextlib

@@ -94,7 +94,7 @@ def truncated(path: Path, detail: str) -> AudioError:
 
 
 def damaged(path: Path, at_s: float | None, reason: str) -> AudioError:
-    """Make the error for a file that cannot be decoded from some time on, or None if unknown, though it does not end there."""
+    """Make the error for a file that does not end here, but cannot be decoded from a time on; None if the time is unknown."""
     place = f"is damaged: {reason}" if at_s is None else f"is damaged near {at_s:.2f} s: decoding fails there ({reason})"
     return AudioError(f"{path}: {place}. Copy or download it again, or export it again.")
 

@@ -102,7 +102,7 @@ def reverberate(signal: Signal, sample_rate: int, rng: np.random.Generator, *, w
 
 
 def limiter_gain(signals: Signal, sample_rate: int, limit: float, release_s: float) -> npt.NDArray[np.float32]:
-    """Gain of each sample, at most 1, with which all of (signals, samples) stay within a limit: float32 (samples,).
+    """Gain of each sample, at most 1, that keeps all of (signals, samples) within a limit: float32 (samples,).
 
     It falls before a peak and recovers after it within about the release time.
     """

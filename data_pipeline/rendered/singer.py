@@ -39,7 +39,7 @@ class Delivery:
         tilt_db: gain of the spectrum per octave from 500 Hz to 2 kHz; positive for a strained voice.
         vibrato: depth in semitones, and rate in Hz.
         glide_s: time from one pitch to the next.
-        scoop: semitones by which a phrase's notes are approached from below, at most.
+        scoop: largest interval below a note at which it begins, in semitones.
         drift: standard deviation of slow errors of pitch, in semitones.
         treble_db: loss per octave above the band of the program's voices.
     """

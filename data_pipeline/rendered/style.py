@@ -38,7 +38,7 @@ class Style:
 
     Attributes:
         bpm: lowest and highest tempo.
-        swing: share of a beat by which every second eighth comes late, at most.
+        swing: largest delay of every second eighth, as a share of a beat.
         drum_kits: programs of the drum channel; empty without drums.
         drums: probability that a song has drums.
         grid: steps of hi-hats in beats, of which a song chooses.

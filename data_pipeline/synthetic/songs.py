@@ -45,7 +45,7 @@ HIGHEST_RATES: dict[Renderer, int] = {"waveforms": 192_000, "fluidsynth": 96_000
 
 @dataclasses.dataclass(frozen=True)
 class _Corpus:
-    """Arguments of `synthesize` on which the files depend, in the order in which they are stored."""
+    """Arguments of `synthesize` that the files depend on, in the order in which they are stored."""
 
     num_train: int
     num_test: int
@@ -76,7 +76,7 @@ class _Corpus:
             raise CorpusError(f"sample_rate is {self.sample_rate}; it must lie between 8000 and {highest} Hz.")
 
     def settings(self) -> dict[str, Any]:
-        """Everything on which the files depend, JSON-serializable."""
+        """Everything that the files depend on, JSON-serializable."""
         if self.renderer == "waveforms":
             values = dataclasses.asdict(self)
             del values["renderer"], values["families"], values["sound_fonts"]  # As in corpora that are older than these.
@@ -127,7 +127,7 @@ def synthesize(
         renderer: `waveforms` computes all sounds; `fluidsynth` plays sound fonts and sings with speech synthesizers, see
             `data_pipeline.rendered.songs.render_song`.
         families: with `fluidsynth`, write stems such as guitar and piano in place of `other`.
-        sound_fonts: with `fluidsynth`, sound fonts of which each song uses one; if empty, FluidR3 of Debian.
+        sound_fonts: with `fluidsynth`, sound fonts; each song uses one of them; if empty, FluidR3 of Debian.
         num_workers: number of processes; None for one per available processor, 1 to work in this process.
         progress: show a progress bar.
 

@@ -10,7 +10,7 @@ import tyro
 from jaxpu.cli.command import Answer, UsageError, parse
 
 EXAMPLES = """\
-  jaxpu compare runs/demo runs/demo_pu -o compare.html
+  jaxpu compare runs/baseline runs/supervised -o compare.html
 """
 
 

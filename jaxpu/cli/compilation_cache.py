@@ -13,7 +13,7 @@ MAX_BYTES = 256 << 20
 """Largest size of all programs when a process begins; that of a training step has about half a million bytes."""
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
-"""The variable by which JAX gets the folder.  It reads it when it is first imported."""
+"""The variable that tells JAX the folder.  JAX reads it when it is first imported."""
 
 
 def keep_compiled_programs() -> None:

@@ -23,8 +23,8 @@ class EvaluateArguments:
     """Score a model on the test songs of MUSDB18, MUSDB18-HQ, or a corpus of other stems: [train|test]/SONG/NAME.wav.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
-            `starter-drums`. Or a folder of files that any separator has written: [train|test]/SONG/NAME.wav.
+        model: run directory, archive written by `jaxpu export`, or `starter` (vocals) or `starter-drums`, which come with jaxpu.
+            Or a folder of files that any separator has written: [train|test]/SONG/NAME.wav.
         corpus: root folder of the corpus, with one folder per split.
         out: folder for the scores.
         target: stems that make up the target, if MODEL is a folder of separated files.

@@ -25,7 +25,7 @@ class SeparateArguments:
     out.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or `starter`, which comes with jaxpu.
+        model: run directory, archive written by `jaxpu export`, or `starter` (vocals) or `starter-drums`, which come with jaxpu.
         inputs: recordings, and folders of recordings.
         target: sound to separate; only `starter` has a choice, vocals or drums.
         out: folder for the separated files; inside an input folder it is not searched.

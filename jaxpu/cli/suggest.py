@@ -26,8 +26,7 @@ class SuggestArguments:
     target are named, too: listen to them, and remove those that are wrong.
 
     Attributes:
-        model: run directory, archive written by `jaxpu export`, or one of the models that come with jaxpu: `starter` for vocals,
-            `starter-drums`.
+        model: run directory, archive written by `jaxpu export`, or `starter` (vocals) or `starter-drums`, which come with jaxpu.
         folder: folder of recordings, searched recursively.
         out: folder for the label tracks; those that exist are never replaced.
         marks: marks to check, as `jaxpu prepare --marks` takes them.

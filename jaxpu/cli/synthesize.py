@@ -27,9 +27,9 @@ class SynthesizeArguments:
         sample_rate: sample rate in Hz; by default 16000, or 44100 with fluidsynth.
         seed: seed of the random generator; the same seed gives the same songs.
         renderer: waveforms computes mono songs quickly; fluidsynth renders songs in stereo that are closer to real ones, with the
-            programs fluidsynth, flite, espeak-ng and ffmpeg and two sound fonts.
+            programs fluidsynth, flite, espeak-ng and ffmpeg and a sound font.
         families: with fluidsynth, write stems such as guitar and piano in place of other.
-        sound_fonts: with fluidsynth, sound fonts of which each song uses one; by default FluidR3_GM of Debian.
+        sound_fonts: with fluidsynth, sound fonts; each song uses one of them; by default FluidR3_GM of Debian.
     """
 
     root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]

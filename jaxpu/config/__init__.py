@@ -113,7 +113,7 @@ class Config:
 
 
 def uses_stems(config: Config) -> list[str]:
-    """The reasons for which a run uses stems, in words; empty when it uses none."""
+    """Uses of stems in a run, in words; empty if there are none."""
     reasons = []
     if isinstance(config.objective, SupervisedConfig):
         reasons.append("supervised training")

@@ -50,8 +50,8 @@ class PUConfig:
         estimator: estimator of the risk: `unbiased`, `non_negative` (nnPU), `absolute` (absPU) or `balanced` (ImbPU); see
             `jaxpu.core.losses.pu_loss`.
         surrogate: margin loss, `sigmoid` or `logistic`.
-        class_prior: fraction of unlabeled bins in which the target is inactive; `estimate` computes it from the data before
-            training (`jaxpu estimate-prior`).
+        class_prior: share of the unlabeled bins in which the target is inactive, weighted as in the loss (docs/methods.md, pi);
+            `estimate` computes it from the data before training (`jaxpu estimate-prior`).
         beta: tolerance of the clamp, which acts where the risk of the negative class is below -beta (Kiryo et al. 2017).
         gamma: weight of the gradient step that is taken back where the clamp acts.  Only `non_negative` and `balanced` clamp.
         weight_exponent: p in the weight |x|^p of a bin.
@@ -80,8 +80,8 @@ class BrierPUConfig:
     It overfits in long runs, so stop early.
 
     Attributes:
-        class_prior: fraction of unlabeled bins in which the target is inactive; `estimate` computes it from the data before
-            training (`jaxpu estimate-prior`).
+        class_prior: share of the unlabeled bins in which the target is inactive, weighted as in the loss (docs/methods.md, pi);
+            `estimate` computes it from the data before training (`jaxpu estimate-prior`).
         weight_exponent: p in the weight |x|^p of a bin.
     """
 
@@ -163,8 +163,8 @@ class RemixConfig:
         label_frequency: c, the probability that the positive is the louder of two exchangeable accompaniments; 1/2 by symmetry.
         weight_exponent: p in the weight |x|^p of a bin.
         labels: `binary`: which of the two is louder; `ratio`: magnitude of the positive over the sum of both magnitudes, which
-            has the same mean where the target is silent, and less variance; `phase_sensitive`: the factor with which the sum
-            comes closest to the positive, within 0 and 1.
+            has the same mean where the target is silent, and less variance; `phase_sensitive`: the real factor, within
+            0 and 1, that brings the sum closest to the positive.
     """
 
     gain_db: float = traced(0.0)

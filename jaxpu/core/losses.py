@@ -230,7 +230,7 @@ def mixit_loss(
 def masking_loss(mask: jax.Array, mixture: jax.Array, target: jax.Array, *, axis_name: str | None = None) -> jax.Array:
     """Squared error of a masked mixture, in which phase counts: the mean over clips of (|m x - t|^2 - |t|^2) / |x|^2.
 
-    It is 0 for blank output.  Its minimum is the real factor of each bin with which the mixture comes closest to the target, the
+    It is 0 for blank output.  Its minimum is the real factor of each bin that brings the mixture closest to the target, the
     phase-sensitive filter (Erdogan et al. 2015, section 2).  The division gives quiet clips the weight of loud ones.
 
     Args:

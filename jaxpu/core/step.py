@@ -142,7 +142,7 @@ def make_train_step(config: Config, convolution: ConvolutionForm = "xla") -> Ste
 
     Returns:
         (state, batch, key, axis_name=None) to the next state and the step's statistics, float32 scalars.  `batch` is what
-        `decode` takes; `key` is that of the run, into which the function folds the step.  With `axis_name`, devices share the
+        `decode` takes; `key` is that of the run; the function folds the step into it.  With `axis_name`, devices share the
         batch.
     """
     objective = make_objective(config.objective)
@@ -239,7 +239,7 @@ def _averaged(decay: float, state: TrainState, params: Any) -> Any:
 
 
 def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled: jax.Array) -> Any:
-    """Update the statistics of batch normalization with which a run separates.
+    """Update the statistics of batch normalization that a run separates with.
 
     Training normalizes by the statistics of its own batch.  Those would be wrong for separation: it uses the averaged parameters,
     not the trained ones (Izmailov et al. 2018, section 3.2), and its input is a mixture, while `remix` trains on the louder and

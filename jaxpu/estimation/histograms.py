@@ -54,7 +54,7 @@ class MagnitudeHistograms:
         Args:
             track: number of its track.
             magnitudes: float32 (..., bins), as stored.
-            level: by which the clip was divided before it was stored; the histogram is of the magnitudes times it.
+            level: the clip was divided by it before it was stored; the histogram is of the magnitudes times the level.
             band_of_bin: int (bins,), see `bands_and_octaves`.
             exponent: of the weights.
         """
@@ -92,7 +92,7 @@ def octaves_hz(spec: PatchSpec) -> list[tuple[float, float]]:
 
 
 def weights(magnitudes: np.ndarray, exponent: float) -> np.ndarray:
-    """The weight of every bin, as in the objectives."""
+    """The weight of every bin as in the objectives, |x|^exponent: an array of the shape of `magnitudes`, at any scale."""
     return (magnitudes + WEIGHT_FLOOR) ** exponent
 
 
@@ -102,7 +102,7 @@ def as_complex(patches: np.ndarray) -> np.ndarray:
 
 
 def batches(dataset: PatchDataset, config: Config, split: Split, *, with_target: bool) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of as many clips in all as the larger of the two sets has, `MAX_CLIPS` at most, drawn by `config.train.seed`."""
+    """Batches with as many clips in all as the larger of the two sets, at most `MAX_CLIPS`, drawn by `config.train.seed`."""
     settings = config.train
     clips = max(dataset.num_clips(split, "mixture"), dataset.num_clips(split, "accompaniment"))
     if settings.disjoint_tracks and dataset.has_stems:

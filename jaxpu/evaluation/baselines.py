@@ -79,8 +79,8 @@ def baseline_targets(
     """Estimate the target by every baseline: (channels, samples) by name.
 
     Masks work as a model does: at the rate and STFT of `patch`, from the downmix or, if it is stereo, from single channels (also
-    where the model has one mask for all channels).  The estimates have the
-    track's rate, and above the band of `patch` what `jaxpu.core.band_above` gives a model.
+    where the model has one mask for all channels).  The estimates have the track's rate, and above the band of `patch` what
+    `jaxpu.core.band_above` gives a model.
 
     Args:
         reference: (channels, samples) for "target" and "accompaniment".

@@ -244,7 +244,7 @@ def _check(tracks: Sequence[Track], training: Sequence[Track], out_dir: Path) ->
 
 
 def _tracks(source: StemSource, data: DataConfig, split: str) -> tuple[list[Track], list[Track]]:
-    """The tracks to score, and the training tracks, to which the fixed mask is fitted."""
+    """The tracks to score, and the training tracks that the fixed mask is fitted to."""
     audio.require_ffmpeg()  # museval cannot be imported without it.
     every = find_tracks(source, data.target, validation_share=data.validation_share, seed=data.seed)
     tracks, training = ([track for track in every if track.split == name] for name in (split, "train"))

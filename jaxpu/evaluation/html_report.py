@@ -176,7 +176,7 @@ def _write(runs: Sequence[Evaluated], path: Path, progress: bool) -> None:
 
 
 def _header(runs: Sequence[Evaluated]) -> str:
-    """The runs and the songs on which they were evaluated."""
+    """The runs, and the songs that they were evaluated on."""
     scores = runs[0].scores
     lines = []
     for run in runs:

@@ -17,11 +17,11 @@ _LAST_LAYER = "output"
 
 
 def initial_state(config: Config) -> tuple[TrainState, list[str]]:
-    """The state before the first step, and for what the model that it comes from used stems.
+    """The state before the first step, and what the model that it comes from used stems for, in words.
 
     Parameters and statistics of batch normalization are those of `config.train.init_from`, of an ensemble those of its first
-    network.  Objectives differ in whether a
-    positive logit keeps the target: the last layer is negated where the model's does otherwise.
+    network.  Objectives differ in whether a positive logit keeps the target: the last layer is negated where the model's does
+    otherwise.
 
     Raises:
         ConfigError: the model has another network, other patches, or masks that cannot be turned into those of the objective; or

@@ -1,4 +1,4 @@
-"""The config in the folder of a run, and the configs with which the run can continue."""
+"""The config in the folder of a run, and the configs that can continue the run."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ FREE_SPACE = "Free some space and rerun the same command, or choose another fold
 
 
 def check_config(config: Config, path: Path) -> None:
-    """Refuse a folder that belongs to a run whose steps so far would have been others.  `path` is that of its config.
+    """Refuse the folder of a run whose steps so far would differ under this config.  `path` is that of its config.
 
     A run without a checkpoint has no such steps: its start failed, and another config may be the remedy.
     """
@@ -36,7 +36,7 @@ def keep_config(config: Config, path: Path) -> None:
 
 
 def check_continues(stored: Config, config: Config, path: Path) -> None:
-    """Raise ConfigError if the steps of a run so far, whose config is stored in a path, would have been others with this one."""
+    """Raise ConfigError if the steps so far of the run whose config is in `path` would differ under this config."""
     differing = list(_differences(to_json(_as_of(stored, config)), to_json(config)))
     if not differing:
         return

@@ -1,4 +1,4 @@
-"""One run on the host: its data and folder, its log and checkpoints, and the reasons for which it ends."""
+"""One run on the host: its data and folder, its log and checkpoints, and why it ends."""
 
 import contextlib
 import dataclasses
@@ -368,7 +368,7 @@ def mean_results(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def selection_score(select_by: str, results: dict[str, float], step: int) -> float:
-    """The number by which the best checkpoint is chosen, higher is better."""
+    """The score that chooses the best checkpoint; higher is better."""
     return {
         "held_out_loss": lambda: -results["loss"],
         "estimated_error": lambda: -results["estimated_error"],

@@ -28,7 +28,7 @@ def choose_convolution(form: ConvolutionForm, dilation: tuple[int, int]) -> Conv
 
 
 def same_padding(form: ConvolutionForm, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> str | list[tuple[int, int]]:
-    """Padding of `nn.Conv` by which outputs are as large as inputs; other forms than XLA's need the word SAME."""
+    """Padding that makes the outputs of `nn.Conv` as large as its inputs; other forms than XLA's need the word SAME."""
     if form != "xla":
         return "SAME"
     # In numbers, since jax2onnx 0.17 translates SAME wrongly where kernels are dilated.

@@ -61,7 +61,7 @@ class Loss(NamedTuple):
 
     Attributes:
         loss: the quantity that is differentiated.
-        risk: the quantity by which checkpoints are compared on held-out tracks.
+        risk: the quantity that compares checkpoints on held-out tracks.
         metrics: values to log; `mask_statistics` of the network's input are always among them.
     """
 
@@ -132,7 +132,17 @@ def initial_hyperparameters(config: Any) -> dict[str, float]:
 
 
 def mask_statistics(mask: jax.Array, stft: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
-    """Fraction of the energy of `stft` that a mask keeps, fraction of bins in which it keeps less than half, and mean energy."""
+    """Statistics of a mask, float32 scalars over all devices.
+
+    Args:
+        mask: float32 (n, frames, bins).
+        stft: complex64 (n, channels, frames, bins).
+        axis_name: axis of the devices that share the batch.
+
+    Returns:
+        `kept_energy`, the fraction of the energy of `stft` that the mask keeps; `inactive_share`, the fraction of bins in which
+        it keeps less than half of the magnitude; `input_energy`, the mean energy of a bin.
+    """
     energy = jnp.square(magnitude(stft))
     return {
         "kept_energy": losses.weighted_mean(jnp.square(mask), energy, axis_name),
@@ -147,7 +157,7 @@ def ratio_mask(part: jax.Array, rest: jax.Array) -> jax.Array:
 
 
 def phase_sensitive_mask(part: jax.Array, rest: jax.Array) -> jax.Array:
-    """The real factor with which the sum comes closest to one part, within [0, 1]; the same for all channels.
+    """The real factor, within [0, 1], that brings the sum closest to one part; the same for all channels.
 
     Source: Erdogan et al. 2015, "Phase-sensitive and recognition-boosted speech separation using deep recurrent neural networks",
     section 2, there for one channel.
