@@ -1,7 +1,7 @@
 """Train PULSE on MUSDB18's vocals under the conditions of its speech experiments.
 
-As there: 16 kHz mono, clips of 50,000 samples with zero mean and unit deviation, and mixtures mixed anew from stems, with a
-target-to-accompaniment ratio drawn from -5 to 10 dB.
+As in those experiments: 16 kHz mono, clips of 50,000 samples with zero mean and unit deviation, and mixtures mixed anew from
+stems, with a target-to-accompaniment ratio drawn from -5 to 10 dB.
 
     jaxpu prepare aligned --musdb18 PATH_TO_MUSDB18
     jaxpu train aligned

@@ -1,4 +1,4 @@
-"""Train PU learning with a squared loss on the demo's data, network and number of steps.
+"""Train by PU learning with a squared loss, on the demo's data with its network and number of steps.
 
     jaxpu demo
     jaxpu train demo_brier_pu --prepared demo/data

@@ -1,4 +1,4 @@
-"""Train mixture invariant training on the demo's data, network and number of steps.
+"""Train by mixture invariant training, on the demo's data with its network and number of steps.
 
     jaxpu demo
     jaxpu train demo_mixit --prepared demo/data

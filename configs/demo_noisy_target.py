@@ -1,4 +1,4 @@
-"""Train noisy-target training on the demo's data, network and number of steps.
+"""Train by noisy-target training, on the demo's data with its network and number of steps.
 
     jaxpu demo
     jaxpu train demo_noisy_target --prepared demo/data

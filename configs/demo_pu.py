@@ -1,4 +1,4 @@
-"""Train PULSE's non-negative PU risk, with soft masks, on the demo's data, network and number of steps.
+"""Train by PULSE's non-negative PU risk, with soft masks, on the demo's data with its network and number of steps.
 
     jaxpu demo
     jaxpu train demo_pu --prepared demo/data

@@ -9,7 +9,7 @@ steps, with a learning rate of 1e-3 and a loss in which phase counts (`--objecti
 two such networks, of the seeds 0 and 1.
 
 Hardware: CPU cores. On two, rendering took 14 minutes, and training with 6 clips a step 48 and 13 minutes on one of them.
-Expected score: 10.4 dB SI-SDR improvement on other rendered songs, 8.2 dB on four excerpts of real songs, of one network after
+Expected score: 10.4 dB SI-SDR improvement on other rendered songs, 8.2 dB on four excerpts of real songs, for one network after
 both trainings with 6 clips a step (docs/results.md).
 """
 

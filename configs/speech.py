@@ -1,4 +1,4 @@
-"""Reproduce PULSE's own experiment: separate speech from noise, given noisy speech and noise, without clean speech.
+"""Train PULSE on its own task: separate speech from noise, given noisy speech and noise, without clean speech.
 
     python benchmarks/make_speech.py speech
     jaxpu prepare speech --with speech/noisy --without speech/noise
@@ -9,7 +9,7 @@ Network, loss and hyperparameters are the published ones. The target is called `
 score it.
 
 PULSE's setting for TIMIT is `--train.batch-size 384 --train.clips-at-once 16 --train.learning-rate 8.9e-4 --train.num-steps 2200
---objective.class-prior 0.7 --model.blocks 4 --model.pointwise-blocks 1`; on CPUs a step takes a quarter of an hour.
+--objective.class-prior 0.7 --model.blocks 4 --model.pointwise-blocks 1`; on a CPU core a step would take a quarter of an hour.
 
 Hardware: a GPU for the published 100,000 steps.
 Expected score: blank output from step 200 on, through the 1041 steps that were run (docs/results.md).

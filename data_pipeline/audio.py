@@ -172,12 +172,13 @@ def _require_plausible(path: Path, info: AudioInfo) -> None:
     """Refuse what only a damaged header says, before memory and time are spent on it."""
     if info.num_channels > MAX_CHANNELS:
         raise AudioError(
-            f"{path}: has {info.num_channels} channels by its header; at most {MAX_CHANNELS} are read. Copy it again if damaged."
+            f"{path}: has {info.num_channels} channels by its header; at most {MAX_CHANNELS} are read. If it is damaged, copy it "
+            "again."
         )
     low, high = SAMPLE_RATES
     if not low <= info.sample_rate <= high:
         raise AudioError(
-            f"{path}: has {info.sample_rate} Hz by its header; it must be {low} to {high} Hz. Copy it again if damaged."
+            f"{path}: has {info.sample_rate} Hz by its header; it must be {low} to {high} Hz. If it is damaged, copy it again."
         )
     num_samples, size = info.num_samples or info.guess or 0, path.stat().st_size
     if num_samples > MAX_SAMPLES_PER_BYTE * size:  # An hour of silence has 1,200 as WavPack, 370 as FLAC.

@@ -103,8 +103,8 @@ def check_marks(
     found = f"{check.model} finds the target in {len(lines)} of {checked['num_marks']} marks"
     if len(lines) > MAX_DOUBTED * checked["num_marks"]:
         raise DataError(
-            f"{found}:\n" + "\n".join(lines) + "\nA mark is a passage without the target. Name a target that "
-            f"{check.model} does not separate with --data.target, correct the marks, or take them as they are (--no-check-marks)."
+            f"{found}:\n" + "\n".join(lines) + "\nA mark is a passage without the target. If your target is another "
+            "sound, name it with --data.target; else correct the marks, or take them as they are (--no-check-marks)."
         )
     if lines:
         say(f"{found}, which are left out:\n" + "\n".join(lines) + "\nListen to them; --no-check-marks takes them as they are.")

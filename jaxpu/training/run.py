@@ -90,7 +90,7 @@ def open_run(config: Config, dataset: PatchDataset, run_dir: str | Path, *, prog
     """
     run_dir = Path(run_dir)
     if config.train.select_by == "last":  # Not a rule of TrainConfig: models of earlier versions may break it.
-        remedy = "0 where select_by is last, by which every checkpoint is better than the one before; try estimated_error"
+        remedy = "0 where select_by is last, which takes every checkpoint for better than the one before; try estimated_error"
         require(config.train.patience == 0, config.train, "patience", remedy)
     parallel.require_device()
     everywhere = parallel.gather((config, dataset.fingerprint))
