@@ -32,13 +32,16 @@ from jaxpu.config_files import config_names
 
 USAGE = """jaxpu: separate one sound from recordings, without ever having that sound alone.
 
-Try it on a small synthetic corpus (2 to 10 minutes on 2 CPU cores):
-  jaxpu demo
+Separate the vocals of a song with the model that comes with jaxpu:
+  jaxpu separate starter song.mp3 -o separated
 
 Train on your own recordings, in which you marked passages without the target sound in Audacity:
   jaxpu prepare recordings --with songs/ --marks labels/
   jaxpu train recordings
   jaxpu separate runs/recordings song.mp3 -o separated
+
+Try training on a small synthetic corpus (2 to 10 minutes on 2 CPU cores):
+  jaxpu demo
 
 Commands:
   demo                                     run the full pipeline on a small synthetic corpus

@@ -19,7 +19,8 @@ class CompareArguments:
     """Compare several runs on one page: scores, learning curves, and a player that switches between their estimates.
 
     Attributes:
-        runs: run directories or archives, each evaluated on the same songs with `jaxpu evaluate RUN CORPUS --report`.
+        runs: run directories, archives or folders of separated files, each evaluated on the same songs with
+            `jaxpu evaluate RUN CORPUS --report`.
         out: the HTML file to write.
     """
 

@@ -11,7 +11,7 @@ class Cluster:
 
     Attributes:
         cluster: `auto` for processes that SLURM's srun, Open MPI, Kubernetes or a TPU pod started; for others HOST:PORT of
-            process 0, with the two numbers.  By default this process works alone.
+            process 0, with `processes` and `process`.  By default this process works alone.
         processes: number of processes.
         process: number of this process, from 0.
 

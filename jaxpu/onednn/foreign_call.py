@@ -2,7 +2,7 @@
 
 XLA's foreign function interface calls a C function with the addresses of arguments and results (xla/ffi/api/c_api.h).  LLVM makes
 it here: no compiler is needed, and unlike a function of Python it needs no interpreter, which other threads may hold for
-milliseconds, and for which a program that is still running when Python ends would wait for ever.
+milliseconds, and for which a program that is still running when Python ends would wait forever.
 """
 
 import dataclasses
