@@ -7,7 +7,7 @@
 `jaxpu suggest starter songs/ -o labels/` proposes the marks; check them, since wrong ones ruin the model. Training begins with
 the first of the starter's two networks: its masks teach from the first step on, and a lower learning rate and fewer steps than
 in `recordings` will do. The log shows the estimated error of held-out songs from step 0, before any training; it should fall.
-The model is for these songs: on others it is worse than the starter.
+The model is for these songs: on songs by others it may be worse than the starter.
 
 Hardware: CPU cores.
 Expected score: 1.6 dB more than the starter on the songs that it adapts to, real voices over games' music (docs/results.md).
