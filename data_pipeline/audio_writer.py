@@ -103,6 +103,8 @@ class Writer:
         if self._max_samples is not None and num_samples is not None and num_samples > self._max_samples:
             container, self._max_samples = "RF64", None
         self._num_channels = num_channels
+        order = libsndfile.VORBIS_ORDER.get(num_channels) if self.subtype == "VORBIS" else None
+        self._order = None if order is None else np.argsort(order)
         self._written = 0
         if not self.path.parent.is_dir():
             raise AudioError(f"{self.path}: the folder {self.path.parent} does not exist. Create it first.")
@@ -127,6 +129,8 @@ class Writer:
         self._written += block.shape[1]
         if self._max_samples is not None and self._written > self._max_samples:
             raise AudioError(f"{self.path}: a .wav holds at most 4 GiB. Write .flac (`--format flac`).")
+        if self._order is not None:
+            block = block[self._order]
         # libsndfile's encoders have trouble with very long buffers.
         for begin in range(0, block.shape[1], BLOCK_SAMPLES):
             data = _quantized(block[:, begin : begin + BLOCK_SAMPLES].T, self.subtype)

@@ -27,6 +27,10 @@ _LOSSY = frozenset({"MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I", "VORBIS",
 _LOSSY_TOLERANCE = 2 * 1152
 _END_S = 10.0  # An Ogg page holds at most some seconds; what ffmpeg decodes in place of libsndfile is kept in memory.
 _UNKNOWN_LENGTH = 1 << 62  # A FLAC from a pipe: libsndfile reports the largest integer, and fails at the end.
+VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4)}
+"""By number of channels, the channels of Ogg Vorbis in the order of WAV and FLAC, which all other formats are decoded to.  Vorbis
+has the centre second and the low frequencies last (Vorbis I specification, section 4.3.9); libsndfile leaves them so."""
+
 _BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -116,12 +120,13 @@ class Source:
         with _opened(self.path, link, len(self.links) == 1) as file:
             # libsndfile's own conversion from 16 bit to float gives the same numbers, six times slower.
             dtype, scale = ("int16", np.float32(2**-15)) if file.subtype == "PCM_16" else ("float32", np.float32(1))
+            order = VORBIS_ORDER.get(file.channels) if file.subtype == "VORBIS" else None
             try:
                 while len(data := file.read(block_samples, dtype=dtype, always_2d=True)):
                     position += len(data)
                     with np.errstate(invalid="ignore"):  # A signalling NaN, which the caller finds.
                         block = np.multiply(data.T, scale, order="C", dtype=np.float32)
-                    yield block
+                    yield block if order is None else block[list(order)]
             except ERRORS as error:
                 raise self._failure(link, before, position, file.frames, reason_of(error)) from error
 
@@ -247,6 +252,8 @@ def _length(file: soundfile.SoundFile, link: Link) -> tuple[str, int | None, int
     """Why libsndfile does not read all of a recording, or ""; its length, or None; and the number of samples certainly there."""
     if file.frames >= _UNKNOWN_LENGTH:
         return "its header leaves the length open", None, 0
+    if file.subtype == "OPUS" and file.channels > 2:
+        return "libsndfile does not read surround Opus to its end", None, 0
     if link.least is None and file.subtype.startswith("MPEG") and file.format != "MP3":
         return "libsndfile guesses its length from the bit rate", None, 0  # MP3 in WAV.
     if link.samples is not None:

@@ -160,6 +160,34 @@ def test_each_channel_is_read_as_it_is(tmp_path, name, layout, options):
     np.testing.assert_allclose(np.abs(middle @ waves.T) * 2 / middle.shape[1], np.diag(levels), atol=0.01)
 
 
+def surround(num_channels: int) -> np.ndarray:
+    """A sine of its own frequency in each channel, float32 (num_channels, RATE)."""
+    return (0.2 * np.sin(2 * np.pi * 30 / RATE * np.outer(np.arange(1, num_channels + 1), np.arange(RATE)))).astype(np.float32)
+
+
+def loudest(signal: np.ndarray, sample_rate: int) -> list[int]:
+    """By channel, the number of the sine that is loudest."""
+    middle = signal[:, sample_rate // 4 : 3 * sample_rate // 4]
+    waves = np.exp(2j * np.pi * 30 / sample_rate * np.outer(np.arange(1, len(signal) + 1), np.arange(middle.shape[1])))
+    return np.argmax(np.abs(middle @ waves.T), axis=1).tolist()
+
+
+@pytest.mark.parametrize(("num_channels", "layout"), [(3, "3.0"), (4, "quad"), (5, "5.0"), (6, "5.1"), (7, "6.1"), (8, "7.1")])
+def test_surround_in_ogg_is_read_and_written_in_the_order_of_wav(tmp_path, num_channels, layout):
+    source, order = write(tmp_path / "a.wav", surround(num_channels)), list(range(num_channels))
+    encoders = {"v.ogg": "libvorbis"} | ({"o.opus": "libopus -mapping_family 1"} if num_channels > 4 else {})
+    for name, codec in encoders.items():
+        options = f"-channel_layout {layout} -i {source} -b:a {64 * num_channels}k -c:a {codec}"
+        subprocess.run(f"ffmpeg -v error -nostdin {options} {name}", shell=True, cwd=tmp_path, check=True)
+        path = tmp_path / name
+        signal, rate = read(path), probe(path).sample_rate
+        assert loudest(signal, rate) == order
+        assert signal.shape[1] == pytest.approx(rate, abs=rate // 50)
+    write(tmp_path / "written.ogg", surround(num_channels))
+    subprocess.run("ffmpeg -v error -nostdin -i written.ogg decoded.wav", shell=True, cwd=tmp_path, check=True)
+    assert loudest(read(tmp_path / "decoded.wav"), RATE) == order
+
+
 @pytest.mark.parametrize(("first", "second"), [("quad", "stereo"), ("stereo", "quad"), ("quad", "5.1")])
 def test_the_number_of_channels_is_constant_where_it_changes_in_the_file(tmp_path, first, second):
     source = "ffmpeg -v error -nostdin -f lavfi -i"
