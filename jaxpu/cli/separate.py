@@ -12,7 +12,7 @@ from data_pipeline.errors import printable
 from jaxpu.cli.command import DONE, FAILED, Answer, Json, UsageError, parse
 
 EXAMPLES = """\
-  jaxpu separate starter song.mp3 -o separated --target drums
+  jaxpu separate starter song.mp3 -o drums --target drums
   jaxpu separate model.zip songs/ more/*.wav -o separated --format flac
 """
 

@@ -138,7 +138,8 @@ def separate_file(
         model: from `jaxpu.load_model`.
         path: an audio file.
         out_dir: folder for `<target>.<suffix>`, such as `vocals.wav`, and `accompaniment.<suffix>`; made if it does not exist.
-            Existing files of these names are replaced once the new ones are complete.
+            Existing files of these names are replaced once the new ones are complete; the accompaniment of another
+            target is not.
         options: format of the files and length of the chunks.
         on_samples: called with the number of samples after every block.
 
@@ -147,13 +148,14 @@ def separate_file(
 
     Raises:
         AudioError: the recording cannot be read, or the format cannot hold its rate or channels, or the disk is full, or the
-            model makes samples that are NaN or infinite.
+            model makes samples that are NaN or infinite, or the accompaniment of another target would be replaced.
     """
     path, out_dir = Path(path), Path(out_dir)
     suffix, subtype = options.format_for(path)
     info = audio.probe(path)
     outputs = [out_dir / f"{stem}{suffix}" for stem in stem_names(model.config)]
     _check_overwrites_none(outputs, path, {os.path.realpath(path)})
+    _check_other_target(*outputs)
     if suffix == ".wav" and info.num_samples is None and info.guess is None:
         # A .wav beyond 4 GiB has another header, which comes first.
         info = dataclasses.replace(info, guess=sum(block.shape[1] for block in audio.read_blocks(path)))
@@ -176,6 +178,18 @@ def _check_overwrites_none(outputs: Sequence[Path], path: Path, recordings: Set[
         if (real := os.path.realpath(output)) in recordings:
             which = "its own separation" if real == os.path.realpath(path) else f"the separation of {path}"
             raise AudioError(f"{output}: would be overwritten by {which}. Choose another output folder than {output.parent}.")
+
+
+def _check_other_target(target: Path, accompaniment: Path) -> None:
+    """Raise AudioError if the folder holds an accompaniment that adds up to the recording with another target."""
+    there = list(target.parent.iterdir()) if target.parent.is_dir() else []
+    others = sorted(path.name for path in there if path.suffix == target.suffix and path not in (target, accompaniment))
+    others = [name for name in others if not name.startswith(".")]
+    if accompaniment in there and others and target not in there:
+        raise AudioError(
+            f"{accompaniment}: belongs to {others[0]} beside it, and the accompaniment of {target.stem} would replace it. Choose "
+            "another output folder for each target."
+        )
 
 
 def stem_names(config: Config) -> tuple[str, str]:

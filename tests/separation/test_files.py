@@ -640,6 +640,23 @@ def test_a_folder_in_place_of_an_output_is_named_and_no_half_of_a_pair_is_writte
     assert list((tmp_path / "out/a").iterdir()) == [tmp_path / "out/a/vocals.wav"]
 
 
+def test_the_accompaniment_of_another_target_is_not_replaced(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1, 3000))
+    data = dataclasses.replace(model.config.data, target=("drums",))
+    drums = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    first = separate_file(model, path, tmp_path / "out/a")
+    before = first[1].read_bytes()
+    report = separate(drums, [path], tmp_path / "out", progress=False)
+    assert report.failed[path].startswith(f"{first[1]}: belongs to vocals.wav beside it")
+    assert sorted(first[0].parent.iterdir()) == sorted(first)
+    assert first[1].read_bytes() == before
+    assert separate(drums, [path], tmp_path / "drums", progress=False).written, "the remedy works"
+    # The same target, also after a kill between its two files, is separated again.
+    first[0].unlink()
+    assert separate(model, [path], tmp_path / "out", progress=False).written == {path: first}
+    assert separate(model, [path], tmp_path / "out", progress=False).written == {path: first}
+
+
 def test_stems_are_named_after_the_target(tmp_path: Path) -> None:
     model = make_trained_model()
     data = DataConfig(patch=model.config.data.patch, target=("drums", "bass"))
