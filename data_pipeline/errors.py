@@ -39,6 +39,12 @@ class CorpusError(UserError):
     """A synthetic corpus that cannot be made."""
 
 
+class CorpusArgumentError(CorpusError):
+    """Arguments that no synthetic corpus can have."""
+
+    exit_status = 2
+
+
 def shown(value: object) -> str:
     """A value as text for an error, shortened if it is long or deep."""
     return _SHORT.repr(value)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io.wavfile
 
-from data_pipeline.errors import CorpusError
+from data_pipeline.errors import CorpusArgumentError, CorpusError
 from data_pipeline.files import available_processors, replacing, write_text
 from data_pipeline.progress import progress_bar
 from data_pipeline.rendered.programs import SOUND_FONT, check_programs
@@ -41,6 +41,8 @@ DEFAULT_RATES: dict[Renderer, int] = {"waveforms": 16_000, "fluidsynth": 44_100}
 DEFAULT_FONTS: dict[Renderer, tuple[Path, ...]] = {"waveforms": (), "fluidsynth": (SOUND_FONT,)}
 NAMES: dict[Renderer, str] = {"waveforms": "synthetic", "fluidsynth": "rendered"}
 HIGHEST_RATES: dict[Renderer, int] = {"waveforms": 192_000, "fluidsynth": 96_000}
+MAX_SONGS = 100_000
+"""Songs of a split, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +61,21 @@ class _Corpus:
 
     def __post_init__(self) -> None:
         if self.renderer not in DEFAULT_RATES:
-            raise CorpusError(f"renderer is {self.renderer!r}; it must be one of {', '.join(DEFAULT_RATES)}.")
+            raise CorpusArgumentError(f"renderer is {self.renderer!r}; it must be one of {', '.join(DEFAULT_RATES)}.")
         if (self.families or self.sound_fonts) and self.renderer != "fluidsynth":
-            raise CorpusError(f"families and sound_fonts need the renderer fluidsynth; this is {self.renderer}.")
-        if self.num_train < 0 or self.num_test < 0 or self.num_train + self.num_test == 0:
-            raise CorpusError(
-                f"num_train is {self.num_train} and num_test is {self.num_test}; "
-                "neither may be negative and one must be positive."
+            raise CorpusArgumentError(f"families and sound_fonts need the renderer fluidsynth; this is {self.renderer}.")
+        if not (0 <= self.num_train <= MAX_SONGS and 0 <= self.num_test <= MAX_SONGS and self.num_train + self.num_test):
+            raise CorpusArgumentError(
+                f"num_train is {self.num_train} and num_test is {self.num_test}; each must lie between 0 and {MAX_SONGS}, and "
+                "one must be positive."
             )
         if self.seed < 0:
-            raise CorpusError(f"seed is {self.seed}; it must be 0 or more.")
+            raise CorpusArgumentError(f"seed is {self.seed}; it must be 0 or more.")
         if not 4 <= self.seconds <= 3600:
-            raise CorpusError(f"seconds is {self.seconds}; a song must last between 4 and 3600 seconds.")
+            raise CorpusArgumentError(f"seconds is {self.seconds}; a song must last between 4 and 3600 seconds.")
         highest = HIGHEST_RATES[self.renderer]
         if not 8000 <= self.sample_rate <= highest:
-            raise CorpusError(f"sample_rate is {self.sample_rate}; it must lie between 8000 and {highest} Hz.")
+            raise CorpusArgumentError(f"sample_rate is {self.sample_rate}; it must lie between 8000 and {highest} Hz.")
 
     def settings(self) -> dict[str, Any]:
         """Everything that the files depend on, JSON-serializable."""
@@ -135,15 +137,15 @@ def synthesize(
         `root` as a Path.
 
     Raises:
-        CorpusError: an argument is out of its range, `root` holds a corpus made with other arguments, or a program, a sound font
-            or a package is missing.
+        CorpusArgumentError: an argument is out of its range.
+        CorpusError: `root` holds another corpus; a program, a sound font or a package is missing; a worker process dies.
     """
     rate = sample_rate if sample_rate is not None else DEFAULT_RATES.get(renderer, 0)
     fonts = tuple(str(Path(font).resolve()) for font in sound_fonts or DEFAULT_FONTS.get(renderer, ()))
     in_stereo = stereo or renderer == "fluidsynth"
     corpus = _Corpus(num_train, num_test, seconds, rate, in_stereo, seed, renderer, families, fonts)
     if num_workers is not None and num_workers < 1:
-        raise CorpusError(f"num_workers is {num_workers}; it must be positive, or None for one per processor.")
+        raise CorpusArgumentError(f"num_workers is {num_workers}; it must be positive, or None for one per processor.")
     root = Path(root)
     if renderer == "fluidsynth":
         check_programs([Path(font) for font in fonts])

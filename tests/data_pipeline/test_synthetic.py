@@ -94,6 +94,7 @@ def test_another_corpus_in_the_folder_is_refused(tmp_path):
     ("arguments", "message"),
     [
         ({"num_train": 0, "num_test": 0}, "num_train is 0"),
+        ({"num_train": 10**12}, "num_train is 1000000000000 and num_test is 4; each must lie between 0 and 100000"),
         ({"seconds": 1.0}, "seconds is 1.0"),
         ({"sample_rate": 100}, "sample_rate is 100"),
         ({"num_workers": 0}, "num_workers is 0"),
@@ -101,8 +102,9 @@ def test_another_corpus_in_the_folder_is_refused(tmp_path):
     ],
 )
 def test_impossible_arguments_are_refused_by_name(tmp_path, arguments, message):
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(CorpusError, match=message) as error:
         synthesize(tmp_path / "corpus", **arguments)
+    assert error.value.exit_status == 2
     assert not (tmp_path / "corpus").exists()
 
 
