@@ -8,6 +8,7 @@ vibrato and moving formants, the instruments hold their pitch.
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import json
 import os
@@ -231,10 +232,16 @@ def _run(jobs: list[_Job], num_workers: int, progress: bool) -> None:
                 _write_song(job)
                 bar.update()
             return
-        with worker_pool(num_workers) as pool:
-            for future in concurrent.futures.as_completed([pool.submit(_write_song, job) for job in jobs]):
-                future.result()
-                bar.update()
+        try:
+            with worker_pool(num_workers) as pool:
+                for future in concurrent.futures.as_completed([pool.submit(_write_song, job) for job in jobs]):
+                    future.result()
+                    bar.update()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise CorpusError(
+                "A worker process died: it was killed, perhaps for lack of memory. Complete songs are kept: close other "
+                "programs, and rerun the same command."
+            ) from error
 
 
 def _write_song(job: _Job) -> None:

@@ -192,6 +192,22 @@ def test_workers_that_are_asked_to_stop_leave_no_files(tmp_path: Path, command: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_processors")
+def test_a_worker_that_is_killed_ends_synthesize_with_one_line(tmp_path: Path) -> None:
+    process = start("synthesize", "corpus", "--train", 4, "--test", 0, "--seconds", 900, cwd=tmp_path)
+
+    def workers() -> list[int]:  # Without Python's resource tracker.
+        lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children(process.pid)}
+        return [child for child, line in lines.items() if b"spawn_main" in line]
+
+    until(lambda: len(workers()) >= 2)
+    os.kill(workers()[0], signal.SIGKILL)
+    status, _, err = finish(process)
+    assert status == 1
+    assert err.splitlines()[-1].startswith("jaxpu: A worker process died: it was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_processors")
 def test_nohup_is_obeyed_by_workers_too(tmp_path: Path) -> None:
     args = ["synthesize", "corpus", "--train", 2, "--test", 0, "--seconds", 15]
     process = start(*args, cwd=tmp_path, signals="ignore")
