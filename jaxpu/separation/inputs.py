@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,8 +105,8 @@ def _real(path: Path) -> Path:
 
 
 def _folded(name: Path) -> str:
-    """Equal for names that are one on file systems that ignore case."""
-    return str(name).casefold()
+    """Equal for names that are one on file systems that ignore case, or take composed and decomposed letters for the same."""
+    return unicodedata.normalize("NFC", str(name)).casefold()
 
 
 def _check_apart(inputs: Sequence[Path], outputs: Sequence[Path], out_dir: Path) -> None:

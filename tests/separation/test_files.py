@@ -748,6 +748,15 @@ def test_several_inputs_never_share_a_folder(tmp_path: Path) -> None:
     assert not found.failed
 
 
+def test_names_that_are_one_on_macos_never_share_a_folder(tmp_path: Path) -> None:
+    paths = [tmp_path / "x" / "caf\u00e9.wav", tmp_path / "y" / "cafe\u0301.wav"]  # The same name, composed and decomposed.
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(b"")
+    folders = [folder.name for folder in find_inputs(paths, "out").folders.values()]
+    assert folders == ["caf\u00e9.wav", "cafe\u0301.wav-2"]
+
+
 def test_bad_recordings_do_not_stop_the_good_ones(
     model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
