@@ -18,6 +18,7 @@ from data_pipeline.mark_formats import Mark
 from data_pipeline.marks import label_tracks
 from data_pipeline.marks_check import Doubt, MarksCheck
 from data_pipeline.progress import progress_bar
+from data_pipeline.recordings import Track
 from jaxpu.core.network import TrainedModel
 from jaxpu.separation.files import separated_blocks
 
@@ -104,13 +105,14 @@ def suggest(
         progress: show a bar on standard error.
 
     Raises:
-        AudioError: a label track exists already: a person may have edited it.
+        AudioError: a label track exists already: a person may have edited it.  Or marks lie beyond the ends of their recordings.
         WriteError: nothing can be written to `out_dir`.
     """
     tracks = {path: out_dir / track for path, track in label_tracks(recordings, folder).items()}
     for track in tracks.values():
         if os.path.exists(track):  # noqa: PTH110 - False where a name is too long, for which `Path.exists` raises an error.
             raise AudioError(f"{track}: exists, perhaps with your corrections. Choose another folder with -o, or remove it.")
+    _check_ends(marks or {})
     check_writable(out_dir, "Choose another folder (-o).")  # Now, for listening may take hours.
     energies, failed = _listen(model, recordings, progress)
     written = {}
@@ -123,6 +125,24 @@ def suggest(
         else:
             written[tracks[path]] = found
     return Suggestions(written, failed, doubtful(energies, marks or {}))
+
+
+def _check_ends(marks: Mapping[Path, Sequence[Mark]]) -> None:
+    """Raise AudioError if marks lie beyond the ends of their recordings; all are named."""
+    wrong = []
+    for path, passages in marks.items():
+        try:
+            info = audio.probe(path)
+        except AudioError:
+            continue  # Listening will report it.
+        marked = Track(path.name, "train", None, None, passages=tuple(passages))
+        try:
+            if info.num_samples is not None:
+                marked.check_passages(info.num_samples / info.sample_rate)
+        except AudioError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise AudioError("\n".join(wrong))
 
 
 def marks_check(name: str, load: Callable[[], TrainedModel], *, progress: bool = True) -> MarksCheck:

@@ -104,6 +104,22 @@ def test_the_command_names_doubtful_marks_with_file_and_line(tmp_path, capsys):
     assert count == f"{len(document['doubtful_marks'])} of 4 marks are doubtful."
 
 
+def test_marks_beyond_the_end_are_all_named_before_anything_is_heard(tmp_path, capsys):
+    songs, labels = tmp_path / "songs", tmp_path / "labels"
+    songs.mkdir()
+    labels.mkdir()
+    for name in ("one", "two"):
+        soundfile.write(songs / f"{name}.wav", np.zeros(10 * 8000), 8000)
+        (labels / f"{name}.txt").write_text("1.0\t10.3\tgood\n20.0\t30.0\tbeyond\n")
+    model = Path(__file__).parents[1] / "data" / "earlier_model.zip"
+    assert main(["suggest", str(model), str(songs), "-o", str(tmp_path / "out"), "--marks", str(labels)]) == 1
+    said = capsys.readouterr().err
+    assert "listen" not in said
+    for name in ("one", "two"):
+        assert f"{labels / name}.txt, line 2: marks 20 s to 30 s of {name}.wav, which lasts 10.00 s" in said
+    assert "line 1" not in said
+
+
 def test_marks_of_a_recording_that_cannot_be_read_are_said_not_to_be_checked(tmp_path, capsys):
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     check = marks_check("a model", lambda: jaxpu.load_model(Path(__file__).parents[1] / "data" / "earlier_model.zip"))
