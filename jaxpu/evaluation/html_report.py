@@ -20,7 +20,7 @@ from jaxpu.evaluation import excerpts
 from jaxpu.evaluation.baselines import MODEL
 from jaxpu.evaluation.html_elements import figure, paragraph, sources, table, table_row
 from jaxpu.evaluation.scoring import EvaluationError
-from jaxpu.evaluation.table import READING, SCORES_FILE, columns, default_folder, model_in_words, read_scores
+from jaxpu.evaluation.table import READING, REPORT_FILE, SCORES_FILE, columns, default_folder, model_in_words, read_scores
 from jaxpu.monitoring import plots
 from jaxpu.monitoring.run_log import read_log
 
@@ -93,7 +93,7 @@ def write_report(run_dir: str | os.PathLike[str], evaluation_dir: str | os.PathL
         EvaluationError: the folder holds no scores.
         AudioError: an excerpt is missing or damaged.
     """
-    path = Path(evaluation_dir) / "report.html"
+    path = Path(evaluation_dir) / REPORT_FILE
     _write([_open(Path(run_dir), Path(evaluation_dir), MODEL)], path, progress)
     return path
 

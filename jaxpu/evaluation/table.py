@@ -18,7 +18,7 @@ from jaxpu.artifacts.starters import resolved
 from jaxpu.evaluation.baselines import MODEL
 from jaxpu.evaluation.scoring import EvaluationError, TrackScores, nan_median
 
-SCORES_FILE, MUSEVAL_FOLDER = "scores.json", "museval"
+SCORES_FILE, MUSEVAL_FOLDER, REPORT_FILE = "scores.json", "museval", "report.html"
 
 
 class SongScores(TypedDict):
@@ -151,6 +151,8 @@ class Table:
     def write(self) -> None:
         """Write `scores.json`, and beside it museval's file for each method and track, `museval/METHOD/SPLIT/TRACK.json`.
 
+        The page of an earlier evaluation, which shows other scores, is removed.
+
         Raises WriteError, with the table in words, if the disk refuses them.
         """
         with writing(self.path, f"The scores are not lost:\n{format_table(self)}"):
@@ -172,6 +174,8 @@ class Table:
             "residual_db": {name: residual.db for name, residual in self.residuals.items()},
             "methods": methods,
         }
+        if self.path.exists():  # Else the page is none of jaxpu's.
+            self.path.with_name(REPORT_FILE).unlink(missing_ok=True)
         write_text(self.path, json.dumps(document, indent=2, allow_nan=False) + "\n")
         museval, target = self.path.parent / MUSEVAL_FOLDER, "-".join(self.info["target"])
         with replacing(museval) as partial:

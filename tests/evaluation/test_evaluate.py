@@ -302,6 +302,16 @@ def test_a_silent_target_is_named_and_left_out(corpus, tmp_path):
         evaluate_separator(halve, DATA, Musdb18HQ(root), tmp_path / "none", MODEL_ALONE)
 
 
+def test_the_page_of_an_earlier_evaluation_is_removed(corpus, tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text("of somebody else")
+    evaluate_separator(halve, DATA, corpus, tmp_path, MODEL_ALONE)
+    assert page.exists()
+    page.write_text("scores of another checkpoint")
+    evaluate_separator(halve, DATA, corpus, tmp_path, MODEL_ALONE)
+    assert not page.exists()
+
+
 def test_several_stems_as_target(corpus, tmp_path):
     data = DataConfig(patch=PATCH, target=("drums", "bass"))
     table = evaluate_separator(halve, data, corpus, tmp_path, MODEL_ALONE)
