@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -210,7 +211,8 @@ def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:
         raise AudioError(
             f"{path}: has {len(streams)} audio stream(s), so there is no stream {stream}. Is it a complete .stem.mp4?"
         )
-    if len(streams) > 1 and not path.name.lower().endswith(STEM_SUFFIX):
+    # Workers read what was checked before.
+    if len(streams) > 1 and not path.name.lower().endswith(STEM_SUFFIX) and multiprocessing.parent_process() is None:
         say_once(
             f"{path}: has {len(streams)} audio streams, of which the first is read. `ffmpeg -i FILE -map 0:a:1 OUT.wav` extracts "
             "the second."

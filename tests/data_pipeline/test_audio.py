@@ -17,6 +17,7 @@ import soundfile
 from data_pipeline import audio
 from data_pipeline.audio import Writer, probe, read_blocks, resample_blocks, resampled_length
 from data_pipeline.errors import AudioError
+from data_pipeline.workers import worker_pool
 
 RATE = 44_100
 SECONDS = 3
@@ -348,12 +349,14 @@ def test_a_video_without_sound_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "told"), [("a.mka", True), ("a.stem.mp4", False)])
-def test_streams_that_are_not_read_are_told(tmp_path, capsys, name, told):
+def test_streams_that_are_not_read_are_told_and_by_no_worker(tmp_path, capfd, name, told):
     path = tmp_path / name
     sines = [word for hertz in (300, 700) for word in ("-f", "lavfi", "-i", f"sine={hertz}:d=0.5")]
     subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *sines, "-map", "0", "-map", "1", str(path)], check=True)
     read(path)
-    assert (f"{path}: has 2 audio streams, of which the first is read." in capsys.readouterr().err) == told
+    with worker_pool(1) as pool:
+        pool.submit(probe, path).result()
+    assert capfd.readouterr().err.count(f"{path}: has 2 audio streams, of which the first is read.") == told
 
 
 def test_a_stream_that_is_not_there_is_refused(tmp_path):
