@@ -106,6 +106,7 @@ class _Names:
     """Recordings by the names that files of marks give them: paths inside the folder, with or without the suffix."""
 
     def __init__(self, folder: Path, recordings: Sequence[Path]) -> None:
+        self._folder = folder
         self._by_path: dict[PurePosixPath, Path] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_folder: dict[PurePosixPath, list[Path]] = {}
@@ -126,8 +127,10 @@ class _Names:
         if found:
             listed = ", ".join(each.name for each in found)
             raise DataError(f"{where}: marks {name}, which may be {listed}. Give the name with its suffix.")
-        close = difflib.get_close_matches(_key(name), self._by_name, 1)
-        hint = f" Did you mean {self._by_name[close[0]][0].name}?" if close else ""
+        wanted = _key(name)
+        elsewhere = [known for known in self._by_name if PurePosixPath(known).name == PurePosixPath(wanted).name]
+        close = elsewhere or difflib.get_close_matches(wanted, self._by_name, 1)
+        hint = f" Did you mean {self._by_name[close[0]][0].relative_to(self._folder)}?" if close else ""
         raise DataError(f"{where}: there is no recording {printable(str(name))}.{hint} Name the marks like their recording.")
 
     def of_song(self, song: PurePosixPath, named: str | None, where: str) -> Path:

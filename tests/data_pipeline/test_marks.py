@@ -192,6 +192,15 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path, songs):
         assert named in str(raised.value)
 
 
+def test_a_recording_in_another_folder_is_suggested_with_its_folder(tmp_path, songs):
+    deep = songs / "artist" / "album" / "One more.wav"
+    deep.parent.mkdir(parents=True)
+    (songs / "One.wav").rename(deep)
+    write(tmp_path / "labels/One more.txt", AUDACITY)
+    with pytest.raises(DataError, match=r"Did you mean artist/album/One more\.wav\? Name the marks like their recording"):
+        find_marks(tmp_path / "labels", songs, recordings(songs))
+
+
 def test_a_name_that_two_recordings_share_is_refused(songs):
     (songs / "One.flac").write_bytes(b"")
     write(songs / "One.txt", AUDACITY)
