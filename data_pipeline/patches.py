@@ -21,6 +21,7 @@ from data_pipeline.layout import Signal
 from data_pipeline.mark_formats import merged
 from data_pipeline.recordings import Recording, Track
 from data_pipeline.residual import Residual, ResidualMeter, song_parts
+from data_pipeline.silence import check_sound
 
 SILENT_DEVIATION = 1e-4
 """Deviation (-80 dBFS) below which a clip counts as silent when a ratio of two levels is set."""
@@ -250,8 +251,7 @@ class TrackPatches:
         self.residual = residual.result() if residual is not None else None
         energies = {name: meter.energies for name, meter in meters.items()}
         for signal, recording in recordings.items():
-            if activity.is_silent(energies[signal]):
-                raise _silent(recording, spec.stereo)
+            check_sound(recording, energies[signal], spec)
         return num_samples, energies
 
     def _stem_blocks(self) -> Blocks:
@@ -338,18 +338,6 @@ class TrackPatches:
                     file.flush()
         self.rms["mixture"] = activity.gated_level(meter.energies)
         return unmixed
-
-
-def _silent(recording: Recording, stereo: bool) -> DataError:
-    """Make the error for a signal without sound; in mono, two channels of opposite polarity have none."""
-    if not stereo and recording.num_channels == 2:
-        with contextlib.closing(recording.blocks(recording.sample_rate, stereo=True)) as blocks:
-            if any(block.any() for block in blocks):
-                return DataError(
-                    f"{recording.name}: its two channels cancel in the mono downmix, since their polarity is opposite. Prepare "
-                    "stereo, or swap the polarity of one: `ffmpeg -i OLD -af 'pan=stereo|c0=c0|c1=-1*c1' NEW`."
-                )
-    return DataError(f"{recording.name}: is silent throughout. Replace it, or leave it out (--skip-bad).")
 
 
 def clip_statistics(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -237,9 +237,10 @@ def test_unusable_recordings_are_named(tmp_path, waveform, message):
         PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch")
 
 
-def test_channels_that_cancel_are_named_and_the_remedy_helps(tmp_path):
-    signal = noise(0, 9000)
-    track = two_folders(tmp_path, np.stack([signal, -signal], axis=1))
+@pytest.mark.parametrize("remains", [0, 1e-4, 0.02], ids=["nothing", "dither", "lossy"])
+def test_channels_that_cancel_are_named_and_the_remedy_helps(tmp_path, remains):
+    signal = 0.1 * noise(0, 9000)
+    track = two_folders(tmp_path, np.stack([signal, -signal + remains * signal[::-1]], axis=1))
     with pytest.raises(DataError, match=r"a recording.wav: its two channels cancel .* swap the polarity") as error:
         PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch")
     path = track.mixture.parts[0].path
@@ -248,6 +249,22 @@ def test_channels_that_cancel_are_named_and_the_remedy_helps(tmp_path):
     subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-af", options, mended], check=True)
     shutil.move(mended, path)
     assert PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch").num_samples == 9000
+
+
+def test_wide_and_faint_recordings_are_not_taken_for_channels_that_cancel(tmp_path):
+    one, other = 1e-3 * noise(0, 9000), 1e-3 * noise(1, 9000)
+    for number, channels in enumerate(([one, other], [one, 0 * one], [one, -0.7 * one], [one, one])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        track = two_folders(folder, np.stack(channels, axis=1))
+        assert PatchMaker(DataConfig(patch=SPEC)).track(track, folder / "scratch").num_samples == 9000
+
+
+def test_a_recording_without_a_sample_at_the_rate_of_the_data_is_short_and_no_more(tmp_path):
+    track = two_folders(tmp_path, 0.1 * np.ones((1, 2)))
+    soundfile.write(track.mixture.parts[0].path, 0.1 * np.ones((1, 2)), 8 * RATE)
+    with pytest.raises(DataError, match=r"shorter than one clip"):
+        PatchMaker(DataConfig(patch=SPEC)).track(track, tmp_path / "scratch")
 
 
 def test_values_beyond_float16_are_an_error_and_never_infinite(tmp_path):
