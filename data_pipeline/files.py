@@ -119,6 +119,11 @@ def refused(path: Path, reason: str) -> str:
     return f"cannot be written ({reason})."
 
 
+def real_path(path: Path) -> Path:
+    """The path without links, absolute; `Path.resolve` fails at a link to itself."""
+    return Path(os.path.realpath(path))
+
+
 def available_processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

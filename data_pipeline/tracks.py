@@ -14,6 +14,7 @@ import yaml
 from data_pipeline import audio
 from data_pipeline.config import STEMS
 from data_pipeline.errors import AudioError
+from data_pipeline.files import real_path
 from data_pipeline.mark_formats import Mark
 from data_pipeline.marks import find_marks
 from data_pipeline.recording_files import FoundRecordings, check_apart, find_recordings
@@ -231,7 +232,7 @@ def _stem_track(name: str, split: Split, root: Path, parts: Mapping[str, Part], 
 
 
 def _folder_tracks(source: Folders, validation_share: float, seed: int, say: Callable[[str], None]) -> list[Track]:
-    folder = source.with_target.resolve()
+    folder = real_path(source.with_target)
     songs = find_recordings(folder)
     names = _relative(songs, say)
     marks = {} if source.marks is None else _marks(source.marks, folder, songs.paths, say)
@@ -250,7 +251,7 @@ def _folder_tracks(source: Folders, validation_share: float, seed: int, say: Cal
     held_out = _draw(list(free), validation_share, seed + 1)
     for name, path in free.items():
         assert source.without_target is not None
-        recording = Recording(f"without_target/{name}", source.without_target.resolve(), (Part(path),))
+        recording = Recording(f"without_target/{name}", real_path(source.without_target), (Part(path),))
         tracks.append(Track(recording.name, "validation" if name in held_out else "train", None, recording))
     return tracks
 
@@ -259,7 +260,7 @@ def _recordings_without(source: Folders, songs: FoundRecordings, say: Callable[[
     """Recordings without the target, by name, sorted.  Raises AudioError if some are among the songs, too."""
     if source.without_target is None:
         return {}
-    with_target, without_target = source.with_target.resolve(), source.without_target.resolve()
+    with_target, without_target = real_path(source.with_target), real_path(source.without_target)
     if with_target == without_target or with_target in without_target.parents or without_target in with_target.parents:
         raise AudioError(
             f"{source.with_target} and {source.without_target} are the same folder, or one lies inside the other. "
@@ -279,7 +280,7 @@ def _relative(found: FoundRecordings, say: Callable[[str], None]) -> dict[str, P
 
 def _marks(path: Path, folder: Path, songs: list[Path], say: Callable[[str], None]) -> dict[Path, tuple[Mark, ...]]:
     """Marked passages by recording."""
-    marks = find_marks(path.resolve(), folder, songs)
+    marks = find_marks(real_path(path), folder, songs)
     say(marks.summary(path, len(songs)))
     return marks.passages
 

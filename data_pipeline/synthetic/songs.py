@@ -21,7 +21,7 @@ import numpy.typing as npt
 import scipy.io.wavfile
 
 from data_pipeline.errors import CorpusArgumentError, CorpusError
-from data_pipeline.files import available_processors, replacing, write_text
+from data_pipeline.files import available_processors, real_path, replacing, write_text
 from data_pipeline.progress import progress_bar
 from data_pipeline.rendered.programs import SOUND_FONT, check_programs
 from data_pipeline.stored_json import read_json
@@ -142,7 +142,7 @@ def synthesize(
         CorpusError: `root` holds another corpus; a program, a sound font or a package is missing; a worker process dies.
     """
     rate = sample_rate if sample_rate is not None else DEFAULT_RATES.get(renderer, 0)
-    fonts = tuple(str(Path(font).resolve()) for font in sound_fonts or DEFAULT_FONTS.get(renderer, ()))
+    fonts = tuple(str(real_path(Path(font))) for font in sound_fonts or DEFAULT_FONTS.get(renderer, ()))
     in_stereo = stereo or renderer == "fluidsynth"
     corpus = _Corpus(num_train, num_test, seconds, rate, in_stereo, seed, renderer, families, fonts)
     if num_workers is not None and num_workers < 1:

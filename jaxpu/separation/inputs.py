@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import AudioError
+from data_pipeline.files import real_path
 from data_pipeline.recording_files import FoundRecordings, find_recordings
 
 ACCOMPANIMENT = "accompaniment"
@@ -67,7 +68,7 @@ def _names(inputs: Sequence[str | os.PathLike[str]], out_dir: Path, found: Input
     for item in map(Path, inputs):
         named = {item: Path(item.name)}
         if item.is_dir():
-            prefix = Path() if len(inputs) == 1 else Path(_real(item).name)
+            prefix = Path() if len(inputs) == 1 else Path(real_path(item).name)
             searched = find_recordings(item, without=out_dir)
             _leave_out_output(searched)
             found.lines.append(searched.summary())
@@ -99,11 +100,6 @@ def _short(name: Path) -> Path:
     return name if stem in ("", ".", "..") else name.with_name(stem)
 
 
-def _real(path: Path) -> Path:
-    """The path without links; `Path.resolve` fails at a link to itself."""
-    return Path(os.path.realpath(path))
-
-
 def _folded(name: Path) -> str:
     """Equal for names that are one on file systems that ignore case, or take composed and decomposed letters for the same."""
     return unicodedata.normalize("NFC", str(name)).casefold()
@@ -111,12 +107,12 @@ def _folded(name: Path) -> str:
 
 def _check_apart(inputs: Sequence[Path], outputs: Sequence[Path], out_dir: Path) -> None:
     """Raise AudioError if an output folder lies in an input folder, which the next search would find there."""
-    real_out = _real(out_dir)
+    real_out = real_path(out_dir)
     for item in inputs:
-        real = _real(item)
+        real = real_path(item)
         if real in real_out.parents:  # Not searched.
             continue
-        inside = next((output for output in outputs if real in (_real(output), *_real(output).parents)), None)
+        inside = next((output for output in outputs if real in (real_path(output), *real_path(output).parents)), None)
         if inside is not None:
             raise AudioError(
                 f"{inside}: this output would lie among the recordings of {item}, and the next run would separate it again. "

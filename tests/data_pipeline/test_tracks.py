@@ -23,7 +23,7 @@ import yaml
 
 from data_pipeline.audio import Writer, read_blocks, resampled_length
 from data_pipeline.config import STEMS
-from data_pipeline.errors import AudioError
+from data_pipeline.errors import AudioError, UserError
 from data_pipeline.tracks import Folders, Musdb18, Musdb18HQ, Recording, Stems, detect_source, download_musdb7s, find_tracks
 
 STEM_FILE = Path(stempeg.example_stem_path())
@@ -334,6 +334,14 @@ def test_bad_folders_are_refused(tmp_path):
         (Folders(good, good / "deep"), "are the same folder, or one lies inside the other"),
     ):
         with pytest.raises(AudioError, match=message):
+            tracks_of(bad)
+
+
+def test_a_link_to_itself_is_refused_like_a_folder_that_does_not_exist(tmp_path):
+    good, loop = two_folders(tmp_path).with_target, tmp_path / "loop"
+    loop.symlink_to("loop")
+    for bad in (Folders(loop, good), Folders(good, loop), Folders(good, None, loop)):
+        with pytest.raises(UserError, match="loop: does not exist"):
             tracks_of(bad)
 
 
