@@ -12,13 +12,14 @@ import numpy as np
 import soxr
 
 from data_pipeline import containers, decoders, libsndfile
-from data_pipeline.audio_writer import WRITE_SUFFIXES, Overshoot, Writer
+from data_pipeline.audio_writer import SUBTYPES, WRITE_SUFFIXES, Overshoot, Writer
 from data_pipeline.decoders import BLOCK_SAMPLES, AudioInfo, Blocks, require_ffmpeg
 from data_pipeline.errors import AudioError
 from data_pipeline.progress import say_once
 
 __all__ = [
     "BLOCK_SAMPLES",
+    "SUBTYPES",
     "WRITE_SUFFIXES",
     "AudioInfo",
     "Blocks",

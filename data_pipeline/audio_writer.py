@@ -23,13 +23,16 @@ _PCM_BITS = {"PCM_16": 16, "PCM_24": 24}
 _OGG_MAX_RATE = 200_000
 _FLAC_MAX_CHANNELS = 8
 
-_WRITE_FORMATS: dict[str, tuple[str, str]] = {
-    ".wav": ("WAV", "FLOAT"),
-    ".flac": ("FLAC", "PCM_24"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
+_CONTAINERS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+SUBTYPES: dict[str, tuple[str, ...]] = {
+    ".wav": ("FLOAT", "PCM_16", "PCM_24"),
+    ".flac": ("PCM_24", "PCM_16"),
+    ".ogg": ("VORBIS",),
+    ".mp3": ("MPEG_LAYER_III",),
 }
-WRITE_SUFFIXES: tuple[str, ...] = tuple(_WRITE_FORMATS)
+"""Sample formats that `Writer` supports, by suffix; the first is the default."""
+
+WRITE_SUFFIXES: tuple[str, ...] = tuple(SUBTYPES)
 """Suffixes of the formats that `Writer` supports."""
 
 
@@ -86,16 +89,15 @@ class Writer:
     ) -> None:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
-        if suffix not in _WRITE_FORMATS:
+        if suffix not in SUBTYPES:
             raise AudioError(
                 f"{self.path}: cannot write {suffix or 'a file without suffix'}; use one of {', '.join(WRITE_SUFFIXES)}."
             )
         if suffix == ".ogg" and sample_rate > _OGG_MAX_RATE:
             # libsndfile 1.2 crashes there instead of refusing.
             raise AudioError(f"{self.path}: .ogg cannot hold {sample_rate} Hz, only up to {_OGG_MAX_RATE}. Write .wav or .flac.")
-        container, default = _WRITE_FORMATS[suffix]
-        self.subtype = subtype or default
-        allowed = {"WAV": ("FLOAT", "PCM_16", "PCM_24"), "FLAC": ("PCM_24", "PCM_16")}.get(container, (default,))
+        container, allowed = _CONTAINERS[suffix], SUBTYPES[suffix]
+        self.subtype = subtype or allowed[0]
         if self.subtype not in allowed:
             raise AudioError(f"{self.path}: {suffix} cannot be written as {self.subtype}; use one of {', '.join(allowed)}.")
         self._bytes_per_sample = num_channels * _PCM_BITS.get(self.subtype, 32) // 8

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.errors import printable
+from data_pipeline.errors import AudioError, printable
 from jaxpu.cli.command import DONE, FAILED, Answer, Json, UsageError, parse
 
 EXAMPLES = """\
@@ -64,7 +64,10 @@ def run(args: Sequence[str]) -> Answer:
     from jaxpu.separation.options import SeparationOptions
     from jaxpu.separation.overlap_add import check_shifts
 
-    options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype, shifts=arguments.shifts)
+    try:
+        options = SeparationOptions(suffix=arguments.format, subtype=arguments.subtype, shifts=arguments.shifts)
+    except AudioError as error:
+        raise UsageError(str(error)) from None
     model = load_model(arguments.model if arguments.target is None else starter_of(arguments.model, arguments.target))
     found = " + ".join(model.config.data.target)
     if arguments.target not in (None, found):

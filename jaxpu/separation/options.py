@@ -30,7 +30,7 @@ class SeparationOptions:
             costs as much as a separation.
 
     Raises:
-        AudioError: the suffix is none of these.
+        AudioError: the suffix is none of these, or has no such subtype.
         ValueError: `chunk_s` is not positive and finite.
     """
 
@@ -42,12 +42,18 @@ class SeparationOptions:
     def __post_init__(self) -> None:
         if self.chunk_s is not None and not 0 < self.chunk_s < math.inf:
             raise ValueError(f"chunk_s is {self.chunk_s}; it must be positive and finite.")
-        if self.suffix is None:
-            return
-        normal = f".{self.suffix.lower().removeprefix('.')}"
-        if normal not in audio.WRITE_SUFFIXES:
-            raise AudioError(f"The output format is {self.suffix!r}; it must be one of {', '.join(audio.WRITE_SUFFIXES)}.")
-        object.__setattr__(self, "suffix", normal)
+        suffixes: tuple[str, ...] = _LOSSLESS_SUFFIXES
+        if self.suffix is not None:
+            suffixes = (f".{self.suffix.lower().removeprefix('.')}",)
+            if suffixes[0] not in audio.WRITE_SUFFIXES:
+                raise AudioError(f"The output format is {self.suffix!r}; it must be one of {', '.join(audio.WRITE_SUFFIXES)}.")
+            object.__setattr__(self, "suffix", suffixes[0])
+        if self.subtype is not None:
+            subtypes = list(dict.fromkeys(each for suffix in suffixes for each in audio.SUBTYPES[suffix]))
+            if self.subtype.upper() not in subtypes:
+                told = f"{' and '.join(suffixes)} it must be one of {', '.join(subtypes)}"
+                raise AudioError(f"The sample format is {self.subtype!r}; for {told}.")
+            object.__setattr__(self, "subtype", self.subtype.upper())
 
     def format_for(self, path: Path) -> tuple[str, str | None]:
         """Suffix and subtype of the files that are written for a recording; a subtype of None is `audio.Writer`'s default."""

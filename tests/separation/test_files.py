@@ -640,6 +640,12 @@ def test_a_folder_in_place_of_an_output_is_named_and_no_half_of_a_pair_is_writte
     assert list((tmp_path / "out/a").iterdir()) == [tmp_path / "out/a/vocals.wav"]
 
 
+def test_a_sample_format_in_small_letters_is_understood(model: TrainedModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1, 3000))
+    outputs = separate_file(model, path, tmp_path / "out", SeparationOptions(subtype="pcm_24"))
+    assert {soundfile.info(output).subtype for output in outputs} == {"PCM_24"}
+
+
 def test_the_accompaniment_of_another_target_is_not_replaced(model: TrainedModel, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(1, 3000))
     data = dataclasses.replace(model.config.data, target=("drums",))
