@@ -44,6 +44,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def short_name(name: str, suffix: str) -> str:
+    """A name with a suffix; where no file system would hold it, its beginning and a hash of it."""
+    data = os.fsencode(name)
+    if len(data) + len(suffix) <= 255:
+        return f"{name}{suffix}"
+    return f"{data[:_MAX_NAME_BYTES].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one step: a file under that name is complete.
 

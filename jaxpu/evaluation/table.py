@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from data_pipeline.files import replacing, write_text, writing
+from data_pipeline.files import replacing, short_name, write_text, writing
 from data_pipeline.residual import Residual, warning
 from data_pipeline.stored_json import read_json
 from jaxpu.artifacts.records import ScoredModel
@@ -181,7 +181,7 @@ class Table:
         with replacing(museval) as partial:
             for method, by_track in self.tracks.items():
                 for name, scores in by_track.items():
-                    path = partial / method.replace(" ", "_") / self.info["split"] / f"{name}.json"
+                    path = partial / method.replace(" ", "_") / self.info["split"] / short_name(name, ".json")
                     write_text(path, scores.to_museval_json(name, target))
             # Its files of other songs would be averaged with these; a rename replaces only an empty folder.
             shutil.rmtree(museval, ignore_errors=True)

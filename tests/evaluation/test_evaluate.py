@@ -302,6 +302,17 @@ def test_a_silent_target_is_named_and_left_out(corpus, tmp_path):
         evaluate_separator(halve, DATA, Musdb18HQ(root), tmp_path / "none", MODEL_ALONE)
 
 
+def test_a_song_whose_name_leaves_no_room_for_a_suffix_is_scored(corpus, tmp_path):
+    root = shutil.copytree(corpus.root, tmp_path / "corpus")
+    name = 84 * "\u6b4c"  # 252 bytes of 255.
+    (root / "test" / "synthetic_test_000").rename(root / "test" / name)
+    table = evaluate_separator(halve, DATA, Musdb18HQ(root), tmp_path / "out", MODEL_ALONE)
+    assert set(table.tracks["model"]) == {"synthetic_test_001", name}
+    names = sorted(path.name for path in (tmp_path / "out" / "museval" / "model" / "test").iterdir())
+    assert names[0] == "synthetic_test_001.json"
+    assert names[1].startswith(66 * "\u6b4c")
+
+
 def test_the_page_of_an_earlier_evaluation_is_removed(corpus, tmp_path):
     page = tmp_path / "report.html"
     page.write_text("of somebody else")
