@@ -214,10 +214,7 @@ def _open(path: Path, stream: int) -> tuple[AudioInfo, Callable[[int], Blocks]]:
         )
     # Workers read what was checked before.
     if len(streams) > 1 and not path.name.lower().endswith(STEM_SUFFIX) and multiprocessing.parent_process() is None:
-        say_once(
-            f"{path}: has {len(streams)} audio streams, of which the first is read. `ffmpeg -i FILE -map 0:a:1 OUT.wav` extracts "
-            "the second."
-        )
+        say_once(containers.links.several_streams(path, len(streams)))
     info = streams[stream]
     strict = not containers.is_open_ended(path)
     return info, lambda block_samples: decoders.ffmpeg_blocks(path, info, stream, block_samples, strict=strict)

@@ -88,6 +88,13 @@ class Contents:
     notes: tuple[str, ...] = ()
 
 
+def several_streams(path: Path, count: int) -> str:
+    """The line that only the first of several audio streams is read."""
+    return (
+        f"{path}: has {count} audio streams, of which the first is read. `ffmpeg -i FILE -map 0:a:1 OUT.wav` extracts the second."
+    )
+
+
 def truncated(path: Path, detail: str) -> AudioError:
     """Make the error for a file that ends too early."""
     return AudioError(f"{path}: is truncated: {detail}. Copy or download it again.")

@@ -4,7 +4,7 @@ import dataclasses
 import zlib
 from pathlib import Path
 
-from data_pipeline.containers.links import Bytes, Contents, Link, damaged, truncated
+from data_pipeline.containers.links import Bytes, Contents, Link, damaged, several_streams, truncated
 
 _BEGINS, _ENDS = 2, 4  # Flags of the first and of the last page of a stream.
 _HEAD = 27  # Bytes of a page before the table of its segments.
@@ -64,7 +64,9 @@ def contents(path: Path, data: Bytes) -> Contents:
     if not (complete and flags & _ENDS):
         raise truncated(path, "its last Ogg page is incomplete or does not end the stream")
     begins = begins or [0]  # The flag of the first page is missing: libsndfile says the rest.
-    return Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], len(data)], strict=True)))
+    count = sum(stream.rate > 0 for stream in streams.values())
+    notes = (several_streams(path, count),) if count > 1 else ()
+    return Contents(tuple(Link(*span) for span in zip(begins, [*begins[1:], len(data)], strict=True)), notes)
 
 
 def _page(data: Bytes, begin: int) -> bytes | None:

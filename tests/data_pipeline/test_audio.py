@@ -348,7 +348,7 @@ def test_a_video_without_sound_is_refused(tmp_path):
         probe(path)
 
 
-@pytest.mark.parametrize(("name", "told"), [("a.mka", True), ("a.stem.mp4", False)])
+@pytest.mark.parametrize(("name", "told"), [("a.mka", True), ("a.ogg", True), ("a.stem.mp4", False)])
 def test_streams_that_are_not_read_are_told_and_by_no_worker(tmp_path, capfd, name, told):
     path = tmp_path / name
     sines = [word for hertz in (300, 700) for word in ("-f", "lavfi", "-i", f"sine={hertz}:d=0.5")]
