@@ -123,6 +123,11 @@ def _open(run_dir: Path, evaluation_dir: Path, label: str) -> Evaluated:
     try:
         scores = read_scores(path)
     except FileNotFoundError as error:
+        if (run_dir / SCORES_FILE).is_file():
+            raise EvaluationError(
+                f"{run_dir} is the output folder of an evaluation (-o). Give the run itself, evaluated without -o: "
+                "`jaxpu evaluate RUN CORPUS --report`."
+            ) from error
         raise EvaluationError(
             f"{path} does not exist: the run has not been evaluated. Run "
             f"`jaxpu evaluate {shlex.quote(str(run_dir))} CORPUS --report`."

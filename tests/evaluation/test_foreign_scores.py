@@ -227,3 +227,9 @@ def test_the_command_says_one_sentence(json_damage: Any, run: Path, capsys: pyte
     assert len(printed.err.splitlines()) == 1
     assert "A song.si_sdr is None" in printed.err
     assert not (run / "page.html").exists()
+
+
+def test_the_output_folder_of_an_evaluation_is_no_run(run: Path) -> None:
+    folder = run / "evaluation"
+    with pytest.raises(EvaluationError, match=r"evaluation is the output folder of an evaluation .*evaluated without -o"):
+        write_comparison([run, folder], run / "both.html", progress=False)
