@@ -74,7 +74,8 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
         progress: show a bar.
 
     Returns:
-        The last evaluation's results, with `step`, `best_score` and `stopped` (why training ended).
+        The last evaluation's results, with `step`, `best_score` (None if the run was stopped before its first evaluation) and
+        `stopped` (why training ended).
 
     Raises:
         DataError: the data were prepared with other settings, or have no stems or no clips where the config needs them.

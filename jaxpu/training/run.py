@@ -30,6 +30,9 @@ from jaxpu.training.kept_config import FREE_SPACE, check_config, check_continues
 # Streams of random numbers, folded into the run's key so that they never meet.
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
 
+_NO_SCORE = -sys.float_info.max
+"""The best score before the first; JSON lacks infinity."""
+
 BLANK_OUTPUT = "blank output"
 """Why a run ended that was asked to stop on blank output."""
 
@@ -134,7 +137,6 @@ class Run:
     Attributes:
         train_key: key of the run; every training step folds its number into it.
         results: of the last evaluation.
-        best_score: of all evaluations, by the config's criterion.
         uses_stems: for what it uses stems, in words.
     """
 
@@ -158,7 +160,12 @@ class Run:
         key = jax.random.key(config.train.seed)
         self.train_key, self._evaluate_key = (jax.random.fold_in(key, stream) for stream in (_TRAIN, _EVALUATE))
         self.results: dict[str, Any] = {}
-        self.best_score, self._evaluations_since_best = -sys.float_info.max, 0  # JSON lacks infinity.
+        self._best_score, self._evaluations_since_best = _NO_SCORE, 0
+
+    @property
+    def best_score(self) -> float | None:
+        """Best score of all evaluations by the config's criterion; None before the first that counts."""
+        return None if self._best_score == _NO_SCORE else self._best_score
 
     def start(self) -> tuple[TrainState, str | None]:
         """The state before the first step or of the last checkpoint, and why the run has ended already, if it has."""
@@ -180,7 +187,7 @@ class Run:
                     f"{self._dataset.directory}. Choose another folder (--run)."
                 )
             self.uses_stems = info["uses_stems"]
-            self.best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
+            self._best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
             self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))
         parallel.of_first_process(self._keep_config)
         with self._logging():
@@ -249,8 +256,8 @@ class Run:
             )
         counts = scheduled or settings.select_by == "last"
         if counts:
-            self._evaluations_since_best = 0 if score > self.best_score else self._evaluations_since_best + 1
-            self.best_score = max(score, self.best_score)
+            self._evaluations_since_best = 0 if score > self._best_score else self._evaluations_since_best + 1
+            self._best_score = max(score, self._best_score)
         self.results = results
         if stopped is None and settings.patience and self._evaluations_since_best >= settings.patience:
             stopped = f"no better checkpoint in {settings.patience} evaluations"
@@ -263,7 +270,7 @@ class Run:
             "uses_stems": self.uses_stems,
             "data_fingerprint": self._dataset.fingerprint,
             "data": self._dataset.record(),
-            "best_score": self.best_score,
+            "best_score": self._best_score,
             "evaluations_since_best": self._evaluations_since_best,
             "results": results,
             "stopped": stopped,

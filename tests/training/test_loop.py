@@ -237,6 +237,16 @@ def test_sigterm_saves_and_the_same_command_resumes(
     assert [line for line in read_log(tmp_path, "evaluate") if line["step"] % 30 == 0] == read_log(straight[0], "evaluate")
 
 
+def test_a_run_that_is_stopped_before_its_first_evaluation_has_no_best_score(data_dir: Path, tmp_path: Path) -> None:
+    config = change(REMIX, eval_every=60)
+    with when(logged(tmp_path, 20), lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        result = train(config, data_dir, tmp_path, progress=False)
+    assert result["stopped"] == ASKED_TO_STOP
+    assert result["best_score"] is None
+    result = train(config, data_dir, tmp_path, progress=False)
+    assert result["best_score"] == -result["loss"]
+
+
 TRAIN = """
     import json, sys
     from jaxpu.config_files import from_json
