@@ -121,7 +121,7 @@ def train_together(program: Program, stop_signal: StopSignal, bar: Bar, *, keep_
     # A process that is killed while it saves leaves some runs a checkpoint ahead of others: those wait.
     first_step = min((steps for steps, reason in zip(done, stopped, strict=True) if reason is None), default=settings.num_steps)
     bar.update(first_step - bar.n)
-    _evaluate_initial_models(program, bar)
+    _evaluate_initial_models(program, bar, stopped, keep_going)
     stop, pending, pace = False, list[Any](), Pace()
     batches = program.batches(first_step) if first_step < settings.num_steps else iter(())
     for step, batch in enumerate(pace.timed(batches, pending), first_step + 1):
@@ -174,13 +174,14 @@ def _ending_alone(stopped: list[str | None], number: int, keep_going: bool) -> I
         stopped[number] = str(error)
 
 
-def _evaluate_initial_models(program: Program, bar: Bar) -> None:
+def _evaluate_initial_models(program: Program, bar: Bar, stopped: list[str | None], keep_going: bool) -> None:
     """Evaluate the models that runs start from, as step 0, so that checkpoints can be compared with them."""
     starting = [number for number, run in enumerate(program.runs) if run.config.train.init_from and not run.results]
     if starting:
         results = _evaluated(program, bar, {})
         for number in starting:
-            program.runs[number].note_evaluation(0, program.state(number), results[number], None, scheduled=True)
+            with _ending_alone(stopped, number, keep_going):
+                program.runs[number].note_evaluation(0, program.state(number), results[number], None, scheduled=True)
 
 
 def _evaluated(program: Program, bar: Bar, speed: Mapping[str, float]) -> list[dict[str, float]]:

@@ -249,11 +249,7 @@ class Run:
                 f"(now {settings.eval_batches}), or select checkpoints by another criterion (train.select_by)."
             )
         score = selection_score(settings.select_by, results, step)
-        if not (math.isfinite(results["loss"]) and math.isfinite(score)):
-            found = {"loss": results["loss"], settings.select_by: score}
-            raise self._diverged(
-                f"Evaluation after step {step}: {', '.join(f'{name} {value}' for name, value in found.items())}."
-            )
+        self._check_scores(step, {"loss": results["loss"], settings.select_by: score})
         counts = scheduled or settings.select_by == "last"
         if counts:
             self._evaluations_since_best = 0 if score > self._best_score else self._evaluations_since_best + 1
@@ -330,6 +326,18 @@ class Run:
             if warning:
                 warnings.append(warning)
         return warnings
+
+    def _check_scores(self, step: int, scores: dict[str, float]) -> None:
+        """Raise TrainingError where a number of an evaluation is not finite."""
+        if all(map(math.isfinite, scores.values())):
+            return
+        found = f"Evaluation after step {step}: {', '.join(f'{name} {value}' for name, value in scores.items())}."
+        if step == 0:
+            raise TrainingError(
+                f"{found} Before the first step it is that of train.init_from, {self.config.train.init_from}: give the "
+                "objective less extreme numbers, or begin with another model."
+            )
+        raise self._diverged(found)
 
     def _diverged(self, where: str) -> TrainingError:
         return TrainingError(

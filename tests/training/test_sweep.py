@@ -263,6 +263,17 @@ def test_runs_that_end_early_leave_the_others_alone(data_dir: Path, tmp_path: Pa
     assert sweep(config, data_dir, tmp_path / "sweep", over, at_once=3, progress=False) == table
 
 
+def test_an_initial_model_that_cannot_be_scored_leaves_the_other_runs_alone(data_dir: Path, tmp_path: Path) -> None:
+    """Weights |x|^900 are not finite."""
+    train(change(CONFIG, num_steps=2), data_dir, tmp_path / "first", progress=False)
+    config = change(CONFIG, num_steps=4, eval_every=4, init_from=str(tmp_path / "first"))
+    failed, whole = sweep(config, data_dir, tmp_path / "sweep", {"weight_exponent": (900.0, 1.0)}, progress=False)
+    assert failed["stopped"].startswith("Evaluation after step 0: loss nan, held_out_loss nan. Before the first step")
+    assert "step" not in failed
+    assert whole["stopped"] == "all steps done"
+    assert (tmp_path / "sweep" / "sweep.json").exists()
+
+
 def test_a_sweep_without_any_score_names_no_run(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
