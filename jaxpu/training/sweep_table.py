@@ -80,8 +80,12 @@ def write_table(
 
 def format_table(table: list[dict[str, Any]], over: Iterable[str]) -> str:
     """The table as text, with the reasons of runs that did not do all their steps."""
+    over = list(over)
+    # Seeds and steps in full, swept values as `parse_over` rounds them, scores shorter.
+    formats = {"seed": "d", "step": "d"} | dict.fromkeys(over, ".8g")
     headings = [name for name in dict.fromkeys(itertools.chain(*table)) if name not in ("stopped", "folder")]
-    cells = [headings] + [[f"{row[name]:.4g}" if name in row else "-" for name in headings] for row in table]
+    cells = [headings]
+    cells += [[format(row[name], formats.get(name, ".4g")) if name in row else "-" for name in headings] for row in table]
     reasons = ["", *("" if row["stopped"] == ALL_STEPS_DONE else row["stopped"] for row in table)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [

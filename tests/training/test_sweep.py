@@ -145,6 +145,12 @@ def test_runs_differ_and_the_table_says_how(straight: tuple[Path, list[dict[str,
     assert first.split()[:2] == ["0.3", "0"]
 
 
+def test_a_table_has_seeds_steps_and_values_in_full() -> None:
+    row = {"learning_rate": 0.0012345, "seed": 20261, "step": 12345, "held_out_loss": 0.123456, "stopped": "", "folder": ""}
+    second = format_table([row], ["learning_rate"]).splitlines()[1]
+    assert second.split() == ["0.0012345", "20261", "12345", "0.1235"]
+
+
 SWEEP = """
 import json, sys
 from jaxpu.config_files import from_json
