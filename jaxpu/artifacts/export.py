@@ -48,7 +48,7 @@ def export(
     Raises:
         ArchiveError: no licence or an unknown one, a description with placeholders, scores of another checkpoint, an existing
             folder, an archive without another form, a network that cannot be translated, or models that differ in more than
-            their parameters.
+            their parameters, or not even in these.
         CheckpointError: `model` has no checkpoint.
     """
     paths, out = [resolved(each) for each in ([model] if isinstance(model, (str, Path)) else model)], Path(out)
@@ -106,6 +106,7 @@ def _ensemble(paths: Sequence[Path]) -> TrainedModel:
                     f"{paths[0]} and {path} cannot be an ensemble: the {name} of the first is {wanted}, of the second {found}. "
                     f"Take runs that differ in their {may}."
                 )
+    _refuse_copies(paths, models)
     variables = tuple(network for model in models for network in networks(model.variables))
     if len(variables) > archive.MAX_NETWORKS:
         raise ArchiveError(f"The models have {len(variables)} networks; an archive holds at most {archive.MAX_NETWORKS}.")
@@ -114,6 +115,18 @@ def _ensemble(paths: Sequence[Path]) -> TrainedModel:
     members = [member for model in models for member in members_of(model.config, model.info)]
     info = {**first.info, "uses_stems": uses_stems, "num_networks": len(variables), "members": members, "parameters": digest}
     return dataclasses.replace(first, variables=variables, info=info)
+
+
+def _refuse_copies(paths: Sequence[Path], models: Sequence[TrainedModel]) -> None:
+    """Raise ArchiveError if two models have the same parameters: together they separate as one does, in twice the time."""
+    found: dict[bytes, Path] = {}
+    for path, model in zip(paths, models, strict=True):
+        other = found.setdefault(hashlib.sha256(archive.variables_to_bytes(model.variables)).digest(), path)
+        if other is not path:
+            raise ArchiveError(
+                f"{other} and {path} have the same parameters, so an ensemble of them is no better than one. Name each model "
+                "once, or train one with another seed (--train.seed)."
+            )
 
 
 def _must_agree(model: TrainedModel) -> list[tuple[str, Any]]:

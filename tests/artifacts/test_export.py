@@ -322,6 +322,8 @@ def test_an_ensemble_says_how_each_network_was_trained(packed: Path, tmp_path: P
     document["info"]["step"], document["config"]["train"]["num_steps"] = 9, 90
     document["info"]["select_by"], document["info"]["data"]["counts"]["train_mixture"]["tracks"] = "last", 5000
     (tmp_path / "other" / "model.json").write_text(json.dumps(document))
+    parameters = tmp_path / "other" / "parameters.npz"
+    np.savez(parameters, **{name: array * np.float32(0.5) for name, array in np.load(parameters).items()})
     export([packed, tmp_path / "other"], tmp_path / "both.zip", licence=LICENCE, description=DESCRIPTION)
     export([tmp_path / "both.zip", packed], tmp_path / "three.zip", licence=LICENCE, description=DESCRIPTION)
     own = dict(model_rows(archive.read_description(packed)))
@@ -342,11 +344,19 @@ def test_scores_of_an_ensemble_are_not_those_of_a_run(run: Path, ensemble: Path,
         export(models, tmp_path / "scored.zip", description=DESCRIPTION)
     scores = write_scores(tmp_path / "scores.json", load_model(ensemble).info)
     with pytest.raises(ArchiveError, match="scores of a checkpoint other"):
-        export([run, run], tmp_path / "scored.zip", scores=scores, **told)
+        export([run, make_run(tmp_path / "third", seed=5, level="reference")], tmp_path / "scored.zip", scores=scores, **told)
     export(models, tmp_path / "scored.zip", scores=scores, **told)
     assert (
         json.loads(zipfile.ZipFile(tmp_path / "scored.zip").read("model.json"))["scores"]["methods"]["model"]["num_tracks"] == 7
     )
+
+
+def test_models_with_the_same_parameters_are_no_ensemble(run: Path, packed: Path, ensemble: Path, tmp_path: Path) -> None:
+    told = {"licence": LICENCE, "description": DESCRIPTION}
+    for models in ([run, run], [run, packed], [ensemble, run, ensemble]):
+        with pytest.raises(ArchiveError, match=r"have the same parameters, .* Name each model once, or train one with another"):
+            export(models, tmp_path / "model.zip", **told)
+    assert not list(tmp_path.iterdir())
 
 
 def test_models_that_differ_in_more_than_parameters_are_no_ensemble(run: Path, ensemble: Path, tmp_path: Path) -> None:
@@ -367,7 +377,8 @@ def test_models_that_differ_in_more_than_parameters_are_no_ensemble(run: Path, e
 
 def test_the_command_makes_an_ensemble(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = ["-o", str(tmp_path / "model.zip"), "--licence", LICENCE, "--description", DESCRIPTION]
-    assert main(["export", str(run), str(run), *told, "--json"]) == 0
+    other = make_run(tmp_path / "other", seed=4, level="reference")
+    assert main(["export", str(run), str(other), *told, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["info"]["num_networks"] == 2
     assert main(["export", *told]) == 2
     assert "Give at least one model" in capsys.readouterr().err
