@@ -578,6 +578,15 @@ def test_a_teacher_takes_for_accompaniment_what_scores_like_the_positives_of_tha
     np.testing.assert_allclose(of_positive[1], np.broadcast_to(0.5 * 0.15 / of_positives[0], (3, 64)), rtol=0.01)
 
 
+@pytest.mark.parametrize("bins", [2, 3, 4])
+def test_a_teacher_needs_no_octaves(bins: int) -> None:
+    """With DFTs of 2 or 4 samples there is none: all bins share a mean."""
+    stft = jnp.ones((2, 1, 3, bins), jnp.complex64)
+    masks, of_positives = masks_by_scores(jnp.float32(0.4), jnp.float32(0.8), stft, stft, 0.25)
+    np.testing.assert_allclose(masks, 0.25, rtol=0.01)
+    np.testing.assert_allclose(of_positives, 0, atol=1e-4)
+
+
 @pytest.mark.parametrize(("empty_share", "chosen_from"), [(0.0, []), (0.1, [2]), (0.2, [2, 5])])
 def test_mixtures_in_which_a_teacher_finds_next_to_nothing_are_positives(empty_share: float, chosen_from: list[int]) -> None:
     # Of mixtures with the energies 1 and 4 in turn the teacher takes 0.06, 0.12 and otherwise 0.9, on average 0.8 of the energy.

@@ -199,7 +199,7 @@ def _mean_by_octave(values: jax.Array, weights: jax.Array, axis_name: str | None
     """Weighted mean of values, (n, frames, bins), over the octave of each bin: (bins,)."""
     bins = values.shape[-1]
     # Bins 0 to 3 are one octave, and the highest bin belongs to the octave below it.
-    octaves = np.log2(np.clip(np.arange(bins), 2, bins - 2)).astype(int) - 1
+    octaves = np.log2(np.clip(np.arange(bins), 2, max(bins - 2, 2))).astype(int) - 1
     totals = jnp.stack([jnp.sum(values * weights, (0, 1)), jnp.sum(weights, (0, 1))], -1)  # (bins, 2)
     totals = jax.ops.segment_sum(totals, octaves, octaves[-1] + 1)
     if axis_name is not None:
