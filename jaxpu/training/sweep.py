@@ -194,13 +194,19 @@ class ManyRuns:
             batches, keys = zip(*rows, strict=True)
             results.append(self._evaluate(self._state, _stack_batches(batches), jnp.stack(keys)))
         values = jax.device_get(results)
-        means = {name: value.ravel().tolist() for name, value in mean_results(values).items()}
-        return [{name: value[number] for name, value in means.items()} for number in range(len(self.runs))]
+        # Each run by itself: its target may play in no clip, while that of another seed does.
+        return [_results_of(values, number) for number in range(len(self.runs))]
 
     def state(self, number: int) -> TrainState:
         """See `Program`."""
         place = np.unravel_index(number, self._shape)
         return jax.tree.map(lambda leaf: leaf[place], self._state)
+
+
+def _results_of(batches: Sequence[Mapping[str, Any]], number: int) -> dict[str, float]:
+    """Mean results of one of many runs."""
+    own = [{name: value.ravel()[number] for name, value in batch.items()} for batch in batches]
+    return {name: float(value) for name, value in mean_results(own).items()}
 
 
 def _stack_batches(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
 from jaxpu.training.grid import make_grid, parse_over
 from jaxpu.training.loop import ASKED_TO_STOP, train
+from jaxpu.training.run import Run
 from jaxpu.training.sweep import sweep
 from jaxpu.training.sweep_table import format_table, make_row
 
@@ -278,6 +280,22 @@ def test_an_initial_model_that_cannot_be_scored_leaves_the_other_runs_alone(data
     assert "step" not in failed
     assert whole["stopped"] == "all steps done"
     assert (tmp_path / "sweep" / "sweep.json").exists()
+
+
+def test_a_run_has_no_score_where_its_target_plays_in_no_clip(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds draw other clips for validation: here, none in which the target plays for the second."""
+    batches = Run.validation_batches
+
+    def silenced(self: Run) -> Iterator[Any]:
+        for batch, key in batches(self):
+            yield batch | {"target": batch["target"] * (self.config.train.seed == 0)}, key
+
+    monkeypatch.setattr(Run, "validation_batches", silenced)
+    config = change(CONFIG, num_steps=2, eval_every=2)
+    table = sweep(config, data_dir, tmp_path, {"gamma": (0.5,)}, num_seeds=2, at_once=2, progress=False)
+    assert ["si_sdr_improvement" in row for row in table] == [True, False]
 
 
 def test_a_sweep_without_any_score_names_no_run(
