@@ -93,7 +93,7 @@ def train(config: Config, data_dir: str | Path, run_dir: str | Path, *, progress
         if progress and to_do:
             announce_compilation()
         bar = progress_bar(config.train.num_steps, "train", "step", show=progress, initial=program.done[0])
-        with enough_memory(config), bar as shown:
+        with enough_memory(config, parallel.device_count()), bar as shown:
             (stopped,) = train_together(program, stop_signal, shown)
         return {**run.results, "step": program.done[0], "best_score": run.best_score, "stopped": stopped}
 

@@ -48,14 +48,25 @@ def steps_that_fit(train_step: Any, *arguments: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def enough_memory(config: Config) -> Iterator[None]:
-    """Turn a device's lack of memory for the steps of a config into TrainingError with the number of clips that it holds."""
+def enough_memory(config: Config, num_devices: int, num_runs: int = 1) -> Iterator[None]:
+    """Turn a device's lack of memory for the steps of a config into TrainingError with a number of clips or runs to try.
+
+    Args:
+        config: run configuration.
+        num_devices: devices that share a batch.
+        num_runs: runs that are trained at once on a device.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        clips = config.train.batch_size // parallel.device_count()
+        if num_runs > 1:
+            raise TrainingError(
+                f"The device has too little memory for a training step of {num_runs} runs at once. "
+                f"Add --at-once {num_runs // 2}, and rerun the command to resume."
+            ) from error
+        clips = config.train.batch_size // num_devices
         clips = min(clips, config.train.clips_at_once or clips)
         fitting = largest_divisor(clips, _clips_that_fit(config, clips))
         remedy = (

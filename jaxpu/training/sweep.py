@@ -31,7 +31,7 @@ from jaxpu.monitoring.run_log import StopSignal
 from jaxpu.training.grid import Point, make_grid, rectangles
 from jaxpu.training.kept_config import FREE_SPACE
 from jaxpu.training.loop import announce_compilation, train_together
-from jaxpu.training.memory import batch_shapes, steps_that_fit
+from jaxpu.training.memory import batch_shapes, enough_memory, steps_that_fit
 from jaxpu.training.run import Run, locked_run, mean_results, open_data, open_run
 from jaxpu.training.sweep_table import make_row, write_table
 
@@ -70,7 +70,7 @@ def sweep(
     Raises:
         ConfigError: when a name cannot be swept, a value is refused, or a run's folder belongs to another config.
         DataError: as `jaxpu.training.loop.train`.
-        TrainingError: another process trains in the folder of the sweep or of a run.
+        TrainingError: another process trains in the folder of the sweep or of a run, or the device has too little memory.
         WriteError: the disk refuses data; what was trained is kept.
     """
     if parallel.process_count() > 1:
@@ -116,8 +116,9 @@ def _train_groups(
                     for row in group
                 ]
                 label = f"group {number} of {len(groups)}, runs: {sum(map(len, group))}"
-                num_steps = group[0][0].config.train.num_steps
-                bar = stack.enter_context(progress_bar(num_steps, label, "step", show=progress))
+                config = group[0][0].config
+                bar = stack.enter_context(progress_bar(config.train.num_steps, label, "step", show=progress))
+                stack.enter_context(enough_memory(config, 1, sum(map(len, group))))
                 program = ManyRuns(runs, steps)
                 used += [reason for run in program.runs for reason in run.uses_stems]
                 reasons = train_together(program, stop_signal, bar, keep_going=True)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,7 +41,7 @@ from jaxpu.config_files import from_json, to_json
 from jaxpu.core.step import init_state
 from jaxpu.training.grid import make_grid, parse_over
 from jaxpu.training.loop import ASKED_TO_STOP, train
-from jaxpu.training.run import Run
+from jaxpu.training.run import Run, TrainingError
 from jaxpu.training.sweep import sweep
 from jaxpu.training.sweep_table import format_table, make_row
 
@@ -323,6 +324,21 @@ def test_memory_decides_how_many_run_at_once(
     # All is done there already: the groups are only counted.
     assert sweep(CONFIG, data_dir, straight[0], OVER, num_seeds=2) == straight[1]
     assert f"group {groups} of {groups}, runs: {4 // groups}:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("at_once", "told"),
+    [(2, "of 2 runs at once. Add --at-once 1, and rerun"), (1, "of 8 clips at once. Add --train.clips-at-once 4: the batch")],
+)
+def test_too_little_memory_is_told_with_what_may_fit(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, told: str
+) -> None:
+    def step(*_: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes.")
+
+    monkeypatch.setattr("jaxpu.training.sweep.make_group_steps", lambda *_: (step, step))
+    with pytest.raises(TrainingError, match=f"^The device has too little memory for a training step {re.escape(told)}"):
+        sweep(CONFIG, data_dir, tmp_path, OVER, at_once=at_once, progress=False)
 
 
 @pytest.mark.parametrize(
