@@ -259,3 +259,16 @@ class PNUConfig:
 ObjectiveConfig = (
     PUConfig | BrierPUConfig | SupervisedConfig | MixITConfig | NoisyTargetConfig | RemixConfig | BootstrapConfig | PNUConfig
 )
+
+
+def ignored_fields(config: Any) -> dict[str, str]:
+    """Traced fields of an objective's config that change nothing, each with the field whose value makes it so."""
+    match config:
+        case SupervisedConfig(remix_songs=False):
+            return dict.fromkeys(("gain_db", "shift_semitones"), "remix_songs")
+        case PUConfig(estimator="unbiased" | "absolute"):
+            return dict.fromkeys(("beta", "gamma"), "estimator")
+        case BootstrapConfig():
+            ignored = {"taught_gain_db": "mixture_share"} if config.mixture_share == 1 else {}
+            return ignored | ({"max_false_positive_ratio": "empty_share"} if config.empty_share == 0 else {})
+    return {}

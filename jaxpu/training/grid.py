@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpu.config import Config, ConfigError
-from jaxpu.config.objectives import traced_fields
+from jaxpu.config.objectives import ignored_fields, traced_fields
 
 MAX_RUNS = 10_000
 """Most runs of a sweep."""
@@ -51,17 +51,19 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
     )
 
 
-def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: int) -> list[list[Point]]:
-    """All runs of a sweep: one row for each seed, one column for each combination of values.
-
-    Raises:
-        ConfigError: when a name cannot be swept, or the config refuses a value.
-    """
+def _check_names(config: Config, over: Mapping[str, Sequence[float]]) -> None:
+    """Raise ConfigError unless the names can be swept, together, with this config."""
     traced = traced_fields(config.objective)
+    kind = type(config.objective).__name__
     for name in over:
         if name not in (*traced, "learning_rate"):
-            kind = type(config.objective).__name__
             raise ConfigError(f"{name} cannot be swept with {kind}; it must be one of {', '.join([*traced, 'learning_rate'])}.")
+    for name, reason in ignored_fields(config.objective).items():
+        if name in over and reason not in over:
+            found = f"{kind}.{reason} is {getattr(config.objective, reason)!r}"
+            raise ConfigError(
+                f"{name} has no effect where {found}: all its runs would be the same. Change {reason}, or sweep another number."
+            )
     if not over:
         raise ConfigError(f"Say what to sweep: --over NAME=START:STOP:COUNT, one of {', '.join([*traced, 'learning_rate'])}.")
     estimated = getattr(config.objective, "class_prior", None) == "estimate" and "class_prior" not in over
@@ -70,6 +72,15 @@ def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: in
             'class_prior is "estimate": a sweep has one estimate for all its runs, and it depends on weight_exponent. Give '
             "--objective.class-prior a number, or sweep without weight_exponent."
         )
+
+
+def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: int) -> list[list[Point]]:
+    """All runs of a sweep: one row for each seed, one column for each combination of values.
+
+    Raises:
+        ConfigError: when a name cannot be swept, or the config refuses a value.
+    """
+    _check_names(config, over)
     if num_seeds < 1:
         raise ConfigError(f"--seeds is {num_seeds}; it must be 1 or more.")
     num_runs = num_seeds * math.prod(map(len, over.values()))
@@ -78,7 +89,7 @@ def make_grid(config: Config, over: Mapping[str, Sequence[float]], num_seeds: in
 
     def point(values: dict[str, float], seed: int) -> Point:
         base: Any = config.objective
-        objective = dataclasses.replace(base, **{name: values[name] for name in traced if name in values})
+        objective = dataclasses.replace(base, **{name: value for name, value in values.items() if name != "learning_rate"})
         rate = values.get("learning_rate", config.train.learning_rate)
         train = dataclasses.replace(config.train, learning_rate=rate, seed=seed)
         return Point(values, dataclasses.replace(config, objective=objective, train=train))

@@ -26,6 +26,7 @@ from jaxpu.monitoring.run_log import RunLog
 from jaxpu.monitoring.watchdog import Watchdog
 from jaxpu.training.initial import initial_state
 from jaxpu.training.kept_config import FREE_SPACE, check_config, check_continues, keep_config
+from jaxpu.training.settings import warn_of_settings
 
 # Streams of random numbers, folded into the run's key so that they never meet.
 _TRAIN, _EVALUATE = INIT_STREAM + 1, INIT_STREAM + 2
@@ -42,7 +43,7 @@ class TrainingError(UserError):
 
 
 def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
-    """Open prepared data and check that they are what a config needs; warn if a batch holds a clip more than once.
+    """Open prepared data and check that they are what a config needs; warn of repeated clips and settings without effect.
 
     Raises:
         DataError: they were prepared with other settings, or lack clips or targets for the batches of training or validation.
@@ -56,6 +57,7 @@ def open_data(config: Config, data_dir: str | Path) -> PatchDataset:
             "Use estimated_error, held_out_loss or last."
         )
     _check_clips(config, dataset)
+    warn_of_settings(config)
     return dataset
 
 

@@ -249,6 +249,20 @@ def test_the_checkpoint_of_an_interruption_is_neither_the_best_nor_counted(data_
         assert run.note_evaluation(8, state, {"loss": 1.2}, None, scheduled=True) == "no better checkpoint in 2 evaluations"
 
 
+def test_settings_without_effect_are_said(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = change(num_steps=4, warmup_steps=4)
+    open_data(dataclasses.replace(config, objective=PUConfig(estimator="unbiased", gamma=0.5)), data_dir)
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings == [
+        "Warning: train.warmup_steps is 4 and train.num_steps 4: the learning rate never reaches train.learning_rate = 0.01. "
+        "Lower the warm-up, or raise the number of steps.",
+        "Warning: objective.gamma is 0.5, which has no effect where objective.estimator is 'unbiased'. Leave it out, or change "
+        "estimator.",
+    ]
+    open_data(change(), data_dir)
+    assert "Warning: train" not in capsys.readouterr().err
+
+
 def test_patience_needs_a_score_that_can_stay(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"TrainConfig.patience is 1; it must be 0 where select_by is last"):
         train(change(patience=1, select_by="last"), data_dir, tmp_path / "run", progress=False)

@@ -27,6 +27,7 @@ from jaxpu import parallel
 from jaxpu.artifacts.checkpoints import RunCheckpoints, load_model
 from jaxpu.cli.__main__ import main
 from jaxpu.config import (
+    BootstrapConfig,
     BrierPUConfig,
     Config,
     ConfigError,
@@ -380,6 +381,9 @@ def test_the_grid() -> None:
     ]
     assert grid[2][1].name == "gamma=1.0,beta=0.0,seed=2"
     assert make_grid(CONFIG, {"learning_rate": (0.5,)}, 1)[0][0].config.train.learning_rate == 0.5
+    # What has no effect with the config's value may have one with others.
+    alone = Config(data=CONFIG.data, objective=BootstrapConfig(empty_share=0.0), train=TrainConfig(ema_decay=0.9))
+    assert len(make_grid(alone, {"empty_share": (0.0, 0.5), "max_false_positive_ratio": (0.1,)}, 1)[0]) == 2
     # A class prior that is swept is not estimated.
     estimated = Config(data=CONFIG.data, objective=PUConfig(class_prior="estimate"))
     assert len(make_grid(estimated, {"class_prior": (0.5,), "weight_exponent": (0.0, 1.0)}, 1)[0]) == 2
@@ -401,11 +405,18 @@ def test_the_grid() -> None:
             {"weight_exponent": (0.0, 1.0)},
             "class_prior is .estimate.: a sweep has one estimate",
         ),
+        (
+            SupervisedConfig(),
+            {"gain_db": (0.0, 6.0)},
+            r"gain_db has no effect where SupervisedConfig.remix_songs is False: .* Change remix_songs, or sweep another number",
+        ),
+        (PUConfig(estimator="absolute"), {"gamma": (0.0,)}, "gamma has no effect where PUConfig.estimator is 'absolute'"),
+        (BootstrapConfig(empty_share=0.0), {"max_false_positive_ratio": (0.1,)}, "max_false_positive_ratio has no effect where"),
         (PUConfig(), {}, "Say what to sweep: --over NAME=START:STOP:COUNT"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_by_name(objective: Any, over: dict[str, Any], message: str) -> None:
-    config = Config(data=CONFIG.data, objective=objective)
+    config = Config(data=CONFIG.data, objective=objective, train=TrainConfig(ema_decay=0.9))
     with pytest.raises(ConfigError, match=f"^{message}"):
         make_grid(config, over, 1)
 
