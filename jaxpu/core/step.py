@@ -243,7 +243,8 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
 
     Training normalizes by the statistics of its own batch.  Those would be wrong for separation: it uses the averaged parameters,
     not the trained ones (Izmailov et al. 2018, section 3.2), and its input is a mixture, while `remix` trains on the louder and
-    denser sum of a mixture and a positive.  So the averaged network runs on plain mixtures, whose statistics are averaged.
+    denser sum of a mixture and a positive.  So the averaged network runs on plain mixtures, whose statistics are averaged.  It
+    takes no more of them at once than training does, and normalizes as many together.
 
     Args:
         config: run configuration.
@@ -259,7 +260,7 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
 
     def update() -> Any:
         variables = separation_variables(config, state)
-        new = network.apply(variables, unlabeled, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+        new = _batch_statistics(network, variables, unlabeled, config.train.clips_at_once)
         updates = state.step // RECALIBRATE_EVERY  # so far
         kept = jnp.float32(RECALIBRATION_MOMENTUM)
         if not config.train.init_from:  # The first statistics are none; those of a first model are averages already.
@@ -267,6 +268,18 @@ def recalibrate(config: Config, network: nn.Module, state: TrainState, unlabeled
         return optax.incremental_update(new, state.batch_stats, 1 - kept)
 
     return jax.lax.cond(state.step % RECALIBRATE_EVERY == 1, update, lambda: state.batch_stats)
+
+
+def _batch_statistics(network: nn.Module, variables: Any, stft: jax.Array, size: int) -> Any:
+    """Statistics of batch normalization over mixtures; with a `size`, the mean of those of parts of at most that many."""
+
+    def statistics(part: jax.Array) -> Any:
+        return network.apply(variables, part, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    part = largest_divisor(len(stft), min(size or len(stft), len(stft)))
+    if part == len(stft):
+        return statistics(stft)
+    return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(statistics, stft.reshape(-1, part, *stft.shape[1:])))
 
 
 def _mean_energy(stft: jax.Array, axis_name: str | None) -> jax.Array:

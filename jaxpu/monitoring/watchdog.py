@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+from typing import TypedDict
 
 WINDOW_STEPS = 100
 """Statistics are averaged over this many steps, since those of single batches vary."""
@@ -24,6 +25,16 @@ MIN_TARGET_SHARE = 0.04
 def target_share(unlabeled_energy: float, positive_energy: float, input_energy: float) -> float:
     """Expected share of the target in the input's energy, from the mean energies of mixtures, positives and input."""
     return max((unlabeled_energy - positive_energy) / max(input_energy, 1e-12), MIN_TARGET_SHARE)
+
+
+class WatchdogState(TypedDict):
+    """State of a `Watchdog`, JSON-serialisable: statistics of the last steps by name, sums of energies, and counts of steps."""
+
+    windows: dict[str, list[float]]
+    unlabeled_energy: float
+    positive_energy: float
+    steps: int
+    blank_steps: int
 
 
 @dataclasses.dataclass
@@ -72,6 +83,24 @@ class Watchdog:
         is_blank = too_little and (self._blank_steps > 0 or not self._is_rising())
         self._blank_steps = self._blank_steps + 1 if is_blank else 0
         return self._explain(step) if self._blank_steps == PATIENCE_STEPS else None
+
+    def to_json(self) -> WatchdogState:
+        """All that it has seen, to resume from."""
+        windows = {name: list(window) for name, window in self._windows.items()}
+        return WatchdogState(
+            windows=windows,
+            unlabeled_energy=self._unlabeled_energy,
+            positive_energy=self._positive_energy,
+            steps=self._steps,
+            blank_steps=self._blank_steps,
+        )
+
+    def resume(self, state: WatchdogState) -> None:
+        """Continue from what `to_json` returned."""
+        for name, values in state["windows"].items():
+            self._windows[name].extend(values)
+        self._unlabeled_energy, self._positive_energy = state["unlabeled_energy"], state["positive_energy"]
+        self._steps, self._blank_steps = state["steps"], state["blank_steps"]
 
     @property
     def kept_energy(self) -> float:

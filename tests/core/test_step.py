@@ -22,7 +22,8 @@ from jaxpu.config import (
     TrainConfig,
     UNetConfig,
 )
-from jaxpu.core.step import decode, in_parts, init_state, make_evaluate_step, make_train_step
+from jaxpu.core.network import make_network
+from jaxpu.core.step import decode, in_parts, init_state, make_evaluate_step, make_train_step, separation_variables
 
 DATA = DataConfig(patch=PatchSpec(sample_rate=8000, clip_samples=512, n_fft=64, win_length=64, hop_length=32, stereo=True))
 CNN = PatchCNNConfig(channels=4, blocks=0, features="log", dropout_rate=0.2)
@@ -104,6 +105,23 @@ def test_parts_are_the_largest_that_divide_the_batch() -> None:
         logits = in_parts(network, size)(jax.numpy.asarray(stft), jax.numpy.asarray(index))
         assert set(sizes) == {expected}
         np.testing.assert_allclose(logits[..., 0], stft[:, 0].real * index[:, None, None], rtol=1e-6)
+
+
+def test_batch_statistics_are_of_as_many_clips_as_pass_at_once() -> None:
+    model = UNetConfig(channels=(2, 2), bands_per_octave=6)
+    batch, found = random_batch(4, DATA.patch), []
+    for clips_at_once in (0, 2):
+        train = dataclasses.replace(TRAIN, clips_at_once=clips_at_once)
+        config = Config(data=DATA, model=model, objective=RemixConfig(), train=train)
+        state, _ = jax.jit(make_train_step(config))(init_state(config), batch, jax.random.key(0))
+        found.append(state.batch_stats)
+    network, variables = make_network(config, 1), separation_variables(config, state)
+    stft = decode(batch, all_channels=True).unlabeled
+    halves = [network.apply(variables, part, train=True, mutable=["batch_stats"])[1]["batch_stats"] for part in np.split(stft, 2)]
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 2, *halves)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found[1], expected)
+    differences = jax.tree.map(lambda one, other: float(abs(one - other).max()), *found)
+    assert max(jax.tree.leaves(differences)) > 1e-3
 
 
 @pytest.mark.parametrize("model", [CNN, UNetConfig(channels=(4, 4), bands_per_octave=6)], ids=["patch_cnn", "unet"])
