@@ -26,7 +26,7 @@ from data_pipeline.stored_json import check_json
 from jaxpu import parallel
 from jaxpu.artifacts import archive
 from jaxpu.artifacts.quiet_threads import quiet_threads, wait_for_callbacks
-from jaxpu.artifacts.records import ModelRecord, ResumeRecord
+from jaxpu.artifacts.records import RESUME_FIELDS, ModelRecord, ResumeRecord
 from jaxpu.artifacts.starters import resolved
 from jaxpu.config import Config
 from jaxpu.config_files import from_json, to_json
@@ -256,7 +256,8 @@ def load_model(path: str | Path, *, which: str = "best") -> TrainedModel:
             chosen.step, {"variables": jax.tree.map(_abstract, metadata.metadata["variables"])}
         )["variables"]
     check_finite(variables, path)
-    return TrainedModel(from_json(record["config"]), variables, record["info"])
+    info = {name: value for name, value in record["info"].items() if name not in RESUME_FIELDS}
+    return TrainedModel(from_json(record["config"]), variables, info)
 
 
 @contextlib.contextmanager

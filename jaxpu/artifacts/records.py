@@ -70,12 +70,27 @@ class ModelInfo(TypedDict):
     stopped: NotRequired[str | None]
 
 
+class WatchdogState(TypedDict):
+    """State of `jaxpu.monitoring.watchdog.Watchdog`: statistics of the last steps by name, sums of energies, counts of steps."""
+
+    windows: dict[str, list[Measured]]
+    unlabeled_energy: Measured
+    positive_energy: Measured
+    steps: int
+    blank_steps: int
+
+
 class ResumeInfo(ModelInfo):
     """Additional fields that a run needs to resume."""
 
     best_score: Measured
     evaluations_since_best: int
     results: dict[str, Measured]
+    watchdog: NotRequired[WatchdogState]
+
+
+RESUME_FIELDS = ("watchdog",)
+"""Fields that say nothing about the model: they stay in the checkpoint."""
 
 
 class ModelRecord(TypedDict):

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import math
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any
 
 WINDOW_STEPS = 100
 """Statistics are averaged over this many steps, since those of single batches vary."""
@@ -25,16 +26,6 @@ MIN_TARGET_SHARE = 0.04
 def target_share(unlabeled_energy: float, positive_energy: float, input_energy: float) -> float:
     """Expected share of the target in the input's energy, from the mean energies of mixtures, positives and input."""
     return max((unlabeled_energy - positive_energy) / max(input_energy, 1e-12), MIN_TARGET_SHARE)
-
-
-class WatchdogState(TypedDict):
-    """State of a `Watchdog`, JSON-serialisable: statistics of the last steps by name, sums of energies, and counts of steps."""
-
-    windows: dict[str, list[float]]
-    unlabeled_energy: float
-    positive_energy: float
-    steps: int
-    blank_steps: int
 
 
 @dataclasses.dataclass
@@ -84,18 +75,17 @@ class Watchdog:
         self._blank_steps = self._blank_steps + 1 if is_blank else 0
         return self._explain(step) if self._blank_steps == PATIENCE_STEPS else None
 
-    def to_json(self) -> WatchdogState:
-        """All that it has seen, to resume from."""
-        windows = {name: list(window) for name, window in self._windows.items()}
-        return WatchdogState(
-            windows=windows,
-            unlabeled_energy=self._unlabeled_energy,
-            positive_energy=self._positive_energy,
-            steps=self._steps,
-            blank_steps=self._blank_steps,
-        )
+    def to_json(self) -> dict[str, Any]:
+        """All that it has seen, to resume from; `jaxpu.artifacts.records.WatchdogState` has the types."""
+        return {
+            "windows": {name: list(window) for name, window in self._windows.items()},
+            "unlabeled_energy": self._unlabeled_energy,
+            "positive_energy": self._positive_energy,
+            "steps": self._steps,
+            "blank_steps": self._blank_steps,
+        }
 
-    def resume(self, state: WatchdogState) -> None:
+    def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from what `to_json` returned."""
         for name, values in state["windows"].items():
             self._windows[name].extend(values)

@@ -191,6 +191,8 @@ class Run:
             self.uses_stems = info["uses_stems"]
             self._best_score, self._evaluations_since_best = info["best_score"], info["evaluations_since_best"]
             self.results, stopped = info["results"], self._still_stopped(info.get("stopped"))
+            if "watchdog" in info:
+                self._watchdog.resume(info["watchdog"])
         parallel.of_first_process(self._keep_config)
         with self._logging():
             self._log.start(int(state.step))
@@ -272,6 +274,7 @@ class Run:
             "evaluations_since_best": self._evaluations_since_best,
             "results": results,
             "stopped": stopped,
+            "watchdog": self._watchdog.to_json(),
             "estimates": self._estimates,
             "machine": parallel.describe(),
         }

@@ -1,5 +1,6 @@
 """The watchdog warns once when output is blank, and not before."""
 
+import json
 import math
 
 import pytest
@@ -28,6 +29,19 @@ def test_the_reason_is_given_where_it_holds() -> None:
     ((_, told),) = run(Watchdog(class_prior=0.7, blank_is_best=True), FIRST_WARNING, kept_energy=0.0, clamped=1.0)
     assert "with a class prior of 0.7" in told
     assert "the clamp was active in 100% of the steps" in told
+
+
+def test_interruptions_do_not_delay_the_warning() -> None:
+    """A run that is resumed every 30 steps never fills a window of its own."""
+    straight, told = Watchdog(), []
+    state = Watchdog().to_json()
+    for first in range(1, FIRST_WARNING + 60, 30):
+        resumed = Watchdog()
+        resumed.resume(json.loads(json.dumps(state)))
+        told += run(resumed, 30, first=first, kept_energy=0.0)
+        state = resumed.to_json()
+        assert run(straight, 30, first=first, kept_energy=0.0) == [each for each in told if each[0] >= first]
+    assert [step for step, _ in told] == [FIRST_WARNING]
 
 
 def test_silent_on_a_healthy_run() -> None:

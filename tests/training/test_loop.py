@@ -44,7 +44,7 @@ from jaxpu.config_files import to_json
 from jaxpu.core.network import make_network
 from jaxpu.core.objectives import make_objective
 from jaxpu.core.step import TrainState, decode, init_state, make_optimizer, make_train_step, separation_variables
-from jaxpu.training.loop import ALL_STEPS_DONE, ASKED_TO_STOP, train
+from jaxpu.training.loop import ALL_STEPS_DONE, ASKED_TO_STOP, LOG_EVERY, train
 from jaxpu.training.run import TrainingError, open_run
 
 RATE = 8000
@@ -320,6 +320,11 @@ def test_blank_output_stops_the_run_when_asked_to(two_folders: Path, tmp_path: P
     assert result["stopped"] == "blank output"
     assert 100 <= result["step"] < 400
     (warning,) = read_log(tmp_path, "warning")
+    # So it does after an interruption, but for the rhythm in which statistics are read.
+    resumed = tmp_path / "resumed"
+    with when(logged(resumed, 20), lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        assert train(config, two_folders, resumed, progress=False)["step"] < result["step"]
+    assert abs(train(config, two_folders, resumed, progress=False)["step"] - result["step"]) < LOG_EVERY
     assert warning["step"] == result["step"]
     assert "the output is blank" in warning["text"]
     assert "class prior of 0.95" in warning["text"]
