@@ -19,12 +19,25 @@ FREE_SPACE = "Free some space and rerun the same command, or choose another fold
 def check_config(config: Config, path: Path) -> None:
     """Refuse the folder of a run whose steps so far would differ under this config.  `path` is that of its config.
 
-    A run without a checkpoint has no such steps: its start failed, and another config may be the remedy.
+    A run without a checkpoint has no such steps: its start failed, and another config may be the remedy.  The file of another
+    program is refused, too: it would be replaced.
     """
-    if path.exists() and has_checkpoint(path.parent):
+    if not has_checkpoint(path.parent):
+        if _is_foreign(path):
+            raise ConfigError(f"{path}: is not the config of a run, and would be replaced. Choose another folder (--run).")
+    elif path.exists():
         remedy = "Restore it from a copy, or use another folder (--run)."
         stored = from_json(read_json(path, Config, ConfigError, remedy))
         check_continues(stored, config, path)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is the JSON of another program; of what is damaged nobody knows."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return not (isinstance(stored, dict) and stored.get("kind") == "Config")
 
 
 def keep_config(config: Config, path: Path) -> None:

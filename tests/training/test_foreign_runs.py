@@ -54,6 +54,14 @@ def test_a_damaged_config_of_a_run_without_steps_is_replaced(tmp_path: Path) -> 
     assert from_json(json.loads(file.read_text())) == CONFIG
 
 
+@pytest.mark.parametrize("content", ['{"kind": "vite", "data": 1}', '{"compilerOptions": {}}', "[1, 2]"])
+def test_the_config_of_another_program_is_not_replaced(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json: is not the config of a run, and would be replaced\. Choose"):
+        check_config(CONFIG, file)
+
+
 def test_every_value_of_a_config_in_turn_is_refused(json_damage: Any, tmp_path: Path) -> None:
     """A sample of all damage by `tests.conftest.JsonDamage`; the seed is printed."""
     seed = random.randrange(2**32)
