@@ -71,7 +71,9 @@ def parse(cls: type[Arguments], command: str, args: Sequence[str], examples: str
 
     Raises:
         SystemExit: with status 0 after `--help`, with status 2 after arguments that are missing, unknown or invalid.
+        UsageError: an argument is empty.
     """
+    _check_not_empty(args)
     about = (inspect.getdoc(cls) or "").partition("\n\nAttributes:")[0]
     return tyro.cli(
         cls,
@@ -82,6 +84,15 @@ def parse(cls: type[Arguments], command: str, args: Sequence[str], examples: str
         # The config decides the kinds of network and objective: their fields are options, not a choice of subcommands.
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _check_not_empty(args: Sequence[str]) -> None:
+    """Raise UsageError for an empty word, which would be the current folder; a field of the config may be an empty text."""
+    for before, word in zip(["", *args], args, strict=False):
+        option = word if word.startswith("--") and word.endswith("=") else before if word == "" else None
+        if option is not None and not (option.startswith("--") and "." in option):
+            named = f" ({option.rstrip('=')})" if option.startswith("-") else ""
+            raise UsageError(f"An argument is empty{named}, perhaps a variable of the shell that is not set.")
 
 
 def check_workers(workers: int | None) -> None:

@@ -56,8 +56,6 @@ def run(args: Sequence[str]) -> Answer:
     arguments = parse(SeparateArguments, "separate", args, EXAMPLES)
     if not arguments.inputs:
         raise UsageError("Give at least one recording or folder: jaxpu separate MODEL FILE_OR_FOLDER... -o DIR.")
-    if "" in args:  # Else it would be the current folder.
-        raise UsageError("An argument is empty, perhaps a variable of the shell that is not set.")
     from jaxpu.artifacts.checkpoints import load_model
     from jaxpu.artifacts.starters import STARTERS, starter_of
     from jaxpu.separation.files import separate
