@@ -68,11 +68,12 @@ def choose_stretches(made: list[MadeTrack], config: DataConfig) -> list[Stretch]
         ends = _ends(chosen, lacking, config)
         if not ends:
             marked = chosen.marked and bool(_ends(chosen, ["mixture"], config))  # The song itself is long enough.
+            inactive = "" if config.activity_on == "off" else f" or activity_on = off (now {config.activity_on})"
             short, more = ("has too short marks", "marks") if marked else ("is too short", "recordings")
             raise DataError(
                 f"{chosen.name}: {short} to hold out a part for validation, which has no active {signal} clips otherwise. "
                 f"Three clips of {config.patch.clip_s:.2f} s are needed, the first and the last active. Give more or longer "
-                f"{more}, or use shorter clips (clip_samples) or activity_on = off (now {config.activity_on})."
+                f"{more}, or use shorter clips (clip_samples){inactive}."
             )
         number = min(max(round(config.validation_share * total), 1), max(len(_clips(chosen, signal, config)) // 2, 1))
         begin = ends[-min(number, len(ends))]

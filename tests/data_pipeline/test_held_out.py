@@ -183,6 +183,7 @@ def test_a_recording_too_short_for_two_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"with_target/0.flac: is too short to hold out a part for validation") as caught:
         prepare(source, CONFIG, tmp_path / "data", num_workers=1, progress=False)
     assert "0.50 s" in str(caught.value)
+    assert str(caught.value).endswith("or use shorter clips (clip_samples).")  # activity_on is off already.
     shutil.rmtree(tmp_path / "with")
     (tmp_path / "with").mkdir()
     soundfile.write(tmp_path / "with" / "0.flac", noise(0, 1.5), RATE)  # Three clips: one, the gap, one.
