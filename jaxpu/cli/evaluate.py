@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxpu.cli.command import DONE, FAILED, Answer, Json, Workers, check_workers, parse
+from jaxpu.cli.command import DONE, FAILED, Answer, Json, UsageError, Workers, check_workers, parse
 from jaxpu.config.cluster import Cluster
 
 EXAMPLES = """\
@@ -57,6 +57,8 @@ def run(args: Sequence[str]) -> Answer:
     """Score a model."""
     arguments = parse(EvaluateArguments, "evaluate", args, EXAMPLES)
     check_workers(arguments.workers)
+    if arguments.examples < 0:
+        raise UsageError(f"--examples is {arguments.examples}; it must be 0 or more.")
     from data_pipeline.tracks import detect_source
     from jaxpu import parallel
     from jaxpu.artifacts.checkpoints import load_model

@@ -38,7 +38,7 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
     with contextlib.suppress(ValueError), np.errstate(invalid="ignore"):
         if ":" in values:
             start, stop, count = values.split(":")
-            if int(count) > MAX_RUNS:
+            if not 2 <= int(count) <= MAX_RUNS:  # One cannot include both ends.
                 raise ValueError
             # Rounded, so that .4:.9:6 has the .6 that a user would type.
             numbers = tuple(float(f"{value:.8g}") for value in np.linspace(float(start), float(stop), int(count)))
@@ -47,7 +47,7 @@ def parse_over(text: str) -> tuple[str, tuple[float, ...]]:
         if numbers and all(map(math.isfinite, numbers)):
             return name.replace("-", "_"), numbers
     raise ConfigError(
-        f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... with a COUNT of at most {MAX_RUNS}."
+        f"--over is {text!r}; it must be NAME=START:STOP:COUNT or NAME=VALUE,VALUE,... with a COUNT from 2 to {MAX_RUNS}."
     )
 
 

@@ -295,7 +295,7 @@ class Run:
         )
 
     def validation_batches(self) -> Iterator[tuple[dict[str, np.ndarray], jax.Array]]:
-        """Batches of the validation tracks, drawn from all of them, with keys; the same at every evaluation."""
+        """Batches of the validation tracks with keys, the same at every evaluation; `disjoint_tracks` holds here, too."""
         one_pass = max(self._dataset.num_clips("validation", "mixture") // self.config.train.batch_size, 1)
         num_batches = min(self.config.train.eval_batches, one_pass)
         batches = self._batches("validation", with_target=self._dataset.has_stems, num_steps=num_batches)

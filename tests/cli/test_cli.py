@@ -310,6 +310,7 @@ def test_help_completion_and_configs_need_neither_jax_nor_tensorflow():
         (["prepare", "baseline", "--download"], 2, "--download --musdb18"),
         (["prepare", "baseline", "--with", "a", "--without", "b", "--workers", "0"], 2, "--workers 0"),
         (["evaluate", "missing", "corpus", "--workers", "-1"], 2, "--workers -1"),
+        (["evaluate", "missing", "corpus", "--examples", "-1"], 2, "--examples -1"),
         (["prepare", "baseline", "--with", "folder", "--without", "b", "-o", LATIN1], 2, r"\udce9 UTF-8"),
         (["train", "baseline", "--run", LATIN1], 2, r"\udce9 UTF-8"),
         (["sweep", "demo", "--over", "learning_rate=1e-3", "--prepared", LATIN1], 2, r"\udce9 UTF-8"),

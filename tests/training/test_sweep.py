@@ -362,6 +362,7 @@ def test_values_of_an_option(text: str, expected: tuple[str, tuple[float, ...]])
         "gamma=",
         "gamma=0:1",
         "gamma=0:1:0",
+        "gamma=0:1:1",
         "gamma=0:1:-1",
         "gamma=a,b",
         "gamma=nan",
