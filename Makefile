@@ -110,7 +110,7 @@ STARTER_SONGS := --train 200 --test 12 --seconds 24
 STARTER_FONTS := /usr/share/sounds/sf2/FluidR3_GM.sf2 /usr/share/sounds/sf2/MuseScore_General_Full.sf2
 STARTER_DESCRIPTION := Trained with the stems of 200 rendered songs of 24 s: instruments of the sound fonts FluidR3 and MuseScore \
 	General (MIT licence), words of flite and espeak-ng sung through the WORLD vocoder. No recording of anybody's music was used.
-starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter*.zip (4 hours)
+starter: setup renderer ## render songs, train the models that come with jaxpu, score and pack them: runs/starter*.zip (2 hours on a CPU core)
 	@for font in $(STARTER_FONTS); do test -f $$font || { $(call apt_install,fluid-soundfont-gm musescore-general-soundfont-lossless); }; done
 	.venv/bin/jaxpu synthesize data/starter_songs --renderer fluidsynth $(STARTER_SONGS) --seed 1 --sound-fonts $(STARTER_FONTS)
 	.venv/bin/jaxpu prepare rendered_songs --musdb18hq data/starter_songs
