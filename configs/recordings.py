@@ -11,7 +11,7 @@ few songs it helps that the network has dilations in place of a bottleneck, and 
 (docs/trials/memory-of-the-u-net.md). Where nothing is marked, take configs/two_folders.py.
 
 Hardware: a GPU, or CPU cores: 1200 steps took 9 minutes on one core, the other one busy (docs/results.md). For songs that it
-is not trained on, twice as many are better: `--train.num-steps 2400 --objective.remix-steps 800`
+is not trained on, four times as many are better: `--train.num-steps 4800 --objective.remix-steps 1600`
 (docs/trials/rate-and-window.md).
 Expected score: +13.8 dB SI-SDR improvement with six minutes of marks in 40 rendered songs (docs/results.md).
 """
